@@ -1,0 +1,91 @@
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+HOSTS := $(BIN)/python -m tests.hosts
+DEMO := demo
+ROUNDS := 10
+
+.PHONY: help
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 |\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+.PHONY: venv
+venv: $(VENV)/.complete ## Make .venv with the locked packages; chromad and chromactl are in .venv/bin
+
+$(VENV)/.complete: daemon/requirements.lock tests/requirements.lock daemon/pyproject.toml
+	python=$$(tests/find-python) && $$python -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r daemon/requirements.lock -r tests/requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable daemon
+	touch $@
+
+.PHONY: up
+up: venv ## Boot a throwaway host, install ChromaDB on it with the site playbook, show it (root)
+	@$(HOSTS) list | grep -q "^$(DEMO)\s" || $(HOSTS) up $(DEMO) --wheelhouse
+	@mkdir -p var && $(HOSTS) inventory $(DEMO) >var/demo.json
+	cd ansible && $(BIN)/ansible-playbook -i ../var/demo.json playbooks/site.yml
+	$(HOSTS) ssh $(DEMO) sudo systemctl --no-pager --full status chromadb.service
+	$(HOSTS) ssh $(DEMO) systemctl --no-pager list-timers chromadb-backup.timer
+	@printf '%s\n' '' 'Connect, from this machine:' \
+	  "  ssh -F /var/lib/chromad-test/$(DEMO)/ssh_config -N -L 8000:127.0.0.1:8000 $(DEMO) &" \
+	  "  $(BIN)/python -c 'import chromadb; print(chromadb.HttpClient(port=8000).heartbeat())'" \
+	  'Look around: make ssh. Remove it: make down.'
+
+.PHONY: down
+down: venv ## Remove the throwaway host (root)
+	$(HOSTS) down $(DEMO)
+
+.PHONY: ssh
+ssh: venv ## Open a shell on the throwaway host (root)
+	@$(HOSTS) ssh $(DEMO)
+
+.PHONY: run
+run: venv ## Run the daemon in the foreground with its data under var/; Ctrl-C flushes and stops
+	@mkdir -p -m 0750 var/data var/backups
+	@printf '%s\n' 'data_dir: $(CURDIR)/var/data' 'control_socket: $(CURDIR)/var/chromad.sock' \
+	  'backup: {directory: $(CURDIR)/var/backups}' 'allow_root: true' >var/chromad.yml
+	@exec $(BIN)/chromad --config var/chromad.yml
+
+.PHONY: test
+test: test-fast molecule ## Everything: lint, unit, integration, and the roles on booted systemd hosts (root)
+
+.PHONY: test-fast
+test-fast: lint ## Lint, unit and integration tests; needs no root, leaves out what does
+	$(BIN)/pytest --quiet tests/unit tests/integration
+
+.PHONY: molecule
+molecule: venv ## The roles on booted Debian 12 and 13, all scenarios (root)
+	cd tests && PATH=$(BIN):$$PATH molecule --base-config molecule/base.yml test --all
+
+.PHONY: lint
+lint: venv ## ruff, mypy --strict, yamllint, ansible-lint, systemd-analyze
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/yamllint --strict .
+	cd ansible && PATH=$(BIN):$$PATH ansible-lint -q
+	cd tests && PATH=$(BIN):$$PATH ANSIBLE_ROLES_PATH=../ansible/roles ansible-lint -q --skip-list command-instead-of-module,risky-shell-pipe molecule
+	tests/lint-units
+	$(BIN)/python -m tests.docs --check
+
+.PHONY: docs
+docs: venv ## Write the generated tables into the READMEs
+	$(BIN)/python -m tests.docs
+
+.PHONY: bench
+bench: venv ## Measure against stock Chroma, ROUNDS=10 interleaved runs; fails where a promised limit does not hold
+	$(BIN)/python -m tests.bench --rounds $(ROUNDS)
+
+.PHONY: lock
+lock: venv ## Resolve the dependencies anew and write both lock files
+	cd daemon && $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --upgrade pyproject.toml -o requirements.lock
+	cd tests && $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --upgrade requirements.in -o requirements.lock
+
+.PHONY: clean
+clean: ## Remove what make made here; caches in /var/cache/chromad-test and data under var/ stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible daemon/build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

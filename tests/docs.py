@@ -1,0 +1,64 @@
+"""Writes the tables that are generated into the READMEs, or with --check says whether they are stale."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_ROOT = Path(__file__).resolve().parent.parent
+_ROLES = _ROOT / "ansible" / "roles"
+
+
+def main() -> int:
+    """0 when everything is, or has been made, as generated; 1 when --check finds a stale table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.docs", description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    table = variables("chromadb")
+    for path in (_ROOT / "README.md", _ROLES / "chromadb" / "README.md"):
+        before = path.read_text(encoding="utf-8")
+        after = _replace(before, "variables", table)
+        if after != before:
+            stale.append(str(path.relative_to(_ROOT)))
+            if not check:
+                path.write_text(after, encoding="utf-8")
+    if check and stale:
+        print(f"stale: {', '.join(stale)}; run make docs", file=sys.stderr)
+        return 1
+    return 0
+
+
+def variables(role: str) -> str:
+    """A Markdown table of a role's variables, from its argument specs."""
+    specs: dict[str, Any] = yaml.safe_load((_ROLES / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    options: dict[str, Any] = specs["argument_specs"]["main"]["options"]
+    lines = ["| Variable | Default | What it is |", "|---|---|---|"]
+    for name, option in options.items():
+        text = option["description"]
+        text = " ".join(text) if isinstance(text, list) else text
+        lines.append(f"| `{name}` | {_default(option)} | {' '.join(text.split())} |")
+    return "\n".join(lines)
+
+
+def _default(option: dict[str, Any]) -> str:
+    value = option.get("default", "")
+    if value == "":
+        return "empty"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`"
+
+
+def _replace(text: str, name: str, content: str) -> str:
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"no markers for {name}")
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
