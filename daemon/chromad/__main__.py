@@ -1,0 +1,41 @@
+"""`chromad`: the daemon."""
+
+import argparse
+import os
+import sqlite3
+import sys
+from pathlib import Path
+
+from chromad import signals
+
+
+def main() -> None:
+    """Runs the daemon; exits 0 after a clean stop, else with the code of the error's class."""
+    signals.install()
+    # Only ever tighter than what the unit says.
+    os.umask(os.umask(0) | 0o027)
+    parser = argparse.ArgumentParser(prog="chromad", description="Runs ChromaDB as a service on one data directory.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: /etc/chromadb/chromad.yml")
+    path = parser.parse_args().config
+    # Here, not above: signals are to be caught before these take their time.
+    from chromad import config, output
+    from chromad.errors import ChromadError, from_system
+
+    output.setup()
+    try:
+        settings = config.load(path or config.DEFAULT_PATH)
+        output.set_level(settings.log_level)
+        from chromad.lifecycle import Daemon
+
+        Daemon(settings, path or config.DEFAULT_PATH).run()
+    except ChromadError as error:
+        output.report(error)
+        sys.exit(error.exit_code)
+    except (OSError, sqlite3.Error) as error:
+        told = from_system(error)
+        output.report(told)
+        sys.exit(told.exit_code)
+
+
+if __name__ == "__main__":
+    main()

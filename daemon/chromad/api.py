@@ -1,0 +1,97 @@
+"""The engine's HTTP API (Chroma v2), as much of it as the daemon and chromactl need."""
+
+import http.client
+import json
+from typing import Any
+from urllib.parse import quote
+
+from chromad.config import Listen
+from chromad.errors import EngineError
+
+DEFAULT_TENANT = "default_tenant"
+DEFAULT_DATABASE = "default_database"
+
+
+class Api:
+    """One connection per request: nothing is kept open that a stopping engine would wait for."""
+
+    def __init__(self, listen: Listen) -> None:
+        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 (an address to compare with)
+        self._port = listen.port
+
+    def request(self, method: str, path: str, body: object = None, timeout: float = 30.0) -> Any:
+        """Sends a request and gives the decoded JSON answer.
+
+        path: below /api/v2. timeout: seconds for each network step. Raises EngineError with what the engine
+        said, and OSError when it cannot be reached in time.
+        """
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        try:
+            connection.request(method, f"/api/v2/{path}", None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            text = response.read().decode(errors="replace")
+        except http.client.HTTPException as error:
+            raise EngineError(f"the engine gave no valid HTTP answer to {method} {path}: {error!r}") from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise EngineError(f"the engine answered {response.status} to {method} {path}: {text[:500]}")
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            raise EngineError(f"the engine's answer to {method} {path} is not JSON: {text[:200]!r}") from None
+
+    def heartbeat(self) -> None:
+        """Returns when the engine answers at all."""
+        self.request("GET", "heartbeat", timeout=1.0)
+
+    def read_probe(self, timeout: float) -> None:
+        """Returns when the engine answered a read that goes through to SQLite."""
+        self.request("GET", f"tenants/{DEFAULT_TENANT}", timeout=timeout)
+
+    def count(self, tenant: str, database: str, collection: str) -> int:
+        """The records of a collection, given by its id."""
+        return int(self.request("GET", f"{_database(tenant, database)}/collections/{collection}/count"))
+
+    def query(self, tenant: str, database: str, collection: str, vector: list[float], timeout: float) -> Any:
+        """The ten nearest records of a collection, given by its id, with all that a client asks for by default."""
+        body = {"query_embeddings": [vector], "n_results": 10, "include": ["documents", "metadatas", "distances"]}
+        return self.request("POST", f"{_database(tenant, database)}/collections/{collection}/query", body, timeout)
+
+    def create_collection(self, name: str) -> str:
+        """Makes a collection in the default database and gives its id."""
+        path = f"{_database(DEFAULT_TENANT, DEFAULT_DATABASE)}/collections"
+        return str(self.request("POST", path, {"name": name})["id"])
+
+    def add(self, collection: str, record: dict[str, Any]) -> None:
+        """Adds one record (id, embedding, document, metadata) to a collection of the default database."""
+        body = {
+            "ids": [record["id"]],
+            "embeddings": [record["embedding"]],
+            "documents": [record["document"]],
+            "metadatas": [record["metadata"]],
+        }
+        self.request("POST", f"{_database(DEFAULT_TENANT, DEFAULT_DATABASE)}/collections/{collection}/add", body)
+
+    def get(self, collection: str, record_id: str) -> dict[str, Any] | None:
+        """One record of a collection of the default database, in the form that `add` takes; None when it is not there."""
+        body = {"ids": [record_id], "include": ["embeddings", "documents", "metadatas"]}
+        path = f"{_database(DEFAULT_TENANT, DEFAULT_DATABASE)}/collections/{collection}/get"
+        found = self.request("POST", path, body)
+        if not found["ids"]:
+            return None
+        return {
+            "id": found["ids"][0],
+            "embedding": found["embeddings"][0],
+            "document": found["documents"][0],
+            "metadata": found["metadatas"][0],
+        }
+
+    def delete_collection(self, name: str) -> None:
+        """Deletes a collection of the default database."""
+        self.request("DELETE", f"{_database(DEFAULT_TENANT, DEFAULT_DATABASE)}/collections/{quote(name)}")
+
+
+def _database(tenant: str, database: str) -> str:
+    return f"tenants/{quote(tenant, safe='')}/databases/{quote(database, safe='')}"

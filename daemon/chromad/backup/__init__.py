@@ -1,0 +1,1 @@
+"""Backups: taking a snapshot, listing what there is, putting one back."""

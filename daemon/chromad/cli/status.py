@@ -1,0 +1,67 @@
+"""chromactl status."""
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from chromad.cli import ui
+from chromad.control import ask
+from chromad.store import state
+
+NOT_SERVING = 3  # as systemctl status
+
+
+def run(context: typer.Context, json: ui.Json = False) -> None:
+    """Show what the service does. Exits 0 when it serves, 3 when it does not.
+
+    Example: chromactl status --json | jq .records
+    """
+    settings = ui.settings(context)
+    config = settings.config
+    answer = ask(config.control_socket, "status") or _stopped(settings)
+    if json or settings.json:
+        ui.print_json(answer)
+    else:
+        _show(answer)
+    if answer["state"] != "serving":
+        raise typer.Exit(NOT_SERVING)
+
+
+def _stopped(settings: ui.Settings) -> dict[str, object]:
+    config = settings.config
+    try:
+        last = state.read(config.data_dir)
+    except OSError:
+        last = None
+    return {
+        "state": "stopped",
+        "host": config.listen.host,
+        "port": config.listen.port,
+        "last_stop": "none" if last is None else "clean" if last.clean else "unclean",
+        "data_dir": str(config.data_dir),
+    }
+
+
+def _show(answer: dict[str, object]) -> None:
+    address = f"[{answer['host']}]" if ":" in str(answer["host"]) else str(answer["host"])
+    address = escape(f"{address}:{answer['port']}")
+    style = "green" if answer["state"] == "serving" else "yellow"
+    ui.out.print(f"chromadb [{style}]{answer['state']}[/] on {address}")
+    table = Table(show_header=False, box=None, pad_edge=False)
+    cold = answer.get("cold")
+    rows = {
+        "since": answer.get("since"),
+        "collections": answer.get("collections"),
+        "records": answer.get("records"),
+        "left cold": ", ".join(cold) if isinstance(cold, dict) else None,
+        "last stop": answer["last_stop"],
+        "data": answer["data_dir"],
+        "versions": f"chromad {answer['chromad_version']}, Chroma {answer['engine_version']}"
+        if "pid" in answer
+        else None,
+        "pids": f"daemon {answer['pid']}, engine {answer['engine_pid']}" if "pid" in answer else None,
+    }
+    for name, value in rows.items():
+        if value not in (None, ""):
+            table.add_row(f"  {name}", escape(str(value)))
+    ui.out.print(table)

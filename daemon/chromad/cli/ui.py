@@ -1,0 +1,73 @@
+"""What all verbs share: options, output for people and machines, progress."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from chromad import config
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass
+class Settings:
+    """The global options. The configuration is read when a verb first asks for it."""
+
+    path: Path
+    json: bool
+
+    @cached_property
+    def config(self) -> config.Config:
+        return config.load(self.path)
+
+
+def settings(context: typer.Context) -> Settings:
+    """The global options of this call."""
+    found = context.obj
+    assert isinstance(found, Settings)
+    return found
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(document, indent=2, default=str))
+
+
+def become_owner(path: Path) -> None:
+    """As root, goes on as the owner of a path, so that what is written belongs to the service user."""
+    if os.geteuid() != 0 or not path.exists():
+        return
+    status = path.stat()
+    if status.st_uid != 0:
+        os.setgroups([status.st_gid])
+        os.setgid(status.st_gid)
+        os.setuid(status.st_uid)
+
+
+@contextmanager
+def progress() -> Iterator[Report]:
+    """A bar on standard error while something long goes on; nothing when that is not a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=total)
+            bar.update(tasks[phase], completed=done, total=total)
+
+        yield report

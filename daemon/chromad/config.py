@@ -1,0 +1,229 @@
+"""The configuration file: its schema, and loading it with every problem named at once."""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from chromad.errors import ConfigurationError, PermissionProblem
+
+DEFAULT_PATH = Path("/etc/chromadb/chromad.yml")
+
+# Keys that a running daemon takes over on SIGHUP; all others need a restart.
+RUNTIME_KEYS = frozenset({"log_level", "backup.directory"})
+
+_DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST = 365 * 86400
+_SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from '90s', '15m', '2h', '1d', or from a plain number of seconds. Raises ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds: int | float = value
+    else:
+        match = re.fullmatch(r"(\d{1,15})\s*([smhd])", str(value), re.ASCII)
+        if not match:
+            raise ValueError("a duration is a number and s, m, h or d, for example 10m")
+        seconds = int(match[1]) * _DURATION_UNITS[match[2]]
+    # Compared before it is converted: an integer can be too large for a float.
+    if not 0 < seconds <= _LONGEST:
+        raise ValueError("a duration is more than 0 and at most a year")
+    return float(seconds)
+
+
+def parse_size(value: object) -> int:
+    """Bytes from '40M', '1G' (powers of 1024), or from a plain number of bytes. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = re.fullmatch(r"(\d{1,15})\s*([KMGT]?)", str(value), re.ASCII)
+    if not match:
+        raise ValueError("a size is a number and K, M, G or T, for example 40M")
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def _absolute(value: object) -> object:
+    if isinstance(value, str):
+        if not value.startswith("/"):
+            raise ValueError(f"the path {value!r} is relative; it must be absolute")
+        if ".." in Path(value).parts:
+            raise ValueError(f"the path {value!r} must not contain '..'")
+        if not value.isprintable():
+            raise ValueError(f"the path {value!r} contains a character that cannot be printed")
+    return value
+
+
+def _listen_host(value: object) -> object:
+    if value == "localhost":
+        return "127.0.0.1"
+    if isinstance(value, str):
+        try:
+            ipaddress.ip_address(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not an IP address (or localhost)") from None
+    return value
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=1 << 40)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(_Section):
+    host: Annotated[str, BeforeValidator(_listen_host)] = "127.0.0.1"
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 8000
+
+    @property
+    def loopback(self) -> bool:
+        return ipaddress.ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Backup(_Section):
+    directory: AbsolutePath = Path("/var/backups/chromadb")
+
+
+class Warm(_Section):
+    collections: Literal["all", "none"] | list[str] = "all"
+    memory_percent: Annotated[int, Field(strict=True, ge=1, le=100)] = 50
+    timeout: Duration = 600.0
+
+
+class Engine(_Section):
+    max_payload_size: Size = 40 << 20
+    cors_allow_origins: list[str] = []
+    allow_reset: Annotated[bool, Field(strict=True)] = False
+
+
+class Config(_Section):
+    """chromad.yml. Durations are held in seconds, sizes in bytes."""
+
+    data_dir: AbsolutePath = Path("/opt/chromadb/data")
+    listen: Listen = Listen()
+    allow_unauthenticated_network: Annotated[bool, Field(strict=True)] = False
+    control_socket: AbsolutePath = Path("/run/chromadb/chromad.sock")
+    backup: Backup = Backup()
+    warm: Warm = Warm()
+    engine: Engine = Engine()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    allow_root: Annotated[bool, Field(strict=True)] = False
+
+    @model_validator(mode="after")
+    def _contradictions(self) -> "Config":
+        problems = []
+        if not self.listen.loopback and not self.allow_unauthenticated_network:
+            problems.append(
+                f"listen.host {self.listen.host} is reachable from the network and Chroma has no authentication; "
+                "listen on 127.0.0.1, or set allow_unauthenticated_network: true knowingly"
+            )
+        if self.data_dir == Path("/"):
+            problems.append("data_dir cannot be /")
+        elif self.backup.directory == self.data_dir or self.data_dir in self.backup.directory.parents:
+            problems.append(f"backup.directory {self.backup.directory} lies inside data_dir {self.data_dir}")
+        # sun_path of unix(7) holds 108 bytes, the last one zero
+        if len(bytes(self.control_socket)) > 107:
+            problems.append(f"control_socket is longer than 107 bytes: {self.control_socket}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML lets pass silently: a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path) -> Config:
+    """Reads and validates a configuration file.
+
+    Raises ConfigurationError, naming every problem as `At 'listen.port': …`, and PermissionProblem when
+    the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path}: the configuration file does not exist", "give one with --config FILE"
+        ) from None
+    except PermissionError:
+        raise PermissionProblem(
+            f"{path}: not readable for this user", "run as root, or as a member of the service's group"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: not UTF-8 text", "a configuration file is YAML") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}", "give a readable file with --config FILE") from None
+    try:
+        document = yaml.load(text, _Loader)  # noqa: S506 (_Loader is a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(
+            f"{path}: not valid YAML: {_one_line(error)}", "check indentation and colons"
+        ) from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # PyYAML lets these out of its constructors when a tag and its value do not go together.
+        raise ConfigurationError(f"{path}: not valid YAML: {error!r}", "write plain keys and values") from None
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise ConfigurationError(
+            f"{path}: holds a {type(document).__name__}, not keys and values", "start with `data_dir: …`"
+        )
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise ConfigurationError(
+            _problems(path, error), "chromactl config show prints every key with its value"
+        ) from None
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The dotted keys whose values differ, sorted."""
+    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())
+
+
+def _problems(path: Path, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "list[")))
+        what = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            what = "unknown key"
+        lines += [f"At '{where}': {line}" if where else line for line in what.splitlines()]
+    lines = sorted(set(lines))
+    count = f"{len(lines)} problems" if len(lines) > 1 else "1 problem"
+    return "\n".join([f"{path}: {count}", *(f"  {line}" for line in lines)])

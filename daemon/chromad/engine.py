@@ -1,0 +1,150 @@
+"""The engine: Chroma's server as a child process."""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import IO
+
+from chromad.config import Config
+from chromad.errors import EngineError
+from chromad.output import log
+
+# A header line of tracing-subscriber's "pretty" format; "at" and "in" lines follow it.
+_TRACE = re.compile(r"\s*\d{4}-\d\d-\d\dT[\d:.]+Z\s+(TRACE|DEBUG|INFO|WARN|ERROR)\s+(.*)")
+_LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
+_RUST_LOG = {"debug": "info", "info": "warn", "warning": "warn", "error": "error"}
+
+
+class Engine:
+    """Starts, watches and stops one engine process."""
+
+    def __init__(self, config: Config, lock_fd: int) -> None:
+        self._config = config
+        self._lock_fd = lock_fd
+        self._process: subprocess.Popen[str] | None = None
+        self._pumps: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Starts the process; it does not answer yet."""
+        settings = os.memfd_create("engine.yml")
+        os.write(settings, json.dumps(self._settings()).encode())
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "chromad.engine_main", f"/proc/self/fd/{settings}", str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            # Chroma reads CHROMA_* over its configuration file, so it gets none of ours.
+            env={
+                "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+                "RUST_LOG": _RUST_LOG[self._config.log_level],
+                "NO_COLOR": "1",
+            },
+            # The directory stays locked as long as the engine lives.
+            pass_fds=(settings, self._lock_fd),
+            # Ctrl-C in a terminal reaches the daemon alone.
+            start_new_session=True,
+        )
+        os.close(settings)
+        assert self._process.stdout and self._process.stderr
+        for stream, pump in ((self._process.stdout, _pump_traces), (self._process.stderr, _pump_errors)):
+            thread = threading.Thread(target=pump, args=(stream,), daemon=True)
+            thread.start()
+            self._pumps.append(thread)
+
+    @property
+    def pid(self) -> int:
+        """The process's id, 0 before it was started."""
+        return self._process.pid if self._process else 0
+
+    def exit_reason(self) -> str | None:
+        """How the process ended, None while it runs."""
+        code = self._process.poll() if self._process else None
+        if code is None:
+            return None
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else "real-time"
+            return f"the engine was ended by signal {-code} ({name})"
+        return f"the engine exited with status {code}"
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the process has ended by itself on request. SIGTERM ends it at once only before it serves anything."""
+        return self._process is None or self._process.returncode in (0, -signal.SIGTERM)
+
+    def raise_if_dead(self) -> None:
+        """Raises EngineError when the process has ended."""
+        reason = self.exit_reason()
+        if reason:
+            raise EngineError(reason, "its last words, if any, are above")
+
+    def stop(self, limit: float, tick: Callable[[], None]) -> bool:
+        """Lets requests in flight finish and the process end; calls `tick` a few times a second meanwhile.
+
+        limit: seconds. False when the process still runs then.
+        """
+        if self._process is None:
+            return True
+        if self._process.poll() is None:
+            self._process.terminate()
+        deadline = time.monotonic() + limit
+        while self._process.poll() is None:
+            if time.monotonic() > deadline:
+                return False
+            try:
+                self._process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                tick()
+        self._join()
+        return True
+
+    def kill(self) -> None:
+        """Ends the process at once. The log in SQLite is durable, its vector files may be torn."""
+        if self._process and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._join()
+
+    def _join(self) -> None:
+        for thread in self._pumps:
+            thread.join(1.0)
+
+    def _settings(self) -> dict[str, object]:
+        config = self._config
+        host = config.listen.host
+        return {
+            "persist_path": str(config.data_dir),
+            "listen_address": f"[{host}]" if ":" in host else host,
+            "port": config.listen.port,
+            "max_payload_size_bytes": config.engine.max_payload_size,
+            "cors_allow_origins": config.engine.cors_allow_origins,
+            "allow_reset": config.engine.allow_reset,
+            "stdout_tracing": True,
+        }
+
+
+def _pump_traces(stream: IO[str]) -> None:
+    for line in stream:
+        match = _TRACE.match(line)
+        # Everything else on standard output is the banner, or says where in the source a trace comes from.
+        if match:
+            log.log(_LEVELS.get(match[1], logging.DEBUG), "engine: %s", match[2].rstrip())
+
+
+def _pump_errors(stream: IO[str]) -> None:
+    # The engine first echoes its configuration between two lines of "=".
+    rulers = 0
+    for line in stream:
+        text = line.strip()
+        if rulers < 2 and text == "==========":
+            rulers += 1
+        elif rulers != 1 and text:
+            log.error("engine: %s", text)

@@ -1,0 +1,49 @@
+"""The errors that a user can cause. Each states a fact, gives a hint, and has an exit code by class."""
+
+
+class ChromadError(Exception):
+    """Root of all errors that end a command without a traceback.
+
+    message: the fact, one or more lines.
+    hint: what the reader can do about it; empty where there is nothing to say.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigurationError(ChromadError):
+    """Something is set up wrongly; trying again cannot help (EX_CONFIG)."""
+
+    exit_code = 78
+
+
+class PermissionProblem(ChromadError):
+    """Owner, mode or user are wrong (EX_NOPERM)."""
+
+    exit_code = 77
+
+
+class TryAgain(ChromadError):
+    """Something else is in the way for now (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
+class EngineError(ChromadError):
+    """The engine died, hung, or refused a request."""
+
+
+class BackupError(ChromadError):
+    """A backup cannot be taken, or is not what its manifest says."""
+
+
+def from_system(error: Exception) -> ChromadError:
+    """What an error of the operating system or of SQLite that nobody foresaw means to a user."""
+    if isinstance(error, PermissionError):
+        return PermissionProblem(str(error), "run as root or as the service user, and look at owner and mode")
+    return ChromadError(f"{type(error).__name__}: {error}", "the disk or its mount may be at fault")

@@ -1,0 +1,35 @@
+"""The systemd unit, for verbs that stop and start it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from chromad.errors import ChromadError, PermissionProblem
+
+UNIT = "chromadb.service"
+
+
+def available() -> bool:
+    """Whether systemd runs this host (sd_booted(3))."""
+    return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
+
+
+def active() -> bool:
+    """Whether the unit runs, is being started, or is about to be started again."""
+    state = subprocess.run(["systemctl", "is-active", UNIT], capture_output=True, text=True, check=False).stdout.strip()
+    return state in ("active", "activating", "reloading", "deactivating")
+
+
+def need_root(action: str) -> None:
+    """Raises PermissionProblem for users who may not control the unit."""
+    if os.geteuid() != 0:
+        raise PermissionProblem(f"only root may {action} {UNIT}", f"sudo chromactl … (it runs systemctl {action})")
+
+
+def control(action: str) -> None:
+    """Runs `systemctl start`, `stop` or `restart` on the unit and waits for it. Raises when it fails."""
+    need_root(action)
+    result = subprocess.run(["systemctl", action, UNIT], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise ChromadError(f"systemctl {action} {UNIT} failed: {result.stderr.strip()}", f"journalctl -u {UNIT} -n 50")

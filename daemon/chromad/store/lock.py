@@ -1,0 +1,117 @@
+"""Who may work on a data directory: exclusive locks, and who holds them."""
+
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from chromad.errors import PermissionProblem, TryAgain
+
+DIRECTORY_LOCK = "chromad.lock"
+BACKUP_LOCK = "chromad-backup.lock"
+
+
+class Lock:
+    """An exclusive flock(2) on a file that names its holder.
+
+    The lock lives as long as any process has `fd` open: the engine inherits it, so that a daemon that
+    is killed does not free the directory while its engine still writes.
+    """
+
+    def __init__(self, path: Path, purpose: str) -> None:
+        self.path = path
+        self.purpose = purpose
+        self.fd = -1
+
+    def acquire(self) -> None:
+        """Raises TryAgain, naming the holder, when another process has the lock."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        except PermissionError:
+            raise PermissionProblem(
+                f"{self.path} cannot be opened for writing", "run as root or as the service user"
+            ) from None
+        if os.geteuid() == 0:
+            # What root leaves here must not stand in the service user's way.
+            owner = self.path.parent.stat()
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+        if not _flock(fd, tries=3):
+            holder = os.pread(fd, 4096, 0).decode(errors="replace").strip() or "an unknown process"
+            os.close(fd)
+            raise TryAgain(
+                f"{self.path.parent} is in use for {self.purpose} by {holder}",
+                "wait for it, or stop it, then try again",
+            )
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"pid {os.getpid()} ({' '.join(sys.argv)[:200]})\n".encode(errors="replace"), 0)
+        self.fd = fd
+
+    def release(self) -> None:
+        """Gives the lock back."""
+        os.ftruncate(self.fd, 0)
+        os.close(self.fd)
+        self.fd = -1
+
+    def __enter__(self) -> "Lock":
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _flock(fd: int, tries: int) -> bool:
+    # More than one try: `backup_holder` takes the lock for an instant to see whether it is free.
+    for attempt in range(tries):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05 if attempt < tries - 1 else 0)
+        else:
+            return True
+    return False
+
+
+def directory_lock(data_dir: Path) -> Lock:
+    """The lock of the one who writes the data directory."""
+    return Lock(data_dir / DIRECTORY_LOCK, "writing")
+
+
+def backup_lock(data_dir: Path) -> Lock:
+    """The lock of the one who takes a backup."""
+    return Lock(data_dir / BACKUP_LOCK, "a backup")
+
+
+def backup_holder(data_dir: Path) -> int | None:
+    """The pid of a backup that is running now, else None."""
+    try:
+        fd = os.open(data_dir / BACKUP_LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if _flock(fd, tries=1):
+            return None
+        return _holder(fd)
+    finally:
+        os.close(fd)
+
+
+def directory_holder_lives(data_dir: Path) -> bool:
+    """Whether the process that took the directory's lock still runs; a child of it may hold the lock."""
+    try:
+        fd = os.open(data_dir / DIRECTORY_LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return Path(f"/proc/{_holder(fd)}").exists()
+    finally:
+        os.close(fd)
+
+
+def _holder(fd: int) -> int | None:
+    words = os.pread(fd, 64, 0).decode(errors="replace").split()
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None

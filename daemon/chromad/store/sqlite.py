@@ -1,0 +1,191 @@
+"""Chroma's SQLite file: its settings, its log, and what it says about collections.
+
+Tables and columns are those of Chroma 1.5 (`SCHEMA`); `check_schema` refuses to work on others.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
+
+FILE = "chroma.sqlite3"
+
+SCHEMA: dict[str, set[str]] = {
+    "collections": {"id", "name", "dimension", "database_id"},
+    "databases": {"id", "name", "tenant_id"},
+    "embeddings": {"id", "segment_id", "embedding_id"},
+    "embeddings_queue": {"seq_id", "operation", "topic", "id", "vector"},
+    "embeddings_queue_config": {"id", "config_json_str"},
+    "max_seq_id": {"segment_id", "seq_id"},
+    "segments": {"id", "type", "scope", "collection"},
+}
+
+# The newest migration of each kind in Chroma 1.5.9. The engine carries them compiled in; the SQL files of its
+# Python package are fewer.
+MIGRATIONS = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
+
+_KEEP_LOG = '{"automatically_purge": false, "_type": "EmbeddingsQueueConfigurationInternal"}'
+_LOG_INDEX = "chromad_embeddings_queue_topic_seq_id"
+_BUSY_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One collection as SQLite knows it.
+
+    dimension: None before the first record. records: rows in the metadata segment. segment: the uuid of the
+    vector segment, which names its directory. written: seq id of the last write.
+    """
+
+    id: str
+    name: str
+    tenant: str
+    database: str
+    dimension: int | None
+    records: int
+    segment: str
+    written: int
+
+
+@contextmanager
+def connect(data_dir: Path, *, busy_timeout: float = _BUSY_TIMEOUT) -> Iterator[sqlite3.Connection]:
+    """A connection to an existing database, in autocommit. Raises ChromadError when SQLite refuses."""
+    path = data_dir / FILE
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionProblem(
+            f"{path} is not readable and writable for this user",
+            "run as root or as its owner; look at its owner and mode",
+        )
+    try:
+        connection = sqlite3.connect(
+            f"file:{_quote(path)}?mode=rw", uri=True, timeout=busy_timeout, isolation_level=None
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        raise ChromadError(f"{path}: {error}", "is it a Chroma database, sound, and readable for this user?") from error
+
+
+def exists(data_dir: Path) -> bool:
+    """Whether the directory holds a database with tables, not just an empty file."""
+    path = data_dir / FILE
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with connect(data_dir) as connection:
+        return bool(connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone())
+
+
+def use_wal(data_dir: Path) -> None:
+    """Puts the file into WAL mode, making it when the directory is empty. The mode stays in the file."""
+    path = data_dir / FILE
+    path.touch(mode=0o640)
+    with connect(data_dir) as connection:
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    if mode != "wal":
+        raise ChromadError(
+            f"{path} stays in journal mode {mode}", "a network file system cannot hold it; use a local one"
+        )
+
+
+def keep_log(data_dir: Path) -> None:
+    """Makes the engine keep the log, and gives the log the index that keeps writes fast beside it.
+
+    Does nothing on a database that the engine has yet to make or to migrate.
+    """
+    with connect(data_dir) as connection:
+        if not _has_table(connection, "embeddings_queue_config"):
+            return
+        row = connection.execute("SELECT config_json_str FROM embeddings_queue_config WHERE id = 1").fetchone()
+        if row is None or row[0] != _KEEP_LOG:
+            connection.execute("INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, ?)", (_KEEP_LOG,))
+        connection.execute(f"CREATE INDEX IF NOT EXISTS {_LOG_INDEX} ON embeddings_queue (topic, seq_id)")
+
+
+def check_schema(data_dir: Path) -> None:
+    """Raises ConfigurationError when tables or columns that chromad relies on are missing."""
+    with connect(data_dir) as connection:
+        for table, columns in SCHEMA.items():
+            found = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+            if columns - found:
+                missing = ", ".join(sorted(columns - found))
+                raise ConfigurationError(
+                    f"{data_dir / FILE}: the table {table} has no {missing}",
+                    "this chromad knows the tables of Chroma 1.5; install the versions that it pins",
+                )
+
+
+def unknown_migrations(data_dir: Path) -> list[str]:
+    """The migrations in the file that the pinned engine does not have: a newer one wrote it."""
+    with connect(data_dir) as connection:
+        if not _has_table(connection, "migrations"):
+            return []
+        applied = connection.execute("SELECT dir, version, filename FROM migrations ORDER BY dir, version")
+        return [f"{kind}/{name}" for kind, version, name in applied if version > MIGRATIONS.get(kind, 0)]
+
+
+def collections(data_dir: Path) -> list[Collection]:
+    """All collections of all tenants and databases, the most recently written first."""
+    with connect(data_dir) as connection:
+        return read_collections(connection)
+
+
+def read_collections(connection: sqlite3.Connection) -> list[Collection]:
+    """As `collections`, on an open connection."""
+    rows = connection.execute(
+        """
+        SELECT c.id, c.name, d.tenant_id, d.name, c.dimension,
+               (SELECT count(*) FROM embeddings e WHERE e.segment_id = m.id),
+               v.id, coalesce(s.seq_id, 0)
+        FROM collections c
+        JOIN databases d ON d.id = c.database_id
+        JOIN segments m ON m.collection = c.id AND m.scope = 'METADATA'
+        JOIN segments v ON v.collection = c.id AND v.scope = 'VECTOR'
+        LEFT JOIN max_seq_id s ON s.segment_id = m.id
+        ORDER BY coalesce(s.seq_id, 0) DESC, c.name
+        """
+    )
+    return [Collection(*row) for row in rows]
+
+
+def last_seq_id(data_dir: Path) -> int:
+    """The seq id of the newest record in the log, 0 when it is empty."""
+    with connect(data_dir) as connection:
+        (last,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM embeddings_queue").fetchone()
+    return int(last)
+
+
+def set_seq_ids(connection: sqlite3.Connection, seq_ids: dict[str, int | None]) -> None:
+    """Sets up to where vector segments have applied the log; None: nothing yet, replay it from the beginning."""
+    connection.execute("BEGIN IMMEDIATE")
+    for uuid, seq_id in seq_ids.items():
+        connection.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (uuid,))
+        if seq_id is not None:
+            connection.execute("INSERT INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)", (uuid, seq_id))
+    connection.execute("COMMIT")
+
+
+def truncate_wal(data_dir: Path) -> bool:
+    """Moves the WAL into the file and empties it. False when another connection was in the way."""
+    with connect(data_dir, busy_timeout=5.0) as connection:
+        (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy
+
+
+def files(data_dir: Path) -> list[Path]:
+    """The files that together hold the durable state of the database: it and, where there is one, its WAL."""
+    return [path for path in (data_dir / FILE, data_dir / f"{FILE}-wal") if path.exists()]
+
+
+def _has_table(connection: sqlite3.Connection, name: str) -> bool:
+    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)).fetchone())
+
+
+def _quote(path: Path) -> str:
+    # SQLite's URI syntax gives %, ? and # a meaning
+    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

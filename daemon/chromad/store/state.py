@@ -1,0 +1,92 @@
+"""`<data>/chromad.json`: who wrote the directory last, and whether that ended well."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from chromad.errors import ConfigurationError
+
+FILE = "chromad.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """format: of this file. clean: the last run flushed everything. boot_id: empty where unknown. updated: UTC, ISO 8601."""
+
+    format: int
+    engine_version: str
+    boot_id: str
+    clean: bool
+    updated: str
+
+
+def new(engine_version: str, *, clean: bool) -> State:
+    """The state to write now, by this boot."""
+    return State(FORMAT, engine_version, boot_id(), clean, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def read(data_dir: Path) -> State | None:
+    """The state of a directory, None for one that chromad never ran on.
+
+    Raises ConfigurationError when the file is damaged or from a newer chromad.
+    """
+    path = data_dir / FILE
+    try:
+        state = TypeAdapter(State).validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise ConfigurationError(
+            f"{path} is damaged",
+            f"move it aside; without it the directory counts as not stopped cleanly: mv {path} {path}.bad",
+        ) from None
+    if state.format > FORMAT:
+        raise ConfigurationError(
+            f"{path} has format {state.format}; this chromad knows up to {FORMAT}", "install the newer chromad again"
+        )
+    return state
+
+
+def write(data_dir: Path, state: State) -> None:
+    """Writes the state so that a crash leaves either the old or the new one."""
+    write_atomically(data_dir / FILE, json.dumps(asdict(state), indent=2) + "\n", 0o640)
+
+
+def write_atomically(path: Path, text: str, mode: int) -> None:
+    """Writes a file under a temporary name, fsyncs it, renames it, fsyncs the directory."""
+    temporary = path.with_name(f".{path.name}.new")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    fsync_path(path.parent)
+
+
+def fsync_path(path: Path) -> None:
+    """fsyncs one file or directory."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def boot_id() -> str:
+    """The kernel's boot id without dashes; empty where it cannot be read.
+
+    The unit gives it as CHROMAD_BOOT_ID (systemd's %b), because ProcSubset=pid hides the file.
+    """
+    given = os.environ.get("CHROMAD_BOOT_ID", "")
+    if not given:
+        try:
+            given = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        except OSError:
+            return ""
+    return given.strip().replace("-", "")

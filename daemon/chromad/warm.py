@@ -1,0 +1,112 @@
+"""Warming: touching collections before READY, so that no client pays for loading them."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from chromad.api import Api
+from chromad.config import Config
+from chromad.errors import EngineError
+from chromad.output import human_bytes, log
+from chromad.store import segment, sqlite
+
+
+@dataclass(frozen=True)
+class Plan:
+    """warm: to touch, in this order. cold: what is left and why, by qualified name."""
+
+    warm: list[sqlite.Collection]
+    cold: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """done: how many collections were tried. cold: those that stayed cold in this step, and why."""
+
+    done: int
+    cold: dict[str, str]
+
+
+def plan(config: Config, collections: list[sqlite.Collection]) -> Plan:
+    """Chooses within `warm.collections` and `warm.memory_percent`; the order given is the order of importance."""
+    wanted = config.warm.collections
+    budget = memory_limit() * config.warm.memory_percent // 100
+    chosen: list[sqlite.Collection] = []
+    if isinstance(wanted, list):
+        for name in sorted(set(wanted) - {collection.name for collection in collections}):
+            log.warning("warm.collections: there is no collection %r", name)
+    cold: dict[str, str] = {}
+    for collection in collections:
+        if not collection.dimension or not collection.records:
+            continue
+        if wanted == "none" or (wanted != "all" and collection.name not in wanted):
+            cold[qualified(collection)] = "not in warm.collections"
+            continue
+        size = _memory(config.data_dir, collection)
+        if size > budget:
+            cold[qualified(collection)] = (
+                f"needs {human_bytes(size)} of memory, {human_bytes(budget)} of the budget are left"
+            )
+            continue
+        budget -= size
+        chosen.append(collection)
+    return Plan(chosen, cold)
+
+
+def run(api: Api, chosen: list[sqlite.Collection], timeout: float, stopping: Callable[[], bool]) -> Iterator[Progress]:
+    """Touches each collection with a real query; yields how far it is.
+
+    timeout: seconds for all together. Ends early when `stopping` says so.
+    """
+    deadline = time.monotonic() + timeout
+    for done, collection in enumerate(chosen):
+        left = deadline - time.monotonic()
+        if stopping():
+            return
+        if left <= 0:
+            yield Progress(done, {qualified(rest): "warm.timeout was over" for rest in chosen[done:]})
+            return
+        cold = {}
+        dimension = collection.dimension or 1
+        try:
+            api.query(
+                collection.tenant, collection.database, collection.id, [1 / math.sqrt(dimension)] * dimension, left
+            )
+        except TimeoutError:
+            cold[qualified(collection)] = "warm.timeout was over"
+        except (OSError, EngineError) as error:
+            log.warning("warming %s: %s", qualified(collection), error)
+            cold[qualified(collection)] = "its query failed"
+        yield Progress(done + 1, cold)
+
+
+def qualified(collection: sqlite.Collection) -> str:
+    """tenant/database/name, short for the default ones."""
+    prefix = f"{collection.tenant}/{collection.database}/".replace("default_tenant/default_database/", "")
+    # Clients choose these names, and they go to systemd and the journal.
+    return "".join(letter if letter.isprintable() else "?" for letter in prefix + collection.name)
+
+
+def memory_limit() -> int:
+    """Bytes of memory for this process: the smallest limit of its control groups, else what the machine has."""
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        group = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()[-1].partition("::")[2]
+    except OSError:
+        return limit
+    path = Path("/sys/fs/cgroup", group.lstrip("/"))
+    for directory in (path, *path.parents):
+        try:
+            limit = min(limit, int((directory / "memory.max").read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return limit
+
+
+def _memory(data_dir: Path, collection: sqlite.Collection) -> int:
+    # Records that were never persisted are replayed from the log: 4 bytes a dimension, and links of the graph.
+    in_log = collection.records * ((collection.dimension or 0) * 4 + 200)
+    return max(segment.allocated(data_dir / collection.segment), in_log)
