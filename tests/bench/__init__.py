@@ -1,0 +1,1 @@
+"""Benchmarks against stock Chroma, interleaved and side by side: python -m tests.bench."""

@@ -1,0 +1,175 @@
+"""Real text for a test host: the descriptions of all Debian packages installed here, with embeddings made of them.
+
+`write` puts them into two collections through the official client and an SSH tunnel, then updates some and deletes
+some; what must be there afterwards goes into a file. `compare` reads everything back and compares it record by
+record.
+"""
+
+import argparse
+import json
+import math
+import socket
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import chromadb
+import numpy as np
+from chromadb.api import ClientAPI
+
+from tests.hosts.host import Host
+
+_DIMENSION = 128
+_BATCH = 200
+# Two thresholds, so that one collection lives in persisted segments and the other one partly in the log.
+_COLLECTIONS = {"packages": 1000, "packages-often-persisted": 100}
+
+Record = dict[str, Any]
+Records = dict[str, dict[str, Record]]
+
+
+def main() -> int:
+    """0 when it worked and everything compared equal, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m tests.corpus", description=__doc__)
+    parser.add_argument("verb", choices=("write", "compare"))
+    parser.add_argument("host", help="a test host's name")
+    parser.add_argument("file", type=Path, help="where the expected records are kept")
+    parser.add_argument("--port", type=int, default=8000, help="of Chroma on the host's loopback")
+    arguments = parser.parse_args()
+    with _tunnel(Host(arguments.host), arguments.port) as client:
+        if arguments.verb == "write":
+            arguments.file.write_text(json.dumps(_write(client)))
+            return 0
+        wrong = list(_differences(client, json.loads(arguments.file.read_text())))
+    print("\n".join(wrong[:20]) or "equal, record by record")
+    return 1 if wrong else 0
+
+
+def _packages() -> dict[str, Record]:
+    form = "${Package}\t${Version}\t${binary:Summary}\n"
+    listing = subprocess.run(
+        ["dpkg-query", "--show", f"--showformat={form}"], capture_output=True, text=True, check=True
+    )
+    records = {}
+    for line in listing.stdout.splitlines():
+        name, version, summary = line.split("\t", 2)
+        records[name] = {"document": summary, "metadata": {"version": version}, "embedding": _embed(summary)}
+    return records
+
+
+def _embed(text: str) -> list[float]:
+    """A unit vector of the text's trigrams, hashed; exact as 32-bit floats."""
+    vector = [0.0] * _DIMENSION
+    padded = f"  {text.lower()} "
+    for start in range(len(padded) - 2):
+        vector[zlib.crc32(padded[start : start + 3].encode()) % _DIMENSION] += 1
+    length = math.sqrt(sum(value * value for value in vector))
+    return [float(value) for value in np.array(vector, dtype=np.float32) / np.float32(length)]
+
+
+def _write(client: ClientAPI) -> Records:
+    expected: Records = {}
+    for name, threshold in _COLLECTIONS.items():
+        records = _packages()
+        collection = client.create_collection(
+            name, configuration={"hnsw": {"sync_threshold": threshold}}, embedding_function=None
+        )
+        for batch in _batches(records):
+            collection.add(**_columns(batch))
+        changed = {key: _changed(record) for key, record in list(records.items())[::7]}
+        for batch in _batches(changed):
+            collection.upsert(**_columns(batch))
+        gone = list(records)[::11]
+        collection.delete(ids=gone)
+        records |= changed
+        expected[name] = {key: record for key, record in records.items() if key not in gone}
+    return expected
+
+
+def _changed(record: Record) -> Record:
+    text = f"changed: {record['document']}"
+    return {"document": text, "metadata": {"version": "changed"}, "embedding": _embed(text)}
+
+
+def _batches(records: dict[str, Record]) -> Iterator[dict[str, Record]]:
+    keys = list(records)
+    for start in range(0, len(keys), _BATCH):
+        yield {key: records[key] for key in keys[start : start + _BATCH]}
+
+
+def _columns(records: dict[str, Record]) -> dict[str, Any]:
+    return {
+        "ids": list(records),
+        "documents": [record["document"] for record in records.values()],
+        "metadatas": [record["metadata"] for record in records.values()],
+        "embeddings": [record["embedding"] for record in records.values()],
+    }
+
+
+def _differences(client: ClientAPI, expected: Records) -> Iterator[str]:
+    found_names = {collection.name for collection in client.list_collections()}
+    if found_names != set(expected):
+        yield f"collections are {sorted(found_names)}, not {sorted(expected)}"
+        return
+    for name, records in expected.items():
+        collection = client.get_collection(name, embedding_function=None)
+        found: Any = collection.get(include=["documents", "metadatas", "embeddings"])
+        columns = zip(found["ids"], found["documents"], found["metadatas"], found["embeddings"], strict=True)
+        present = {
+            key: {
+                "document": document,
+                "metadata": metadata,
+                "embedding": [float(np.float32(value)) for value in embedding],
+            }
+            for key, document, metadata, embedding in columns
+        }
+        for key in sorted(records.keys() - present.keys()):
+            yield f"{name}: {key} is lost"
+        for key in sorted(present.keys() - records.keys()):
+            yield f"{name}: {key} has risen from the dead"
+        for key in records.keys() & present.keys():
+            if records[key] != present[key]:
+                yield f"{name}: {key} is {present[key]}, not {records[key]}"
+        yield from _lost_in_index(collection, name, records)
+
+
+def _lost_in_index(collection: chromadb.Collection, name: str, records: dict[str, Record]) -> Iterator[str]:
+    """The vector index, too: a sample of records must be found by their own vectors, at no distance."""
+    for key in list(records)[::10]:
+        answer: Any = collection.query(query_embeddings=[records[key]["embedding"]], n_results=1, include=["distances"])
+        if not answer["ids"][0] or answer["distances"][0][0] > 1e-5:
+            yield f"{name}: {key} is not found by its vector: {answer}"
+
+
+@contextmanager
+def _tunnel(host: Host, port: int) -> Iterator[ClientAPI]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        local = int(probe.getsockname()[1])
+    shell, *rest = host.ssh_command()
+    command = [shell, "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{local}:127.0.0.1:{port}", *rest]
+    with subprocess.Popen(command) as tunnel:
+        try:
+            yield _connect(local, tunnel)
+        finally:
+            tunnel.terminate()
+
+
+def _connect(port: int, tunnel: "subprocess.Popen[bytes]") -> ClientAPI:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return chromadb.HttpClient(host="127.0.0.1", port=port)
+        except Exception as error:
+            if time.monotonic() > deadline or tunnel.poll() is not None:
+                raise SystemExit(f"no connection to Chroma on {tunnel.args!r}: {error}") from None
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The real daemon, the real engine, the official client."""

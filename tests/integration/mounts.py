@@ -1,0 +1,61 @@
+"""Ways to make a directory refuse writes to its owner; they need root."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.account import Account
+
+
+@contextmanager
+def bound(directory: Path) -> Iterator[None]:
+    """Mounts the directory over itself, as container engines mount volumes."""
+    with _mounted("--bind", str(directory), at=directory):
+        yield
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    """Mounts the directory read-only over itself."""
+    with bound(directory):
+        _run("mount", "-o", "remount,bind,ro", str(directory))
+        yield
+
+
+@contextmanager
+def immutable(directory: Path) -> Iterator[None]:
+    """Sets the immutable attribute."""
+    _run("chattr", "+i", str(directory))
+    try:
+        yield
+    finally:
+        _run("chattr", "-i", str(directory))
+
+
+@contextmanager
+def full(directory: Path, account: Account) -> Iterator[None]:
+    """Mounts a small file system over the directory and fills it."""
+    options = f"size=64k,mode=0750,uid={account.uid},gid={account.gid}"
+    with _mounted("-t", "tmpfs", "-o", options, "tmpfs", at=directory):
+        with open(directory / "fill", "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(bytes(1024))
+        yield
+
+
+@contextmanager
+def _mounted(*options: str, at: Path) -> Iterator[None]:
+    _run("mount", *options, str(at))
+    try:
+        yield
+    finally:
+        _run("umount", str(at))
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{' '.join(command)} is not possible here: {done.stderr.strip()}")

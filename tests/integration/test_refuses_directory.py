@@ -1,0 +1,126 @@
+"""What is wrong with the data directory or the user is told, and nothing is touched."""
+
+import os
+
+import pytest
+
+from tests.integration import mounts
+from tests.integration.account import current, need_closed_doors
+from tests.integration.site import Site
+
+
+def test_relative_path(site: Site) -> None:
+    site.configure({"data_dir": "data"})
+    site.assert_refused(78, "At 'data_dir': the path 'data' is relative; it must be absolute", "config show")
+
+
+def test_missing(site: Site) -> None:
+    site.configure({"data_dir": f"{site.data}/none"})
+    site.assert_refused(78, f"{site.data}/none does not exist", "install -d -m 0750 -o " + site.account.name)
+
+
+def test_file(site: Site) -> None:
+    (site.root / "file").touch()
+    site.configure({"data_dir": f"{site.root}/file"})
+    site.assert_refused(78, f"{site.root}/file is not a directory", "move the file aside")
+
+
+def test_parent_is_a_file(site: Site) -> None:
+    (site.root / "file").touch()
+    site.configure({"data_dir": f"{site.root}/file/data"})
+    site.assert_refused(78, "is not a directory", "correct data_dir")
+
+
+def test_symbolic_link_to_itself(site: Site) -> None:
+    (site.root / "loop").symlink_to("loop")
+    site.configure({"data_dir": f"{site.root}/loop"})
+    site.assert_refused(78, f"{site.root}/loop", "data_dir")
+
+
+@pytest.mark.root
+def test_owned_by_another_user(site: Site) -> None:
+    os.chown(site.data, 0, 0)
+    site.data.chmod(0o755)
+    site.assert_refused(77, f"{site.data} belongs to root, not to {site.account.name}", f"chown -R {site.account.name}")
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o757, 0o1777])
+def test_others_can_write(site: Site, mode: int) -> None:
+    site.data.chmod(mode)
+    site.assert_refused(77, f"{site.data} has mode {mode:04o}: others than its owner can write", "chmod 0750")
+
+
+def test_no_write_through_a_symbolic_link_in_an_open_directory(site: Site) -> None:
+    victim = site.root / "victim"
+    victim.write_text("untouched")
+    os.chown(victim, site.account.uid, site.account.gid)
+    (site.data / ".chromad-write-probe").symlink_to(victim)
+    site.data.chmod(0o777)
+    assert site.refused().code == 77
+    assert victim.read_text() == "untouched"
+
+
+def test_probe_of_a_killed_start_is_not_in_the_way(site: Site) -> None:
+    """The pid may be the same one at each start, as in a container."""
+    leave = f"touch '{site.data}/.chromad-write-probe-'$$; exec \"$@\""
+    site.start(wrapper=["sh", "-c", leave, "sh"]).ready().stop()
+
+
+def test_owner_may_not_write(site: Site) -> None:
+    site.data.chmod(0o550)
+    site.assert_refused(77, f"{site.data}: a test write failed: Permission denied", "look at its mode")
+
+
+@pytest.mark.root
+def test_parent_may_not_be_searched(site: Site) -> None:
+    inner = site.root / "inner"
+    need_closed_doors()
+    inner.mkdir(mode=0o700)
+    site.configure({"data_dir": f"{inner}/data"})
+    site.assert_refused(77, f"{inner}/data cannot be reached by {site.account.name}", "chmod o+x")
+
+
+@pytest.mark.root
+def test_read_only_mount(site: Site) -> None:
+    with mounts.read_only(site.data):
+        site.assert_refused(77, "a test write failed: Read-only file system", "ReadWritePaths=")
+
+
+@pytest.mark.root
+def test_immutable(site: Site) -> None:
+    with mounts.immutable(site.data):
+        site.assert_refused(77, "a test write failed: Operation not permitted", "lsattr")
+
+
+@pytest.mark.root
+def test_full_disk(site: Site) -> None:
+    with mounts.full(site.data, site.account):
+        site.assert_refused(1, "a test write failed: No space left on device", "free some space")
+
+
+@pytest.mark.root
+def test_root_without_permission(site: Site) -> None:
+    os.chown(site.data, 0, 0)
+    site.assert_refused(77, "chromad runs as root", "allow_root: true", account=current())
+
+
+@pytest.mark.root
+def test_root_with_permission(site: Site) -> None:
+    os.chown(site.data, 0, 0)
+    site.configure({"allow_root": True})
+    site.start(account=current()).ready().stop()
+
+
+@pytest.mark.root
+def test_several_problems_are_told_together(site: Site) -> None:
+    site.data.chmod(0o770)
+    result = site.refused(current())
+    assert result.code == 77
+    for fact in ("chromad runs as root", f"belongs to {site.account.name}, not to root", "has mode 0770"):
+        assert fact in result.output
+
+
+@pytest.mark.root
+def test_database_of_another_user(used: Site) -> None:
+    os.chown(used.data / "chroma.sqlite3", 0, 0)
+    used.assert_refused(77, "chroma.sqlite3 belongs to root", f"chown -R {used.account.name}")

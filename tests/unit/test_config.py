@@ -1,0 +1,164 @@
+"""chromad.yml: values, and every problem named at once."""
+
+from pathlib import Path
+
+import pytest
+from chromad import config
+from chromad.errors import ConfigurationError, PermissionProblem
+
+
+def load(path: Path, text: str) -> config.Config:
+    file = path / "chromad.yml"
+    file.write_text(text, encoding="utf-8")
+    return config.load(file)
+
+
+def problem(path: Path, text: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, text)
+    assert caught.value.hint
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("3 m", 180), (45, 45), (0.5, 0.5)]
+)
+def test_duration(text: object, seconds: float) -> None:
+    assert config.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "-1s", "1.5h", "10 weeks", "1h30m", None, True, ["1s"]])
+def test_not_a_duration(text: object) -> None:
+    with pytest.raises(ValueError, match="10m"):
+        config.parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("40M", 40 << 20), ("1G", 1 << 30), ("2 K", 2048), ("1T", 1 << 40), ("7", 7), (1000, 1000)]
+)
+def test_size(text: object, count: int) -> None:
+    assert config.parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1M", "1.5G", "1MB", "1m", None, True, 1.5])
+def test_not_a_size(text: object) -> None:
+    with pytest.raises(ValueError, match="40M"):
+        config.parse_size(text)
+
+
+def test_empty_file_gives_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == config.Config()
+
+
+def test_all_keys(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        """
+        data_dir: /srv/chroma
+        listen: {host: "::1", port: 9000}
+        warm: {collections: [one, two], memory_percent: 10, timeout: 90s}
+        engine: {max_payload_size: 1G, cors_allow_origins: ["https://example.org"], allow_reset: true}
+        log_level: debug
+        """,
+    )
+    assert loaded.data_dir == Path("/srv/chroma")
+    assert str(loaded.listen) == "[::1]:9000"
+    assert loaded.warm.collections == ["one", "two"]
+    assert loaded.warm.timeout == 90
+    assert loaded.engine.max_payload_size == 1 << 30
+
+
+def test_localhost_is_loopback(tmp_path: Path) -> None:
+    assert load(tmp_path, "listen: {host: localhost}").listen.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data_dir: data", "At 'data_dir': the path 'data' is relative; it must be absolute"),
+        ("data_dir: /a/../b", "At 'data_dir': the path '/a/../b' must not contain '..'"),
+        ("backup: {directory: /opt/chromadb/data/backups}", "lies inside data_dir"),
+        ("listen: {port: 0}", "At 'listen.port'"),
+        ("listen: {port: '8000'}", "At 'listen.port'"),
+        ("listen: {host: example.org}", "'example.org' is not an IP address"),
+        ("listen: {host: 192.0.2.1}", "192.0.2.1 is reachable from the network"),
+        ("warm: {memory_percent: 0}", "At 'warm.memory_percent'"),
+        ("warm: {timeout: soon}", "At 'warm.timeout': a duration is"),
+        ("warm: {timeout: 0s}", "At 'warm.timeout'"),
+        ("engine: {max_payload_size: huge}", "At 'engine.max_payload_size': a size is"),
+        ("engine: {nested: {port: 1}}", "At 'engine.nested': unknown key"),
+        ("allow_root: 'yes'", "At 'allow_root'"),
+        ("log_level: chatty", "At 'log_level'"),
+        (f"control_socket: /{'x' * 107}", "longer than 107 bytes"),
+        ("1: 2", "At '1'"),
+        ("[data_dir]", "holds a list, not keys and values"),
+        ("data_dir: [", "not valid YAML"),
+        ("a: {<<: 1}", "not valid YAML"),
+        ("listen: {port: 1, port: 2}", "the key 'port' is given twice"),
+        ("log_level: info\nlog_level: debug", "the key 'log_level' is given twice"),
+    ],
+)
+def test_problem(tmp_path: Path, text: str, said: str) -> None:
+    assert said in problem(tmp_path, text)
+
+
+def test_all_problems_are_named(tmp_path: Path) -> None:
+    message = problem(tmp_path, "dta_dir: /x\nlisten: {port: 70000}\nwarm: {tiemout: 1s}\nbackup: {directory: here}")
+    first, *rest = message.splitlines()
+    assert first.endswith("chromad.yml: 4 problems")
+    assert [line.partition("'")[2].partition("'")[0] for line in rest] == [
+        "backup.directory",
+        "dta_dir",
+        "listen.port",
+        "warm.tiemout",
+    ]
+
+
+def test_all_contradictions_are_named(tmp_path: Path) -> None:
+    message = problem(tmp_path, "data_dir: /\nlisten: {host: 192.0.2.1}")
+    assert "data_dir cannot be /" in message
+    assert "reachable from the network" in message
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "9" * 5000, "9" * 400 + "s", "9" * 5000 + "d", ".nan", ".inf", "1e300"])
+@pytest.mark.parametrize("key", ["warm: {timeout: %s}", "engine: {max_payload_size: %s}"])
+def test_number_out_of_range(tmp_path: Path, key: str, value: str) -> None:
+    problem(tmp_path, key % value)
+
+
+@pytest.mark.parametrize("key", ["data_dir: %s", "control_socket: %s", "backup: {directory: %s}"])
+@pytest.mark.parametrize("path", [r'"/a\0b"', r'"/a\ud800b"'])
+def test_path_that_no_kernel_takes(tmp_path: Path, key: str, path: str) -> None:
+    problem(tmp_path, key % path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        config.load(tmp_path / "none.yml")
+
+
+def test_directory_instead_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="Is a directory"):
+        config.load(tmp_path)
+
+
+def test_binary_file(tmp_path: Path) -> None:
+    (tmp_path / "chromad.yml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match="not UTF-8 text"):
+        config.load(tmp_path / "chromad.yml")
+
+
+def test_parent_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises((ConfigurationError, PermissionProblem), match="Not a directory"):
+        config.load(tmp_path / "file" / "chromad.yml")
+
+
+def test_differences(tmp_path: Path) -> None:
+    old = load(tmp_path, "")
+    new = load(tmp_path, "log_level: debug\nlisten: {port: 8001}\nwarm: {collections: [a]}")
+    assert config.differences(old, new) == ["listen.port", "log_level", "warm.collections"]
+
+
+def test_runtime_keys_exist() -> None:
+    assert set(config.RUNTIME_KEYS) <= set(config._flat(config.Config().model_dump()))

@@ -1,0 +1,74 @@
+"""Lines of the engine: what reaches the journal, and with which level."""
+
+import io
+import logging
+
+import pytest
+from chromad import engine
+
+BANNER = """
+                (((((((((    (((((####
+             ((((((((((((((((((((((#########
+
+Saving data to: /opt/chromadb/data
+Connect to Chroma at: http://127.0.0.1:8000
+Getting started guide: https://docs.trychroma.com/docs/overview/getting-started
+
+"""
+
+TRACE = """\
+  2026-11-23T01:00:00.123456Z {level} {target}: something happened, latency: 3 ms
+    at rust/frontend/src/server.rs:12
+    in chroma_frontend::server::add with tenant: "default_tenant"
+
+"""
+
+
+def traces(caplog: pytest.LogCaptureFixture, text: str) -> list[tuple[int, str]]:
+    with caplog.at_level(logging.DEBUG, "chromad"):
+        engine._pump_traces(io.StringIO(text))
+    return [(record.levelno, record.getMessage()) for record in caplog.records]
+
+
+def errors(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
+    with caplog.at_level(logging.DEBUG, "chromad"):
+        engine._pump_errors(io.StringIO(text))
+    assert all(record.levelno == logging.ERROR for record in caplog.records)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_banner_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    assert traces(caplog, BANNER) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "level"),
+    [
+        ("ERROR", logging.ERROR),
+        (" WARN", logging.WARNING),
+        (" INFO", logging.INFO),
+        ("DEBUG", logging.DEBUG),
+        ("TRACE", logging.DEBUG),
+    ],
+)
+def test_trace_has_its_level(caplog: pytest.LogCaptureFixture, word: str, level: int) -> None:
+    found = traces(caplog, TRACE.format(level=word, target="chroma_log"))
+    assert found == [(level, "engine: chroma_log: something happened, latency: 3 ms")]
+
+
+def test_percent_signs_are_text(caplog: pytest.LogCaptureFixture) -> None:
+    found = traces(caplog, "2026-11-23T01:00:00Z ERROR a: 100%s of %d\n")
+    assert found == [(logging.ERROR, "engine: a: 100%s of %d")]
+
+
+def test_echoed_configuration_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    assert errors(caplog, "==========\nport: 8000\npersist_path: /data\n==========\n") == []
+
+
+def test_a_panic_is_told_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
+    text = "==========\nport: 8000\n==========\nthread 'main' panicked at src/main.rs:1:\n\nno space left\n"
+    assert errors(caplog, text) == ["engine: thread 'main' panicked at src/main.rs:1:", "engine: no space left"]
+
+
+def test_an_error_before_the_echo_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert errors(caplog, "the daemon is gone\n") == ["engine: the daemon is gone"]
