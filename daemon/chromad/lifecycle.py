@@ -1,5 +1,6 @@
 """The run cycle of the daemon: start, serve, reload, stop."""
 
+import logging
 import os
 import threading
 import time
@@ -319,8 +320,10 @@ class _Probe(threading.Thread):
             try:
                 self._api.read_probe(timeout=self._interval)
             except (OSError, EngineError) as error:
-                log.warning("the engine did not answer a read within %.0f s: %s", self._interval, error)
-                pause = min(0.5, self._interval)  # soon again: time is running out
+                first = pause == self._interval
+                log.log(logging.WARNING if first else logging.DEBUG, "the engine did not answer a read: %s", error)
+                # Soon again: time is running out, and during a client's reset there are no tables for a moment.
+                pause = min(0.1, self._interval / 2)
             else:
                 self._answered = time.monotonic()
                 pause = self._interval

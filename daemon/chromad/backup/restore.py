@@ -7,6 +7,7 @@ that was there stays in `<data>/../restore/replaced-…` until an operator remov
 import ctypes
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,16 +53,20 @@ def run(config: Config, name: str, *, may_stop: bool, progress: Progress) -> Out
     _check_target(data_dir, found)
     restart = _check_service(config, may_stop)
     staging = _stage(source, found, data_dir, progress)
+    stopped = False
     try:
         last = sqlite.last_seq_id(staging)
         if restart:
             service.control("stop")
+            stopped = True
         with lock.directory_lock(data_dir):
             _check_alone(data_dir)
             _exchange(staging, data_dir)
-    except ChromadError:
-        # Raised before the exchange only: from here on the staging directory holds the former data.
+    except (ChromadError, OSError):
+        # Nothing was exchanged, see `_exchange`: the staging directory holds the copy, not the former data.
         shutil.rmtree(staging)
+        if stopped:
+            service.control("start")
         raise
     state.fsync_path(data_dir)
     replaced = staging.with_name(staging.name.replace("staging-", "replaced-"))
@@ -88,7 +93,7 @@ def _check_target(data_dir: Path, found: manifest.Manifest) -> None:
         )
     if data_dir.is_symlink():
         raise ConfigurationError(f"{data_dir} is a symbolic link", f"set data_dir to {data_dir.resolve()}")
-    if data_dir.is_mount():
+    if _is_mount_point(data_dir):
         raise ConfigurationError(
             f"{data_dir} is a mount point and cannot be renamed",
             f"mount the volume at {data_dir.parent} or above, so that copies lie beside the data",
@@ -107,6 +112,12 @@ def _check_target(data_dir: Path, found: manifest.Manifest) -> None:
             f"{data_dir.parent} has {free} bytes free; the backup needs {found.size}",
             "free some space; the present data are kept",
         )
+
+
+def _is_mount_point(path: Path) -> bool:
+    # Path.is_mount does not see a directory of the same file system that is mounted here.
+    points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines())
+    return str(path) in (re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point) for point in points)
 
 
 def _check_alone(data_dir: Path) -> None:
@@ -183,6 +194,7 @@ def _compare_database(staging: Path, found: manifest.Manifest) -> None:
 
 
 def _exchange(staging: Path, data_dir: Path) -> None:
+    """Swaps the two directories, or raises and leaves both as they are."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(_AT_FDCWD, bytes(staging), _AT_FDCWD, bytes(data_dir), _RENAME_EXCHANGE) == 0:
         return
@@ -192,7 +204,11 @@ def _exchange(staging: Path, data_dir: Path) -> None:
     # A file system that cannot exchange: for an instant there is no data directory.
     aside = staging.with_name(f"{staging.name}.former")
     data_dir.rename(aside)
-    staging.rename(data_dir)
+    try:
+        staging.rename(data_dir)
+    except OSError:
+        aside.rename(data_dir)
+        raise
     aside.rename(staging)
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import pwd
+import secrets
 import socket
 import stat
 from collections.abc import Iterator
@@ -106,7 +107,8 @@ def _mode(path: Path, mode: int) -> Result:
 
 
 def _writable(path: Path) -> Result:
-    probe = path / f"{_PROBE}-{os.getpid()}"
+    # Not the pid alone: in a container it may be the same at each start.
+    probe = path / f"{_PROBE}-{secrets.token_hex(8)}"
     try:
         # A new file, or nothing: what others may have put there is not written through.
         fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
