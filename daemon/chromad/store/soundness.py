@@ -1,0 +1,122 @@
+"""Whether vector segments are sound: asks a child process, since reading them takes numpy and may meet anything."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from chromad.errors import ChromadError
+
+READY = "ready"
+_TICK = 0.2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one directory.
+
+    sound: the engine can open it, and what it holds agrees. empty: there is nothing to open, so that the engine would begin
+    a new index; then it is not sound, and there is no problem. problem: what is wrong, else empty. live: ids.
+    elements: vectors, deleted ones included. dimension: numbers of a vector. older: a Chroma before 1.0 wrote the pickle; the
+    engine can read it, but it was not examined, so that it is not known to be sound.
+    """
+
+    sound: bool
+    problem: str
+    live: int = 0
+    elements: int = 0
+    dimension: int = 0
+    empty: bool = False
+    older: bool = False
+
+
+_VERDICT = TypeAdapter(Verdict)
+
+
+def examine(directories: Sequence[Path], tick: Callable[[], None]) -> dict[Path, Verdict]:
+    """Examines segments that no engine has open. Calls `tick` about every 0.2 s meanwhile; it may raise to give up.
+
+    A segment that the child dies of is not sound. Raises ChromadError when the child cannot run at all, which says nothing
+    about segments. The calling thread must live on until this ends.
+    """
+    verdicts: dict[Path, Verdict] = {}
+    todo = list(dict.fromkeys(directories))
+    while todo:
+        answers, end = _run(todo, tick)
+        verdicts.update(zip(todo, answers, strict=False))
+        todo = todo[len(answers) :]
+        if todo:
+            verdicts[todo[0]] = Verdict(False, f"could not be examined: {end}")
+            todo = todo[1:]
+    return verdicts
+
+
+def _run(directories: Sequence[Path], tick: Callable[[], None]) -> tuple[list[Verdict], str]:
+    """Gives the answers of one child, up to the first bad one, and how it ended."""
+    question = os.memfd_create("segments")
+    try:
+        os.write(question, json.dumps([str(path) for path in directories]).encode())
+        os.lseek(question, 0, os.SEEK_SET)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "chromad.store.format_main", str(os.getpid())],
+            stdin=question,
+            stdout=subprocess.PIPE,
+            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "OPENBLAS_NUM_THREADS": "1"},
+            # Ctrl-C in a terminal reaches the daemon alone.
+            start_new_session=True,
+        )
+    finally:
+        os.close(question)
+    with process:
+        try:
+            answers = _answers(process, len(directories), tick)
+        finally:
+            process.kill()
+    if process.returncode in (0, -signal.SIGKILL):
+        return answers, "its answer could not be understood"
+    return answers, f"the process ended with status {process.returncode}"
+
+
+def _answers(process: subprocess.Popen[bytes], wanted: int, tick: Callable[[], None]) -> list[Verdict]:
+    assert process.stdout
+    answers: list[Verdict] = []
+    pending = b""
+    ready = False
+    due = time.monotonic() + _TICK
+    while len(answers) < wanted:
+        readable, _, _ = select.select([process.stdout], [], [], max(0.0, due - time.monotonic()))
+        if time.monotonic() >= due:
+            tick()
+            due = time.monotonic() + _TICK
+        if not readable:
+            continue
+        piece = os.read(process.stdout.fileno(), 1 << 16)
+        if not piece:
+            process.wait()
+            break
+        *lines, pending = (pending + piece).split(b"\n")
+        for line in lines:
+            if not ready:
+                _check_ready(line)
+                ready = True
+                continue
+            try:
+                answers.append(_VERDICT.validate_json(line, strict=True))
+            except ValueError:
+                return answers
+    if not ready:
+        _check_ready(b"")
+    return answers
+
+
+def _check_ready(line: bytes) -> None:
+    if line != READY.encode():
+        raise ChromadError("the process that examines segments does not run", "its last words, if any, are above")

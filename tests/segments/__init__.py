@@ -1,0 +1,1 @@
+"""Real vector segments for tests: made by the engine, damaged on purpose, and opened again."""

@@ -1,0 +1,1 @@
+"""Long runs that tests leave out: python -m tests.soak.<module>."""

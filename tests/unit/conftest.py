@@ -1,0 +1,27 @@
+"""Real segments, made once for all tests that look at them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.segments import engine, workload
+from tests.segments.workload import Workload
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Workload]:
+    """The data directory of a collection with adds, updates, deletes, a restart and resizes, persisted to its end."""
+    data = tmp_path_factory.mktemp("recorded") / "data"
+    found = workload.make(7)
+    found.threshold, found.dimension, found.space, found.neighbors, found.largest = 2, 5, "cosine", 4, 40
+    for _ in range(2):
+        found, _ = engine.run(workload.phase, data, found, 12)
+    return data, found
+
+
+@pytest.fixture
+def segment(recorded: tuple[Path, Workload], tmp_path: Path) -> Path:
+    """A copy of its segment, to be damaged."""
+    data, found = recorded
+    return Path(shutil.copytree(engine.segment(data, found.name), tmp_path / "segment"))
