@@ -59,6 +59,12 @@ class Api:
         body = {"query_embeddings": [vector], "n_results": 10, "include": ["documents", "metadatas", "distances"]}
         return self.request("POST", f"{_database(tenant, database)}/collections/{collection}/query", body, timeout)
 
+    def vectors(self, tenant: str, database: str, collection: str, ids: list[str]) -> dict[str, list[float]]:
+        """The vectors of records of a collection, given by its id, from the vector segment."""
+        path = f"{_database(tenant, database)}/collections/{collection}/get"
+        found = self.request("POST", path, {"ids": ids, "include": ["embeddings"]})
+        return dict(zip(found["ids"], found["embeddings"], strict=True))
+
     def create_collection(self, name: str) -> str:
         """Makes a collection in the default database and gives its id."""
         path = f"{_database(DEFAULT_TENANT, DEFAULT_DATABASE)}/collections"

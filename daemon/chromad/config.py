@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,18 @@ from chromad.errors import ConfigurationError, PermissionProblem
 DEFAULT_PATH = Path("/etc/chromadb/chromad.yml")
 
 # Keys that a running daemon takes over on SIGHUP; all others need a restart.
-RUNTIME_KEYS = frozenset({"log_level", "backup.directory"})
+RUNTIME_KEYS = frozenset(
+    {
+        "log_level",
+        "backup.directory",
+        "checkpoint.interval",
+        "checkpoint.after_log",
+        "disk.warn_percent",
+        "disk.fence_percent",
+        "disk.release_percent",
+        "disk.command",
+    }
+)
 
 _DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST = 365 * 86400
@@ -92,9 +104,26 @@ class Backup(_Section):
     directory: AbsolutePath = Path("/var/backups/chromadb")
 
 
+Percent = Annotated[int, Field(strict=True, ge=1, le=100)]
+
+
+class Disk(_Section):
+    """Percent of a file system that is used. command: run with the state and the path when the state changes."""
+
+    warn_percent: Percent = 80
+    fence_percent: Percent = 95
+    release_percent: Percent = 90
+    command: list[str] = []
+
+
+class Checkpoint(_Section):
+    interval: Duration = 900.0
+    after_log: Size = 256 << 20
+
+
 class Warm(_Section):
     collections: Literal["all", "none"] | list[str] = "all"
-    memory_percent: Annotated[int, Field(strict=True, ge=1, le=100)] = 50
+    memory_percent: Percent = 50
     timeout: Duration = 600.0
 
 
@@ -108,14 +137,31 @@ class Config(_Section):
     """chromad.yml. Durations are held in seconds, sizes in bytes."""
 
     data_dir: AbsolutePath = Path("/opt/chromadb/data")
+    checkpoint_dir: AbsolutePath = Path("/opt/chromadb/checkpoints")
     listen: Listen = Listen()
     allow_unauthenticated_network: Annotated[bool, Field(strict=True)] = False
     control_socket: AbsolutePath = Path("/run/chromadb/chromad.sock")
+    disk: Disk = Disk()
+    checkpoint: Checkpoint = Checkpoint()
     backup: Backup = Backup()
     warm: Warm = Warm()
     engine: Engine = Engine()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     allow_root: Annotated[bool, Field(strict=True)] = False
+
+    @property
+    def quarantine_dir(self) -> Path:
+        """Where broken segments and those of deleted collections are moved."""
+        return self.data_dir.parent / "quarantine"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _checkpoints_beside_data(cls, document: Any) -> Any:
+        if isinstance(document, dict) and "checkpoint_dir" not in document:
+            data_dir = document.get("data_dir")
+            if isinstance(data_dir, str | Path) and str(data_dir).startswith("/"):
+                return {**document, "checkpoint_dir": str(Path(data_dir).parent / "checkpoints")}
+        return document
 
     @model_validator(mode="after")
     def _contradictions(self) -> "Config":
@@ -127,8 +173,20 @@ class Config(_Section):
             )
         if self.data_dir == Path("/"):
             problems.append("data_dir cannot be /")
-        elif self.backup.directory == self.data_dir or self.data_dir in self.backup.directory.parents:
-            problems.append(f"backup.directory {self.backup.directory} lies inside data_dir {self.data_dir}")
+        else:
+            places = {
+                "data_dir": self.data_dir,
+                "checkpoint_dir": self.checkpoint_dir,
+                "backup.directory": self.backup.directory,
+                "the quarantine": self.quarantine_dir,
+            }
+            problems += [
+                f"{inner} {places[inner]} lies inside {outer} {places[outer]}"
+                for inner, outer in permutations(places, 2)
+                if places[outer] in (places[inner], *places[inner].parents)
+            ]
+        if self.disk.release_percent >= self.disk.fence_percent:
+            problems.append("disk.release_percent must be below disk.fence_percent")
         # sun_path of unix(7) holds 108 bytes, the last one zero
         if len(bytes(self.control_socket)) > 107:
             problems.append(f"control_socket is longer than 107 bytes: {self.control_socket}")

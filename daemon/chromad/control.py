@@ -1,25 +1,34 @@
-"""The control socket: one JSON request a line, one JSON answer, between chromactl and the daemon."""
+"""The control socket between chromactl and the daemon: a line of JSON asks, a line of JSON answers.
 
+Before its answer a verb that takes long sends lines `{"progress": [PHASE, DONE, TOTAL]}`.
+"""
+
+import contextlib
 import json
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chromad.errors import ChromadError, PermissionProblem, TryAgain
+from chromad.errors import ChromadError, PermissionProblem, TryAgain, from_system
 from chromad.output import log
 
 _LIMIT = 64 << 10
 _TIMEOUT = 10.0
+# Seconds between two progress lines; also what keeps the asking side from giving up.
+_PROGRESS_INTERVAL = 0.2
 
-Handler = Callable[[], dict[str, Any]]
+Progress = Callable[[str, int, int], None]
+# Takes the request and gives the answer; may report progress.
+Handler = Callable[[dict[str, Any], Progress], dict[str, Any]]
 
 
 class Server:
-    """Answers `{"verb": NAME}` with what the verb's handler gives, or with `{"error": …, "hint": …}`."""
+    """Answers `{"verb": NAME, …}` with what the verb's handler gives, or with `{"error": …, "hint": …, "exit_code": …}`."""
 
     def __init__(self, path: Path, handlers: dict[str, Handler]) -> None:
         self._path = path
@@ -76,41 +85,61 @@ class Server:
         with connection:
             connection.settimeout(_TIMEOUT)
             try:
-                answer = self._answer(_read_line(connection))
-                connection.sendall(json.dumps(answer).encode() + b"\n")
+                answer = self._answer(_read_line(connection), _Reporter(connection))
+                _send(connection, answer)
             except OSError as error:
                 log.debug("control socket: %s", error)
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    def _answer(self, line: bytes, progress: Progress) -> dict[str, Any]:
         try:
             request = json.loads(line)
-            verb = request["verb"]
-            handler = self._handlers[verb]
+            handler = self._handlers[request["verb"]]
         except (ValueError, RecursionError):
-            return {"error": "the request is not a line of JSON", "hint": 'send {"verb": "status"} and a newline'}
+            return _error("the request is not a line of JSON", 'send {"verb": "status"} and a newline', 1)
         except (KeyError, TypeError):
-            return {
-                "error": "the request names no known verb",
-                "hint": f"known verbs: {', '.join(sorted(self._handlers))}",
-            }
+            known = ", ".join(sorted(self._handlers))
+            return _error("the request names no known verb", f"known verbs: {known}", 1)
         try:
-            return handler()
+            return handler(request, progress)
         except ChromadError as error:
-            return {"error": error.message, "hint": error.hint}
+            return _error(error.message, error.hint, error.exit_code)
+        except sqlite3.Error as error:
+            told = from_system(error)
+            return _error(told.message, told.hint, told.exit_code)
 
 
-def ask(path: Path, verb: str) -> dict[str, Any] | None:
+class _Reporter:
+    """Sends progress lines, not too many; one that nobody reads any more does not end the work."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._sent = 0.0
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if time.monotonic() - self._sent > _PROGRESS_INTERVAL:
+            self._sent = time.monotonic()
+            with contextlib.suppress(OSError):
+                _send(self._connection, {"progress": [phase, done, total]})
+
+
+def ask(path: Path, verb: str, arguments: dict[str, Any] | None = None, progress: Progress | None = None) -> Any:
     """Asks a running daemon; None when none listens there.
 
-    Raises PermissionProblem when this user may not, TryAgain when it does not answer, and ChromadError with
-    the daemon's own words.
+    Raises PermissionProblem when this user may not, TryAgain when it does not answer, and ChromadError of the class
+    that the daemon tells, with the daemon's own words.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_TIMEOUT)
         try:
             connection.connect(str(path))
-            connection.sendall(json.dumps({"verb": verb}).encode() + b"\n")
-            answer: dict[str, Any] = json.loads(_read_line(connection))
+            # With progress, silence may last as long as the longest step.
+            connection.settimeout(None if progress else _TIMEOUT)
+            _send(connection, {"verb": verb, **(arguments or {})})
+            with connection.makefile("rb") as lines:
+                answer: dict[str, Any] = json.loads(lines.readline(_LIMIT))
+                while progress and "progress" in answer:
+                    progress(*answer["progress"])
+                    answer = json.loads(lines.readline(_LIMIT))
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except PermissionError:
@@ -120,8 +149,17 @@ def ask(path: Path, verb: str) -> dict[str, Any] | None:
         except (OSError, ValueError) as error:
             raise TryAgain(f"{path}: the daemon gave no answer ({error})", "look at journalctl -u chromadb") from None
     if "error" in answer:
-        raise ChromadError(str(answer["error"]), str(answer.get("hint", "")))
+        kind = next((kind for kind in ChromadError.__subclasses__() if kind.exit_code == answer.get("exit_code")), None)
+        raise (kind or ChromadError)(str(answer["error"]), str(answer.get("hint", "")))
     return answer
+
+
+def _error(message: str, hint: str, exit_code: int) -> dict[str, Any]:
+    return {"error": message, "hint": hint, "exit_code": exit_code}
+
+
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _read_line(connection: socket.socket) -> bytes:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import IO
 
+from chromad import signals
+from chromad.api import Api
 from chromad.config import Config
 from chromad.errors import EngineError
 from chromad.output import log
@@ -19,6 +21,9 @@ from chromad.output import log
 # A header line of tracing-subscriber's "pretty" format; "at" and "in" lines follow it.
 _TRACE = re.compile(r"\s*\d{4}-\d\d-\d\dT[\d:.]+Z\s+(TRACE|DEBUG|INFO|WARN|ERROR)\s+(.*)")
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
+_START_LIMIT = 600.0  # seconds
+# SQLite's error "database or disk is full", as the engine tells of it
+_FULL = re.compile(r"\(code: 13\)|Failed to apply logs to the metadata segment")
 _RUST_LOG = {"debug": "info", "info": "warn", "warning": "warn", "error": "error"}
 
 
@@ -30,9 +35,11 @@ class Engine:
         self._lock_fd = lock_fd
         self._process: subprocess.Popen[str] | None = None
         self._pumps: list[threading.Thread] = []
+        self._full = False
 
     def start(self) -> None:
         """Starts the process; it does not answer yet."""
+        self._full = False
         settings = os.memfd_create("engine.yml")
         os.write(settings, json.dumps(self._settings()).encode())
         self._process = subprocess.Popen(
@@ -55,8 +62,11 @@ class Engine:
         )
         os.close(settings)
         assert self._process.stdout and self._process.stderr
-        for stream, pump in ((self._process.stdout, _pump_traces), (self._process.stderr, _pump_errors)):
-            thread = threading.Thread(target=pump, args=(stream,), daemon=True)
+        for pump, arguments in (
+            (_pump_traces, (self._process.stdout, self._listen)),
+            (_pump_errors, (self._process.stderr,)),
+        ):
+            thread = threading.Thread(target=pump, args=arguments, daemon=True)
             thread.start()
             self._pumps.append(thread)
 
@@ -70,6 +80,8 @@ class Engine:
         code = self._process.poll() if self._process else None
         if code is None:
             return None
+        if self._full:
+            return "the engine found the disk full in the middle of a transaction, and was ended"
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else "real-time"
             return f"the engine was ended by signal {-code} ({name})"
@@ -85,6 +97,26 @@ class Engine:
         reason = self.exit_reason()
         if reason:
             raise EngineError(reason, "its last words, if any, are above")
+
+    def wait_until_it_answers(self, api: Api, tick: Callable[[], None], stopping: Callable[[], bool]) -> None:
+        """Returns when the process that was started answers, or when `stopping` says so; calls `tick` meanwhile.
+
+        Raises EngineError when it ends or does not answer in time.
+        """
+        deadline = time.monotonic() + _START_LIMIT
+        while not stopping():
+            self.raise_if_dead()
+            try:
+                api.heartbeat()
+            except (OSError, EngineError):
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"the engine did not answer within {_START_LIMIT:.0f} s of its start", "see its lines above"
+                    ) from None
+                tick()
+                signals.wait(0.005)
+            else:
+                return
 
     def stop(self, limit: float, tick: Callable[[], None]) -> bool:
         """Lets requests in flight finish and the process end; calls `tick` a few times a second meanwhile.
@@ -113,6 +145,12 @@ class Engine:
             self._process.wait()
         self._join()
 
+    def _listen(self, text: str) -> None:
+        # It may keep the transaction open for good, and put into it what it acknowledges from now on.
+        if _FULL.search(text) and self._process and self._process.poll() is None:
+            self._full = True
+            self._process.kill()
+
     def _join(self) -> None:
         for thread in self._pumps:
             thread.join(1.0)
@@ -131,12 +169,13 @@ class Engine:
         }
 
 
-def _pump_traces(stream: IO[str]) -> None:
+def _pump_traces(stream: IO[str], listen: Callable[[str], None] = lambda _text: None) -> None:
     for line in stream:
         match = _TRACE.match(line)
         # Everything else on standard output is the banner, or says where in the source a trace comes from.
         if match:
             log.log(_LEVELS.get(match[1], logging.DEBUG), "engine: %s", match[2].rstrip())
+            listen(match[2])
 
 
 def _pump_errors(stream: IO[str]) -> None:

@@ -2,28 +2,36 @@
 
 import logging
 import os
+import sqlite3
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from chromad import config as configuration
-from chromad import notify, output, signals, versions, warm
+from chromad import notify, output, signals, versions
 from chromad.api import Api
+from chromad.checkpointer import Checkpointer
 from chromad.checks import preflight, raise_failures
 from chromad.config import Config
-from chromad.control import Server
+from chromad.control import Progress, Server
 from chromad.engine import Engine
-from chromad.errors import ChromadError, EngineError, TryAgain
+from chromad.errors import ChromadError, ConfigurationError, EngineError, TryAgain
+from chromad.guard import Guard
 from chromad.output import log
-from chromad.store import lock, segment, sqlite, state
+from chromad.startup import Startup
+from chromad.store import compact, fence, lock, segment, sqlite, state
+from chromad.store.checkpoint import Store
 
-# Seconds. A step that goes on asks systemd for EXTENSION more each time it shows progress.
+# Seconds. A stop that goes on asks systemd for EXTENSION more each time it shows progress.
 EXTENSION = 60.0
-START_LIMIT = 600.0
 DRAIN_LIMIT = 60.0
+GUARD_INTERVAL = 2.0
+# With the disks full a cycle is asked for, to free the log, but not more often than this.
+URGENT_INTERVAL = 60.0
 REFRESH_INTERVAL = 30.0
 # A client's reset makes the tables anew, with the engine's own settings.
 KEEP_INTERVAL = 5.0
@@ -40,6 +48,7 @@ class Status:
     collections: int = 0
     records: int = 0
     cold: dict[str, str] = field(default_factory=dict)
+    recovered: list[dict[str, str]] = field(default_factory=list)
 
 
 class Daemon:
@@ -52,16 +61,25 @@ class Daemon:
         self._engine_version = versions.engine()
         self._status = Status()
         self._engine: Engine | None = None
+        self._guard = Guard(config)
+        self._fences: dict[str, str] = {}
+        # What one thread lifts, another one must not take for dropped by a reset, and put back.
+        self._fencing = threading.Lock()
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT, then flushes. Raises ChromadError when it cannot start or go on."""
         config = self._config
+        self._guard.make_room()
         raise_failures(preflight.directory(config))
         held = self._lock_directory()
         try:
             raise_failures(preflight.occupancy(config, self._engine_version))
+            self._before = state.read(config.data_dir)
+            self._data_id = self._before.data_id if self._before else state.new_data_id()
+            self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._data_id)
+            self._checkpointer = Checkpointer(config, self._checkpoints, self._data_id)
             self._engine = Engine(config, held.fd)
-            control = Server(config.control_socket, {"status": self._describe})
+            control = Server(config.control_socket, self._verbs())
             control.start()
             try:
                 self._start(self._engine)
@@ -90,17 +108,20 @@ class Daemon:
     def _start(self, engine: Engine) -> None:
         data_dir = self._config.data_dir
         self._enter("starting", f"starting Chroma {self._engine_version} on {data_dir}")
-        self._note_last_stop(state.read(data_dir))
-        state.write(data_dir, state.new(self._engine_version, clean=False))
+        self._note_last_stop(self._before)
+        self._checkpoints.prepare()
         sqlite.use_wal(data_dir)
         sqlite.keep_log(data_dir)
-        engine.start()
-        self._await_engine(engine)
-        if signals.stop:
-            return
-        sqlite.check_schema(data_dir)
-        sqlite.keep_log(data_dir)
-        self._warm(engine)
+        startup = Startup(self._config, engine, self._checkpoints, self._enter)
+        startup.recover(self._before)
+        # Not before: a recovery that is cut short is to be done again, and by what was known of the last stop.
+        state.write(data_dir, state.new(self._data_id, self._engine_version, clean=False))
+        startup.serve()
+        self._status.cold = startup.cold
+        self._status.recovered = [
+            {"collection": outcome.collection.name, "action": outcome.action, "reason": outcome.reason}
+            for outcome in startup.outcomes
+        ]
 
     def _note_last_stop(self, before: state.State | None) -> None:
         data_dir = self._config.data_dir
@@ -116,55 +137,19 @@ class Daemon:
             where = "in this boot" if same else "in another boot, as after a power cut"
             log.warning("%s: the last run did not stop cleanly, %s", data_dir, where)
 
-    def _await_engine(self, engine: Engine) -> None:
-        deadline = time.monotonic() + START_LIMIT
-        while not signals.stop:
-            engine.raise_if_dead()
-            try:
-                self._api.heartbeat()
-            except (OSError, EngineError):
-                if time.monotonic() > deadline:
-                    raise EngineError(
-                        f"the engine did not answer within {START_LIMIT:.0f} s of its start", "see its lines above"
-                    ) from None
-                notify.extend_timeout(EXTENSION)
-                signals.wait(0.005)
-            else:
-                return
-
-    def _warm(self, engine: Engine) -> None:
-        plan = warm.plan(self._config, sqlite.collections(self._config.data_dir))
-        cold = dict(plan.cold)
-        if plan.warm:
-            total = len(plan.warm)
-            self._enter("warming", f"warming {total} collections")
-            done = 0
-
-            def work() -> None:
-                nonlocal done
-                for progress in warm.run(self._api, plan.warm, self._config.warm.timeout, lambda: signals.stop):
-                    done = progress.done
-                    cold.update(progress.cold)
-
-            worker = threading.Thread(target=work, daemon=True)
-            worker.start()
-            while worker.is_alive() and not signals.stop:
-                engine.raise_if_dead()
-                notify.extend_timeout(EXTENSION)
-                if done < total:
-                    notify.status(f"warming {done + 1}/{total}: {warm.qualified(plan.warm[done])}")
-                worker.join(0.02)
-            engine.raise_if_dead()
-        if cold:
-            log.warning("left cold: %s", "; ".join(f"{name} ({why})" for name, why in cold.items()))
-        self._status.cold = cold
-
     # Serve
 
     def _serve(self, engine: Engine) -> None:
         watchdog = notify.watchdog_interval() or DEFAULT_WATCHDOG
         probe = _Probe(self._api, watchdog / 6)
         probe.start()
+        self._fences = fence.read(self._config.data_dir)
+        guard = _Every(GUARD_INTERVAL, self._look_at_disks)
+        guard.once()
+        guard.start()
+        self._checkpointer.start()
+        if self._status.recovered:
+            self._checkpointer.want()
         self._refresh_counts()
         self._status.since = _now()
         self._enter("serving", self._serving_text())
@@ -178,23 +163,55 @@ class Daemon:
                     f"the engine has not answered a read for {silent:.0f} s; ending it",
                     "systemd restarts the service; look for what stopped it",
                 )
+            if self._checkpointer.broken:
+                raise EngineError(
+                    f"the engine has written {self._checkpointer.broken} so that it cannot be read again; ending it",
+                    "systemd restarts the service, which puts the segment's checkpoint back",
+                )
             notify.watchdog()
             if signals.reload:
                 signals.reload = False
                 self._apply_configuration()
             if self._config.engine.allow_reset and time.monotonic() - kept > KEEP_INTERVAL:
                 kept = time.monotonic()
-                sqlite.keep_log(self._config.data_dir)
+                try:
+                    sqlite.keep_log(self._config.data_dir)
+                except ChromadError as error:
+                    log.debug("in the middle of a client's reset: %s", error.message)
             if time.monotonic() - refreshed > REFRESH_INTERVAL:
                 refreshed = time.monotonic()
                 self._refresh_counts()
                 notify.status(self._serving_text())
             signals.wait(min(1.0, watchdog / 10))
         probe.stop()
+        guard.stop()
 
     def _serving_text(self) -> str:
-        cold = f", {len(self._status.cold)} left cold" if self._status.cold else ""
-        return f"serving {self._status.collections} collections, {self._status.records} records on {self._config.listen}{cold}"
+        status = self._status
+        text = f"serving {status.collections} collections, {status.records} records on {self._config.listen}"
+        if status.cold:
+            text += f", {len(status.cold)} left cold"
+        quarantined = len(self._fences.keys() - {fence.OPERATOR, fence.DISK})
+        if quarantined:
+            text += f", {quarantined} in quarantine"
+        for kind in (fence.OPERATOR, fence.DISK):
+            if kind in self._fences:
+                text += f"; {self._fences[kind]}"
+        if self._guard.level == "warn":
+            text += f"; {self._guard.text}"
+        return text
+
+    def _look_at_disks(self) -> None:
+        data_dir = self._config.data_dir
+        with self._fencing:
+            if self._fences.keys() - {fence.OPERATOR, fence.DISK}:
+                fence.forget_deleted(data_dir)
+            for kind in fence.restore(data_dir, self._fences):
+                log.warning("the %s fence was dropped by a reset, and is back", kind)
+            level = self._guard.look(self._checkpointer.needed)
+            self._fences = fence.read(data_dir)
+        if level == "fence":
+            self._checkpointer.want(URGENT_INTERVAL)
 
     def _refresh_counts(self) -> None:
         try:
@@ -216,7 +233,9 @@ class Daemon:
             runtime = [key for key in changed if key in configuration.RUNTIME_KEYS]
             restart = [key for key in changed if key not in configuration.RUNTIME_KEYS]
             output.set_level(new.log_level)
-            self._config = self._config.model_copy(update={"log_level": new.log_level, "backup": new.backup})
+            taken_over = {key: getattr(new, key) for key in ("log_level", "backup", "checkpoint", "disk")}
+            self._config = self._config.model_copy(update=taken_over)
+            self._checkpointer.config = self._guard.config = self._config
             log.info("reload: %s", f"applied {', '.join(runtime)}" if runtime else "no runtime key changed")
             if restart:
                 log.warning("reload: needs a restart: %s", ", ".join(restart))
@@ -227,6 +246,7 @@ class Daemon:
     def _shut_down(self, engine: Engine) -> None:
         notify.stopping()
         self._enter("stopping", "stopping: requests in flight finish")
+        self._checkpointer.stop()
         if engine.stop(DRAIN_LIMIT, self._tick_stopping):
             ended_well = engine.ended_well
         else:
@@ -239,7 +259,13 @@ class Daemon:
             raise EngineError(
                 f"{engine.exit_reason()}; this stop does not count as clean", "what was acknowledged is in the log"
             )
-        state.write(data_dir, state.new(self._engine_version, clean=True))
+        torn = self._last_checkpoints() if sqlite.exists(data_dir) and sqlite.has_tables(data_dir) else []
+        if torn:
+            raise EngineError(
+                f"segments are not whole: {', '.join(torn)}; this stop does not count as clean",
+                "the next start puts their checkpoints back",
+            )
+        state.write(data_dir, state.new(self._data_id, self._engine_version, clean=True))
         log.info("stopped cleanly")
         notify.status("stopped cleanly")
 
@@ -267,6 +293,25 @@ class Daemon:
         state.fsync_path(data_dir)
         log.info("flushed %d segment files and the database in %.2f s", count, time.monotonic() - started)
 
+    def _last_checkpoints(self) -> list[str]:
+        """Takes the checkpoints that are due; gives the segments that a clean stop cannot be said of."""
+        data_dir = self._config.data_dir
+        self._enter("stopping", "stopping: taking checkpoints")
+        try:
+            self._checkpointer.cycle(lambda _phase, _done, _total: self._tick_stopping(), live=False)
+        except (ChromadError, OSError, sqlite3.Error) as error:
+            log.error("checkpoint: %s", error)
+        torn = []
+        for collection in sqlite.collections(data_dir):
+            path = data_dir / collection.segment
+            live = segment.stats(path)
+            checkpoint = self._checkpoints.latest(collection.segment)
+            if segment.PICKLE not in live or (checkpoint and checkpoint.is_of(live)):
+                continue
+            if collection.id in self._checkpoints.unsound or segment.is_torn(path, live):
+                torn.append(collection.segment)
+        return torn
+
     def _tick_stopping(self) -> None:
         notify.extend_timeout(EXTENSION)
 
@@ -276,6 +321,48 @@ class Daemon:
         self._status.state = name
         notify.status(text)
         log.info("%s", text)
+
+    def _verbs(self) -> dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]]:
+        return {
+            "status": lambda _request, _progress: self._describe(),
+            "checkpoint": self._take_checkpoints,
+            "compact": self._compact,
+            "fence": self._put_fence,
+            "unfence": self._lift_fence,
+        }
+
+    def _take_checkpoints(self, _request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        self._need_serving()
+        return asdict(self._checkpointer.cycle(progress))
+
+    def _compact(self, _request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        self._need_serving()
+        purged = self._checkpointer.cycle(progress).purged
+        before, after = compact.run(self._config.data_dir, progress)
+        return {"before": before, "after": after, "purged": purged}
+
+    def _put_fence(self, request: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+        reason = request.get("reason")
+        if not isinstance(reason, str):
+            raise ConfigurationError("a fence needs a reason", "chromactl fence --reason TEXT")
+        self._need_serving()
+        with self._fencing:
+            fence.put(self._config.data_dir, fence.OPERATOR, reason)
+            self._fences = fence.read(self._config.data_dir)
+        log.warning("writes are fenced by the operator: %s", reason)
+        return {"fences": self._fences}
+
+    def _lift_fence(self, _request: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+        self._need_serving()
+        with self._fencing:
+            if fence.lift(self._config.data_dir, fence.OPERATOR):
+                log.info("the operator has lifted the fence")
+            self._fences = fence.read(self._config.data_dir)
+        return {"fences": self._fences}
+
+    def _need_serving(self) -> None:
+        if self._status.state != "serving":
+            raise TryAgain(f"the service is {self._status.state}", "wait until chromactl status says serving")
 
     def _describe(self) -> dict[str, Any]:
         config, status = self._config, self._status
@@ -287,6 +374,11 @@ class Daemon:
             "collections": status.collections,
             "records": status.records,
             "cold": status.cold,
+            "recovered": status.recovered,
+            "fences": {kind: self._fences[kind] for kind in (fence.OPERATOR, fence.DISK) if kind in self._fences},
+            "quarantined": sorted(self._fences.keys() - {fence.OPERATOR, fence.DISK}),
+            "disk": {"level": self._guard.level, "text": self._guard.text},
+            "checkpoint": {"newest": self._checkpoints.newest(), "error": self._checkpointer.last_error},
             "last_stop": status.last_stop,
             "data_dir": str(config.data_dir),
             "pid": os.getpid(),
@@ -295,6 +387,30 @@ class Daemon:
             "engine_version": self._engine_version,
             "supervised": notify.supervised(),
         }
+
+
+class _Every(threading.Thread):
+    """Calls a function again and again; what goes wrong is logged."""
+
+    def __init__(self, interval: float, function: Callable[[], None]) -> None:
+        super().__init__(daemon=True)
+        self._interval = interval
+        self._function = function
+        self._ended = threading.Event()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._ended.wait(self._interval):
+            self.once()
+
+    def once(self) -> None:
+        try:
+            self._function()
+        except (ChromadError, OSError, sqlite3.Error) as error:
+            log.warning("fences and disks: %s", error)
 
 
 class _Probe(threading.Thread):
@@ -320,9 +436,13 @@ class _Probe(threading.Thread):
             try:
                 self._api.read_probe(timeout=self._interval)
             except (OSError, EngineError) as error:
+                if "no such table" in str(error):
+                    # It answers, in the middle of a client's reset.
+                    self._answered = time.monotonic()
+                    continue
                 first = pause == self._interval
                 log.log(logging.WARNING if first else logging.DEBUG, "the engine did not answer a read: %s", error)
-                # Soon again: time is running out, and during a client's reset there are no tables for a moment.
+                # Soon again: time is running out.
                 pause = min(0.1, self._interval / 2)
             else:
                 self._answered = time.monotonic()

@@ -26,7 +26,7 @@ def install() -> None:
 
 def wait(seconds: float) -> None:
     """Returns after that time, or as soon as a signal comes."""
-    if select.select([_wakeup], [], [], seconds)[0]:
+    if select.select([_wakeup] if _wakeup >= 0 else [], [], [], seconds)[0]:
         os.read(_wakeup, 512)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,14 +25,24 @@ class Plan:
 
 @dataclass(frozen=True)
 class Progress:
-    """done: how many collections were tried. cold: those that stayed cold in this step, and why."""
+    """done: how many collections were tried. cold: those that stayed cold in this step, and why. failed: whether the
+    query of the one that was tried failed. broken: what the engine said when it could not open it."""
 
     done: int
     cold: dict[str, str]
+    failed: bool = False
+    broken: str = ""
 
 
-def plan(config: Config, collections: list[sqlite.Collection]) -> Plan:
-    """Chooses within `warm.collections` and `warm.memory_percent`; the order given is the order of importance."""
+# What the engine says of a vector segment that it cannot load, chroma_segment::local_hnsw
+_BROKEN = re.compile("hnsw|pickle", re.IGNORECASE)
+
+
+def plan(config: Config, collections: list[sqlite.Collection], recovered: set[str]) -> Plan:
+    """Chooses within `warm.collections` and `warm.memory_percent`; the order given is the order of importance.
+
+    recovered: ids of collections that are warmed whatever the configuration says, to see that they open.
+    """
     wanted = config.warm.collections
     budget = memory_limit() * config.warm.memory_percent // 100
     chosen: list[sqlite.Collection] = []
@@ -41,6 +52,9 @@ def plan(config: Config, collections: list[sqlite.Collection]) -> Plan:
     cold: dict[str, str] = {}
     for collection in collections:
         if not collection.dimension or not collection.records:
+            continue
+        if collection.id in recovered:
+            chosen.append(collection)
             continue
         if wanted == "none" or (wanted != "all" and collection.name not in wanted):
             cold[qualified(collection)] = "not in warm.collections"
@@ -70,6 +84,7 @@ def run(api: Api, chosen: list[sqlite.Collection], timeout: float, stopping: Cal
             yield Progress(done, {qualified(rest): "warm.timeout was over" for rest in chosen[done:]})
             return
         cold = {}
+        failed, broken = False, ""
         dimension = collection.dimension or 1
         try:
             api.query(
@@ -80,7 +95,9 @@ def run(api: Api, chosen: list[sqlite.Collection], timeout: float, stopping: Cal
         except (OSError, EngineError) as error:
             log.warning("warming %s: %s", qualified(collection), error)
             cold[qualified(collection)] = "its query failed"
-        yield Progress(done + 1, cold)
+            broken = str(error) if isinstance(error, EngineError) and _BROKEN.search(str(error)) else ""
+            failed = True
+        yield Progress(done + 1, cold, failed, broken)
 
 
 def qualified(collection: sqlite.Collection) -> str:

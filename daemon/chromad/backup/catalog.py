@@ -45,6 +45,18 @@ def find(directory: Path, name: str) -> Path:
     )
 
 
+def covers(directory: Path, data_id: str) -> int | None:
+    """The seq id up to which the newest backup of a history holds everything; None when there is no backup of it."""
+    for name in reversed(_names(directory)):
+        try:
+            found = manifest.read(directory / name)
+        except BackupError:
+            continue
+        if found.data_id == data_id:
+            return found.last_seq_id
+    return None
+
+
 def _names(directory: Path) -> list[str]:
     try:
         return sorted(path.name for path in directory.iterdir() if _NAME.fullmatch(path.name))

@@ -42,7 +42,8 @@ class CollectionEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """format: of this file. created: UTC, ISO 8601. Versions are those that took the backup."""
+    """format: of this file. created: UTC, ISO 8601. Versions are those that took the backup. data_id: see
+    `state.State`, empty where chromad never ran. last_seq_id: of the newest record in the log."""
 
     format: int
     name: str
@@ -50,6 +51,8 @@ class Manifest:
     chromad_version: str
     engine_version: str
     sqlite_version: str
+    data_id: str
+    last_seq_id: int
     collections: list[CollectionEntry]
     files: list[Entry]
 

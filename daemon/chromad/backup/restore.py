@@ -161,7 +161,7 @@ def _stage(source: Path, found: manifest.Manifest, data_dir: Path, progress: Pro
             target.parent.mkdir(mode=0o750, exist_ok=True)
             manifest.copy_verified(source / entry.path, target, entry, count)
         _compare_database(staging, found)
-        state.write(staging, state.State(state.FORMAT, found.engine_version, state.boot_id(), True, found.created))
+        state.write(staging, state.new(state.new_data_id(), found.engine_version, clean=True))
         for path in (staging, *staging.rglob("*")):
             os.chmod(path, 0o750 if path.is_dir() else 0o640)
             os.chown(path, owner.st_uid, owner.st_gid)

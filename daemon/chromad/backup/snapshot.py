@@ -16,7 +16,7 @@ from pathlib import Path
 from chromad import versions
 from chromad.backup import catalog, manifest
 from chromad.errors import BackupError, ConfigurationError, PermissionProblem
-from chromad.store import lock, segment, sqlite, state
+from chromad.store import fence, lock, segment, sqlite, state
 
 UNFINISHED = ".unfinished-"
 
@@ -76,6 +76,7 @@ def take(data_dir: Path, directory: Path, progress: Progress) -> manifest.Manife
 
 def _fill(data_dir: Path, target: Path, name: str, progress: Progress) -> manifest.Manifest:
     created = datetime.now(UTC).isoformat(timespec="seconds")
+    before = state.read(data_dir)
     seq_ids = _copy_segments(data_dir, target, progress)
     collections = _copy_database(data_dir, target, seq_ids, progress)
     files = sorted(path for path in target.rglob("*") if path.is_file())
@@ -97,6 +98,8 @@ def _fill(data_dir: Path, target: Path, name: str, progress: Progress) -> manife
         chromad_version=versions.chromad(),
         engine_version=versions.engine(),
         sqlite_version=sqlite3.sqlite_version,
+        data_id=before.data_id if before else "",
+        last_seq_id=sqlite.last_seq_id(target),
         collections=collections,
         files=entries,
     )
@@ -112,9 +115,11 @@ def _copy_segments(data_dir: Path, target: Path, progress: Progress) -> dict[str
         for done, uuid in enumerate(segments):
             progress("segments", done, len(segments))
             if (data_dir / uuid / segment.PICKLE).exists():
-                seq_id = segment.copy_quiet(connection, uuid, data_dir / uuid, target / uuid)
+                seq_id = segment.copy_live(connection, uuid, data_dir / uuid, target / uuid)
                 if seq_id is not None:
                     seq_ids[uuid] = seq_id
+                elif (target / uuid).exists():
+                    shutil.rmtree(target / uuid)
         progress("segments", len(segments), len(segments))
     return seq_ids
 
@@ -139,6 +144,7 @@ def _copy_database(
     with sqlite.connect(target) as connection:
         # One file, without a WAL beside it; the daemon turns WAL on again after a restore.
         connection.execute("PRAGMA journal_mode=DELETE")
+        fence.drop_all(connection)
         collections = sqlite.read_collections(connection)
         sqlite.set_seq_ids(
             connection, {collection.segment: seq_ids.get(collection.segment) for collection in collections}

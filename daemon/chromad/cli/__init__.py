@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from chromad import versions
-from chromad.cli import backup, backups, config, restore, status, ui, verify_persistence
+from chromad.cli import (
+    backup,
+    backups,
+    checkpoint,
+    compact,
+    config,
+    fence,
+    repair,
+    restore,
+    status,
+    ui,
+    verify_persistence,
+)
 from chromad.config import DEFAULT_PATH
 from chromad.errors import ChromadError, from_system
 
@@ -20,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not serving (status), 75 try again, 77 permission, 78 configuration.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not serving (status), 4 collections in quarantine (status), 75 try again, 77 permission, 78 configuration.",
 )
 
 
@@ -51,6 +63,11 @@ app.command("verify-persistence")(verify_persistence.run)
 app.command("backup")(backup.run)
 app.command("backups")(backups.run)
 app.command("restore")(restore.run)
+app.command("checkpoint")(checkpoint.run)
+app.command("compact")(compact.run)
+app.command("fence")(fence.put)
+app.command("unfence")(fence.lift)
+app.command("repair")(repair.run)
 
 
 def main() -> None:

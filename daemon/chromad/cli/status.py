@@ -1,5 +1,7 @@
 """chromactl status."""
 
+from typing import Any
+
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -9,10 +11,11 @@ from chromad.control import ask
 from chromad.store import state
 
 NOT_SERVING = 3  # as systemctl status
+QUARANTINED = 4
 
 
 def run(context: typer.Context, json: ui.Json = False) -> None:
-    """Show what the service does. Exits 0 when it serves, 3 when it does not.
+    """Show what the service does. Exits 0 when it serves, 3 when it does not, 4 when collections are in quarantine.
 
     Example: chromactl status --json | jq .records
     """
@@ -25,9 +28,11 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
         _show(answer)
     if answer["state"] != "serving":
         raise typer.Exit(NOT_SERVING)
+    if answer["quarantined"]:
+        raise typer.Exit(QUARANTINED)
 
 
-def _stopped(settings: ui.Settings) -> dict[str, object]:
+def _stopped(settings: ui.Settings) -> dict[str, Any]:
     config = settings.config
     try:
         last = state.read(config.data_dir)
@@ -42,18 +47,24 @@ def _stopped(settings: ui.Settings) -> dict[str, object]:
     }
 
 
-def _show(answer: dict[str, object]) -> None:
+def _show(answer: dict[str, Any]) -> None:
     address = f"[{answer['host']}]" if ":" in str(answer["host"]) else str(answer["host"])
     address = escape(f"{address}:{answer['port']}")
     style = "green" if answer["state"] == "serving" else "yellow"
     ui.out.print(f"chromadb [{style}]{answer['state']}[/] on {address}")
     table = Table(show_header=False, box=None, pad_edge=False)
-    cold = answer.get("cold")
+    cold, fences, disk, checkpoint = (answer.get(key) or {} for key in ("cold", "fences", "disk", "checkpoint"))
+    recovered = answer.get("recovered") or []
     rows = {
         "since": answer.get("since"),
         "collections": answer.get("collections"),
         "records": answer.get("records"),
-        "left cold": ", ".join(cold) if isinstance(cold, dict) else None,
+        "left cold": ", ".join(cold),
+        "recovered": "; ".join(f"{each['collection']} ({each['action']}): {each['reason']}" for each in recovered),
+        "in quarantine": ", ".join(answer.get("quarantined") or []),
+        "fenced": "; ".join(fences.values()),
+        "disk": disk.get("text"),
+        "checkpoint": f"{checkpoint['newest'] or 'none'} {checkpoint['error']}".strip() if checkpoint else None,
         "last stop": answer["last_stop"],
         "data": answer["data_dir"],
         "versions": f"chromad {answer['chromad_version']}, Chroma {answer['engine_version']}"

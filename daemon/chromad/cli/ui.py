@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from chromad import config
+from chromad import config, control
+from chromad.errors import TryAgain
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -42,6 +43,16 @@ def settings(context: typer.Context) -> Settings:
     return found
 
 
+def ask_daemon(
+    settings: Settings, verb: str, arguments: dict[str, Any] | None = None, progress: Report | None = None
+) -> Any:
+    """The daemon's answer. Raises TryAgain when none runs, and what the daemon raises."""
+    answer = control.ask(settings.config.control_socket, verb, arguments, progress)
+    if answer is None:
+        raise TryAgain("the service is not running", "systemctl start chromadb")
+    return answer
+
+
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     typer.echo(json.dumps(document, indent=2, default=str))
@@ -67,7 +78,7 @@ def progress() -> Iterator[Report]:
 
         def report(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total)
-            bar.update(tasks[phase], completed=done, total=total)
+                tasks[phase] = bar.add_task(phase, total=total or None)
+            bar.update(tasks[phase], completed=done, total=total or None)
 
         yield report

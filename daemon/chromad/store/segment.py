@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,14 +20,19 @@ FILES = ("header.bin", "data_level0.bin", "length.bin", "link_lists.bin", PICKLE
 # Seconds. A segment counts as quiet when no file of it changed for QUIET under the write lock. Files newer than the
 # pickle tell of a persist that stands still half way, until they are older than STALL: by then the daemon has ended an
 # engine that hangs, and files that were copied by hand may have any order.
-_QUIET = 0.1
+QUIET = 0.1
 _STALL = 60.0
 _LIMIT = 90.0
+
+_TRIES_WITHOUT_LOCK = 3
+_BLOCK = 2 << 20
+_MONSTER = 64 << 20
 
 # ioctl(2) FICLONE of linux/fs.h: share the blocks of another file
 _FICLONE = 0x40049409
 
-_Stats = dict[str, tuple[int, int, int]]
+# of each file: inode, size in bytes, time of the last write in ns
+Stats = dict[str, tuple[int, int, int]]
 
 
 def directories(data_dir: Path) -> list[Path]:
@@ -52,33 +58,48 @@ def sync(directory: Path) -> Iterator[Path]:
     yield directory
 
 
-def copy_quiet(connection: sqlite3.Connection, segment: str, source: Path, target: Path) -> int | None:
-    """Copies a segment that a live engine may be writing.
+def copy_live(connection: sqlite3.Connection, segment: str, source: Path, target: Path) -> int | None:
+    """Copies a segment that a live engine may be writing, into a directory that is made.
 
-    Under SQLite's write lock the engine cannot begin another persist (it needs a write first); one that has
-    begun finishes its files and then waits for the lock. So: lock, wait until no file changes, copy, compare.
+    A persist needs a write first, and sets its seq id last, for both of which it needs SQLite's write lock. So: copy
+    without the lock, then take it and see that nothing has changed; that holds writers up for an instant only. A
+    segment that is persisted more often than it can be copied gets its changed blocks copied again under the lock.
 
     connection: autocommit, to the live database. Gives the seq id that the copy stands for, None when the
     log must rebuild the segment from its beginning. Raises BackupError when the segment never becomes quiet.
     """
+    copy = _Copy(source, target)
     deadline = time.monotonic() + _LIMIT
+    tries = 0
     while time.monotonic() < deadline:
+        tries += 1
+        before = _wait_until_quiet(source)
+        if PICKLE in before:
+            copy.update(before)
         connection.execute("BEGIN IMMEDIATE")
         try:
-            before = _wait_until_quiet(source)
+            if tries > _TRIES_WITHOUT_LOCK and stats(source) != before:
+                before = _wait_until_quiet(source)
+                if PICKLE in before and not within_persist(source, before):
+                    copy.update(before, flush=False)
             if PICKLE not in before:
                 return None
-            if not _within_persist(source, before):
-                _replace(target)
-                for name in before:
-                    _copy_file(source / name, target / name)
-                if _stats(source) == before:
-                    return _seq_id(connection, segment, target)
+            if stats(source) == before and not within_persist(source, before):
+                return _seq_id(connection, segment)
         finally:
             connection.execute("ROLLBACK")
         # Give way to writers, and to the persist.
-        time.sleep(_QUIET)
+        time.sleep(QUIET)
     raise BackupError(f"{source} kept changing for {_LIMIT:.0f} s", "look for what slows the disk down, then try again")
+
+
+def copy_still(connection: sqlite3.Connection, segment: str, source: Path, target: Path) -> int | None:
+    """As `copy_live`, of a segment that nobody writes."""
+    found = stats(source)
+    if PICKLE not in found:
+        return None
+    _Copy(source, target).update(found)
+    return _seq_id(connection, segment)
 
 
 @contextmanager
@@ -93,50 +114,75 @@ def hold_still(data_dir: Path, tick: Callable[[], None]) -> Iterator[bool]:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 found = {directory: _wait_until_quiet(directory) for directory in directories(data_dir)}
-                if not any(PICKLE in stats and _within_persist(path, stats) for path, stats in found.items()):
+                if not any(PICKLE in seen and within_persist(path, seen) for path, seen in found.items()):
                     yield True
                     return
             finally:
                 connection.execute("ROLLBACK")
             tick()
-            time.sleep(_QUIET)
+            time.sleep(QUIET)
     yield False
 
 
-def _seq_id(connection: sqlite3.Connection, segment: str, target: Path) -> int | None:
-    row = connection.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment,)).fetchone()
-    if row is None:
-        shutil.rmtree(target)
-        return None
-    return int(row[0])
+class _Copy:
+    """A copy of a segment that can be brought up to date."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self._source = source
+        self._target = target
+        self._copied: Stats = {}
+        if target.exists():
+            shutil.rmtree(target)
+        target.mkdir(mode=0o750)
+
+    def update(self, wanted: Stats, *, flush: bool = True) -> None:
+        """Copies the files that are not as they were when they were copied last."""
+        for name in wanted:
+            if self._copied.get(name) != wanted[name]:
+                copy_file(self._source / name, self._target / name, flush=flush)
+        self._copied = wanted
 
 
-def _wait_until_quiet(source: Path) -> _Stats:
-    before = _stats(source)
+def _seq_id(connection: sqlite3.Connection, segment: str) -> int | None:
+    row = connection.execute(
+        "SELECT CAST(seq_id AS INTEGER) FROM max_seq_id WHERE segment_id = ?", (segment,)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _wait_until_quiet(source: Path) -> Stats:
+    before = stats(source)
     for _ in range(10):
         newest = max((stat[2] for stat in before.values()), default=0)
-        if 0 <= newest < time.time_ns() - _QUIET * 1e9:
+        if 0 <= newest < time.time_ns() - QUIET * 1e9:
             return before
         # Changed just now, or the clock was set back: look whether it still changes.
-        time.sleep(_QUIET)
-        after = _stats(source)
+        time.sleep(QUIET)
+        after = stats(source)
         if after == before:
             return after
         before = after
     return before
 
 
-def _within_persist(source: Path, stats: _Stats) -> bool:
-    newest = max(stat[2] for stat in stats.values())
+def within_persist(source: Path, found: Stats) -> bool:
+    """Whether files that changed lately tell of a persist that is not complete."""
+    newest = max(stat[2] for stat in found.values())
     if time.time_ns() - newest > _STALL * 1e9:
         return False
+    return is_torn(source, found)
+
+
+def is_torn(source: Path, found: Stats) -> bool:
+    """Whether the files were not all written by the persist that wrote the pickle: it comes last and ends with STOP."""
     with open(source / PICKLE, "rb") as pickle:
-        pickle.seek(max(stats[PICKLE][1] - 1, 0))
-        complete = pickle.read(1) == b"."  # the STOP opcode of every pickle
-    return not complete or stats[PICKLE][2] < newest
+        pickle.seek(max(found[PICKLE][1] - 1, 0))
+        complete = pickle.read(1) == b"."
+    return not complete or found[PICKLE][2] < max(stat[2] for stat in found.values())
 
 
-def _stats(source: Path) -> _Stats:
+def stats(source: Path) -> Stats:
+    """What tells whether a segment's files have changed; empty when it has no directory."""
     try:
         entries = [(entry.name, entry.stat()) for entry in os.scandir(source) if entry.is_file(follow_symlinks=False)]
     except FileNotFoundError:
@@ -144,20 +190,67 @@ def _stats(source: Path) -> _Stats:
     return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in entries}
 
 
-def _replace(target: Path) -> None:
-    if target.exists():
-        shutil.rmtree(target)
-    target.mkdir(mode=0o750)
+def copy_file(source: Path, target: Path, *, flush: bool = True) -> None:
+    """Copies a file: shares its blocks where the file system can, else writes what differs from a target that is there.
 
-
-def _copy_file(source: Path, target: Path) -> None:
-    with open(source, "rb") as reader, open(target, "xb") as writer:
+    flush: put it on disk while it is copied, a little at a time: SQLite's fsync of a client's write may have to wait
+    for what others have not yet put there. Raises BackupError for a file that is far larger than what it holds, as a
+    torn `link_lists.bin` can be.
+    """
+    reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    writer = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    try:
+        status = os.fstat(reader)
+        if _is_monster(status):
+            raise BackupError(
+                f"{source} claims {status.st_size} bytes and holds {status.st_blocks * 512}",
+                "it is damaged; a restart puts the last checkpoint back",
+            )
         try:
-            fcntl.ioctl(writer, _FICLONE, reader.fileno())
+            fcntl.ioctl(writer, _FICLONE, reader)
         except OSError:
-            shutil.copyfileobj(reader, writer, 1 << 20)
-        writer.flush()
-        keep_times(reader.fileno(), writer.fileno())
+            _copy_blocks(reader, writer, status.st_size, flush)
+        os.truncate(writer, status.st_size)
+        keep_times(reader, writer)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def monster(directory: Path) -> str:
+    """Names a file that is far larger than what it holds; empty when there is none."""
+    try:
+        found = [entry.path for entry in os.scandir(directory) if _is_monster(entry.stat())]
+    except FileNotFoundError:
+        return ""
+    return found[0] if found else ""
+
+
+def _is_monster(status: os.stat_result) -> bool:
+    return status.st_size > _MONSTER + 8 * status.st_blocks * 512
+
+
+def shares_blocks(data_dir: Path, directory: Path) -> bool:
+    """Whether copies of files of one directory in the other share their blocks (reflink)."""
+    with tempfile.TemporaryFile(dir=data_dir) as source, tempfile.TemporaryFile(dir=directory) as target:
+        source.write(bytes(4096))
+        source.flush()
+        try:
+            fcntl.ioctl(target, _FICLONE, source.fileno())
+        except OSError:
+            return False
+    return True
+
+
+def _copy_blocks(source: int, target: int, size: int, flush: bool) -> None:
+    there = os.fstat(target).st_size
+    for offset in range(0, size, _BLOCK):
+        block = os.pread(source, _BLOCK, offset)
+        if offset < there and os.pread(target, _BLOCK, offset) == block:
+            continue
+        os.pwrite(target, block, offset)
+        if flush:
+            os.fdatasync(target)
 
 
 def keep_times(source: int, target: int) -> None:

@@ -3,6 +3,7 @@
 Tables and columns are those of Chroma 1.5 (`SCHEMA`); `check_schema` refuses to work on others.
 """
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ class Collection:
     """One collection as SQLite knows it.
 
     dimension: None before the first record. records: rows in the metadata segment. segment: the uuid of the
-    vector segment, which names its directory. written: seq id of the last write.
+    vector segment, which names its directory. written: seq id of the last write that the metadata segment has
+    applied. persisted: the same for the vector segment's files, None before their first persist.
     """
 
     id: str
@@ -49,6 +51,12 @@ class Collection:
     records: int
     segment: str
     written: int
+    persisted: int | None
+
+    @property
+    def topic(self) -> str:
+        """Its part of the log (chroma_sqlite::helpers::get_embeddings_queue_topic_name)."""
+        return f"persistent://default/default/{self.id}"
 
 
 @contextmanager
@@ -107,17 +115,29 @@ def keep_log(data_dir: Path) -> None:
         connection.execute(f"CREATE INDEX IF NOT EXISTS {_LOG_INDEX} ON embeddings_queue (topic, seq_id)")
 
 
+def has_tables(data_dir: Path) -> bool:
+    """Whether the tables that chromad relies on are there: not before the engine has made or migrated them."""
+    with connect(data_dir) as connection:
+        return not _lacking(connection)
+
+
 def check_schema(data_dir: Path) -> None:
     """Raises ConfigurationError when tables or columns that chromad relies on are missing."""
     with connect(data_dir) as connection:
-        for table, columns in SCHEMA.items():
-            found = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-            if columns - found:
-                missing = ", ".join(sorted(columns - found))
-                raise ConfigurationError(
-                    f"{data_dir / FILE}: the table {table} has no {missing}",
-                    "this chromad knows the tables of Chroma 1.5; install the versions that it pins",
-                )
+        for table, columns in _lacking(connection).items():
+            raise ConfigurationError(
+                f"{data_dir / FILE}: the table {table} has no {', '.join(sorted(columns))}",
+                "this chromad knows the tables of Chroma 1.5; install the versions that it pins",
+            )
+
+
+def _lacking(connection: sqlite3.Connection) -> dict[str, set[str]]:
+    lacking = {}
+    for table, columns in SCHEMA.items():
+        found = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        if columns - found:
+            lacking[table] = columns - found
+    return lacking
 
 
 def unknown_migrations(data_dir: Path) -> list[str]:
@@ -129,28 +149,51 @@ def unknown_migrations(data_dir: Path) -> list[str]:
         return [f"{kind}/{name}" for kind, version, name in applied if version > MIGRATIONS.get(kind, 0)]
 
 
-def collections(data_dir: Path) -> list[Collection]:
-    """All collections of all tenants and databases, the most recently written first."""
+def collections(data_dir: Path, *, counted: bool = True) -> list[Collection]:
+    """All collections of all tenants and databases, the most recently written first.
+
+    counted: False leaves `records` at 0, since counting reads an index of the whole table.
+    """
     with connect(data_dir) as connection:
-        return read_collections(connection)
+        return read_collections(connection, counted=counted)
 
 
-def read_collections(connection: sqlite3.Connection) -> list[Collection]:
+def read_collections(connection: sqlite3.Connection, *, counted: bool = True) -> list[Collection]:
     """As `collections`, on an open connection."""
     rows = connection.execute(
         """
         SELECT c.id, c.name, d.tenant_id, d.name, c.dimension,
-               (SELECT count(*) FROM embeddings e WHERE e.segment_id = m.id),
-               v.id, coalesce(s.seq_id, 0)
+               CASE WHEN ? THEN (SELECT count(*) FROM embeddings e WHERE e.segment_id = m.id) ELSE 0 END,
+               v.id, CAST(coalesce(s.seq_id, 0) AS INTEGER), CAST(p.seq_id AS INTEGER)
         FROM collections c
         JOIN databases d ON d.id = c.database_id
         JOIN segments m ON m.collection = c.id AND m.scope = 'METADATA'
         JOIN segments v ON v.collection = c.id AND v.scope = 'VECTOR'
         LEFT JOIN max_seq_id s ON s.segment_id = m.id
-        ORDER BY coalesce(s.seq_id, 0) DESC, c.name
-        """
+        LEFT JOIN max_seq_id p ON p.segment_id = v.id
+        ORDER BY CAST(coalesce(s.seq_id, 0) AS INTEGER) DESC, c.name
+        """,
+        (counted,),
     )
     return [Collection(*row) for row in rows]
+
+
+def is_cosine(connection: sqlite3.Connection, collection: Collection) -> bool:
+    """Whether a collection's distance is cosine, by its schema (Chroma 1.5) or its metadata (before)."""
+    (schema,) = connection.execute("SELECT schema_str FROM collections WHERE id = ?", (collection.id,)).fetchone()
+    if schema:
+        config = json.loads(schema)["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
+        return bool(config.get("space") == "cosine")
+    row = connection.execute(
+        "SELECT str_value FROM collection_metadata WHERE collection_id = ? AND key = 'hnsw:space'", (collection.id,)
+    ).fetchone()
+    return row is not None and row[0] == "cosine"
+
+
+def segments(data_dir: Path) -> set[str]:
+    """The uuids of all segments."""
+    with connect(data_dir) as connection:
+        return {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
 
 
 def last_seq_id(data_dir: Path) -> int:

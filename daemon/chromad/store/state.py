@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,18 +17,26 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class State:
-    """format: of this file. clean: the last run flushed everything. boot_id: empty where unknown. updated: UTC, ISO 8601."""
+    """format: of this file. data_id: of this history of the data; a restore begins another one, so that checkpoints of
+    the former one are not taken for its own. clean: the last run flushed everything. boot_id: empty where unknown.
+    updated: UTC, ISO 8601."""
 
     format: int
+    data_id: str
     engine_version: str
     boot_id: str
     clean: bool
     updated: str
 
 
-def new(engine_version: str, *, clean: bool) -> State:
+def new(data_id: str, engine_version: str, *, clean: bool) -> State:
     """The state to write now, by this boot."""
-    return State(FORMAT, engine_version, boot_id(), clean, datetime.now(UTC).isoformat(timespec="seconds"))
+    return State(FORMAT, data_id, engine_version, boot_id(), clean, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def new_data_id() -> str:
+    """The id of a history that begins."""
+    return secrets.token_hex(16)
 
 
 def read(data_dir: Path) -> State | None:

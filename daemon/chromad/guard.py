@@ -1,0 +1,173 @@
+"""The disk guard: watches the file systems that hold data, checkpoints and backups, and fences writes before one is full."""
+
+import ctypes
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from chromad.config import Config
+from chromad.errors import ChromadError
+from chromad.output import human_bytes
+from chromad.output import log as journal
+from chromad.store import fence, sqlite
+
+BALLAST = ".chromad-ballast"
+# Part of the file system that the ballast takes, and its bounds in bytes.
+_BALLAST_PART = 100
+_BALLAST_MIN, _BALLAST_MAX = 4 << 20, 64 << 20
+_NEEDED_TO_START = 1 << 20
+# The same for the room that SQLite's WAL has, written or not.
+_RESERVE_MIN, _RESERVE_MAX = 8 << 20, 64 << 20
+_FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
+
+Level = Literal["ok", "warn", "fence"]
+_GRAVITY: dict[Level, int] = {"ok": 0, "warn": 1, "fence": 2}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One file system. percent: used, as df(1) counts it, of bytes or of inodes, whichever is more. free: bytes."""
+
+    path: Path
+    percent: float
+    of: str
+    free: int
+
+
+def usage(path: Path) -> Usage:
+    """How full the file system of a path is."""
+    status = os.statvfs(path)
+    used = status.f_blocks - status.f_bfree
+    blocks = 100 * used / max(used + status.f_bavail, 1)
+    inodes = 100 * (status.f_files - status.f_favail) / status.f_files if status.f_files else 0.0
+    percent, of = max((blocks, "space"), (inodes, "inodes"))
+    return Usage(path, percent, of, status.f_bavail * status.f_frsize)
+
+
+class Guard:
+    """Looks at the disks again and again; puts and lifts the disk fence."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.level: Level = "ok"
+        self.text = ""
+        self._ballast = config.data_dir / BALLAST
+        self._fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+
+    def look(self, needed: int) -> Level:
+        """Judges all file systems, and acts. needed: bytes that the next checkpoints take in `checkpoint_dir`.
+
+        Gives the level; `text` says why it is not `ok`.
+        """
+        fenced = fence.DISK in fence.read(self.config.data_dir)
+        level, text = self._judge(needed, fenced)
+        if level == "fence" and not fenced:
+            self._fence(text)
+        elif level != "fence" and fenced:
+            fence.lift(self.config.data_dir, fence.DISK)
+            journal.info("disk: writes are let through again")
+        if level != "fence":
+            self._reserve_log()
+        if level == "ok":
+            self._make_ballast()
+        before, self.level, self.text = self.level, level, text
+        if level != before:
+            self._tell(level, text)
+        return level
+
+    def make_room(self) -> None:
+        """Gives up the ballast where a start, or what the engine has yet to do, would fail for want of space."""
+        try:
+            status = os.statvfs(self.config.data_dir)
+            if status.f_bavail * status.f_frsize < _NEEDED_TO_START:
+                self.drop_ballast()
+        except OSError as error:
+            journal.debug("disk: %s", error)  # preflight says it better
+
+    def drop_ballast(self) -> None:
+        """Frees the space that is kept for times when there is none."""
+        self._ballast.unlink(missing_ok=True)
+
+    def _judge(self, needed: int, fenced: bool) -> tuple[Level, str]:
+        disk = self.config.disk
+        level: Level = "ok"
+        text = ""
+        limit = disk.release_percent if fenced else disk.fence_percent
+        for path in (self.config.data_dir, self.config.checkpoint_dir, self.config.backup.directory):
+            try:
+                found = usage(path)
+            except FileNotFoundError:
+                continue
+            here: Level = "ok"
+            if path != self.config.backup.directory and found.percent >= limit:
+                here = "fence"
+            elif found.percent >= disk.warn_percent:
+                here = "warn"
+            said = f"{path}: {found.percent:.0f} % of its {found.of} used"
+            if path == self.config.checkpoint_dir and found.free < needed:
+                here = "fence"
+                said = f"{path}: {human_bytes(found.free)} free, the next checkpoint needs {human_bytes(needed)}"
+            if _GRAVITY[here] > _GRAVITY[level]:
+                level, text = here, said
+        return level, text
+
+    def _fence(self, text: str) -> None:
+        # A disk without any room has none for the persists that are due; their collections could not even be read.
+        self.make_room()
+        try:
+            fence.put(self.config.data_dir, fence.DISK, text)
+        except ChromadError:
+            # Nor for the fence itself.
+            self.drop_ballast()
+            fence.put(self.config.data_dir, fence.DISK, text)
+
+    def _reserve_log(self) -> None:
+        """Gives SQLite's WAL blocks beyond its end, so that writes have room until the fence stands.
+
+        An engine that finds none in a transaction keeps it open: nobody else can write any more, and what it
+        acknowledges from then on is never committed.
+        """
+        # All writes go through this file, and SQLite keeps no lock on it that closing it here could drop.
+        path = self.config.data_dir / f"{sqlite.FILE}-wal"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        status = os.fstatvfs(fd)
+        size = min(max(status.f_blocks * status.f_frsize // _BALLAST_PART, _RESERVE_MIN), _RESERVE_MAX)
+        try:
+            if self._fallocate(fd, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)):
+                journal.debug("disk: no reserve for %s: %s", path, os.strerror(ctypes.get_errno()))
+        finally:
+            os.close(fd)
+
+    def _make_ballast(self) -> None:
+        if self._ballast.exists():
+            return
+        status = os.statvfs(self.config.data_dir)
+        size = status.f_blocks * status.f_frsize // _BALLAST_PART
+        fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, min(max(size, _BALLAST_MIN), _BALLAST_MAX))
+        except OSError as error:
+            self.drop_ballast()
+            journal.warning("disk: no ballast in %s: %s", self.config.data_dir, error.strerror)
+        finally:
+            os.close(fd)
+
+    def _tell(self, level: Level, text: str) -> None:
+        if level == "ok":
+            journal.info("disk: below %d %% again", self.config.disk.warn_percent)
+        elif level == "warn":
+            journal.warning("disk: %s", text)
+        else:
+            journal.error("disk: writes are fenced: %s", text)
+        if self.config.disk.command:
+            try:
+                subprocess.Popen(
+                    [*self.config.disk.command, level, text], stdin=subprocess.DEVNULL, start_new_session=True
+                )
+            except OSError as error:
+                journal.error("disk.command: %s", error)

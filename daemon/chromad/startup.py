@@ -1,0 +1,148 @@
+"""From a directory that is ours to an engine that serves warm collections: recovery, engine, warming, and again."""
+
+import errno
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from chromad import notify, signals, warm
+from chromad.api import Api
+from chromad.config import Config
+from chromad.engine import Engine
+from chromad.output import log
+from chromad.store import fence, sqlite, state
+from chromad.store.checkpoint import Store
+from chromad.store.recovery import Outcome, Recovery, Trust
+
+# Seconds. A start that goes on asks systemd for EXTENSION more each time it shows progress.
+EXTENSION = 60.0
+_DEATH = 2.0
+
+
+class Startup:
+    """One start. outcomes: what recovery did. cold: collections left cold, and why."""
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        checkpoints: Store,
+        enter: Callable[[str, str], None],
+    ) -> None:
+        self.outcomes: list[Outcome] = []
+        self.cold: dict[str, str] = {}
+        self._config = config
+        self._engine = engine
+        self._api = Api(config.listen)
+        self._checkpoints = checkpoints
+        self._enter = enter
+        self._recovery = Recovery(config.data_dir, config.quarantine_dir, checkpoints, _tick)
+        self._mended: Counter[str] = Counter()
+
+    def recover(self, before: state.State | None) -> None:
+        """Brings the segments into order after the stop that `before` tells of, and takes first checkpoints."""
+        data_dir = self._config.data_dir
+        if not sqlite.exists(data_dir) or not sqlite.has_tables(data_dir):
+            return
+        if before is None or not before.clean:
+            self._enter("recovering", "recovering: looking at the vector segments")
+            started = time.monotonic()
+            self.outcomes += self._recovery.run(_trust(before))
+            log.info("recovery looked at all segments in %.2f s", time.monotonic() - started)
+        missing = [
+            collection
+            for collection in self._checkpoints.stale(sqlite.collections(data_dir))
+            if not self._checkpoints.latest(collection.segment)
+        ]
+        if missing:
+            self._enter("recovering", f"taking the first checkpoints of {len(missing)} collections")
+            try:
+                self._checkpoints.take(missing, live=False, progress=lambda _done: _tick())
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                log.error("no space for checkpoints in %s", self._config.checkpoint_dir)
+
+    def serve(self) -> None:
+        """Starts the engine and warms it. A collection that the engine cannot open is mended, and all begins again."""
+        while not signals.stop:
+            self._engine.start()
+            self._engine.wait_until_it_answers(self._api, _tick, lambda: signals.stop)
+            if signals.stop:
+                return
+            sqlite.check_schema(self._config.data_dir)
+            sqlite.keep_log(self._config.data_dir)
+            broken = self._warm()
+            if broken is None:
+                return
+            self._engine.kill()
+            self._mend(*broken)
+
+    def _mend(self, collection: sqlite.Collection, reason: str) -> None:
+        # The engine was ended in the middle of whatever else it did.
+        self.outcomes += self._recovery.run("boot")
+        self._mended[collection.id] += 1
+        tried = self._mended[collection.id]
+        if tried <= 2:
+            outcome = self._recovery.mend(collection, reason, from_log=tried == 2)
+        else:
+            outcome = self._recovery.quarantine(collection, reason)
+        self.outcomes.append(outcome)
+
+    def _warm(self) -> tuple[sqlite.Collection, str] | None:
+        """Warms what is to be warmed; gives the collection that the engine cannot open, and why."""
+        data_dir = self._config.data_dir
+        fenced = fence.read(data_dir)
+        recovered = {outcome.collection.id for outcome in self.outcomes}
+        plan = warm.plan(
+            self._config, [each for each in sqlite.collections(data_dir) if each.id not in fenced], recovered
+        )
+        self.cold = dict(plan.cold)
+        total = len(plan.warm)
+        done = 0
+        broken: tuple[sqlite.Collection, str] | None = None
+        if total:
+            self._enter("warming", f"warming {total} collections")
+
+        def work() -> None:
+            nonlocal done, broken
+            for progress in warm.run(self._api, plan.warm, self._config.warm.timeout, lambda: signals.stop):
+                reason = progress.broken or (self._death() if progress.failed else "")
+                if reason:
+                    broken = (plan.warm[done], reason)
+                    return
+                self.cold.update(progress.cold)
+                done = progress.done
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        while worker.is_alive() and not signals.stop:
+            _tick()
+            if done < total:
+                notify.status(f"warming {done + 1}/{total}: {warm.qualified(plan.warm[done])}")
+            worker.join(0.02)
+        if broken is None:
+            self._engine.raise_if_dead()
+            if self.cold:
+                log.warning("left cold: %s", "; ".join(f"{name} ({why})" for name, why in self.cold.items()))
+        return broken
+
+    def _death(self) -> str:
+        """How the engine ended, if it did just now: a client sees that first."""
+        deadline = time.monotonic() + _DEATH
+        while time.monotonic() < deadline:
+            if reason := self._engine.exit_reason():
+                return reason
+            time.sleep(0.01)
+        return ""
+
+
+def _trust(before: state.State | None) -> Trust:
+    if before is None:
+        return "unknown"
+    return "boot" if before.boot_id and before.boot_id == state.boot_id() else "power"
+
+
+def _tick() -> None:
+    notify.extend_timeout(EXTENSION)

@@ -1,0 +1,282 @@
+"""Checkpoints: validated, fsynced copies of vector segments that nobody writes again.
+
+`<checkpoint_dir>/<segment>/<seq id>/` holds the segment's files and `checkpoint.json`: the seq id that they stand for,
+the SHA-256 of each, and what the live files looked like. One is built under a name that starts with a dot and renamed
+when it is durable; only then the one before it goes.
+"""
+
+import errno
+import hashlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from chromad.errors import BackupError, ConfigurationError
+from chromad.output import log as journal
+from chromad.store import log, segment, soundness, sqlite, state
+from chromad.store.segment import Stats
+
+FILE = "checkpoint.json"
+FORMAT = 1
+_UNFINISHED = ".unfinished-"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class File:
+    """name, size in bytes and SHA-256 of a copy; inode and mtime_ns of the live file that it was taken from."""
+
+    name: str
+    size: int
+    sha256: str
+    inode: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """segment: uuid. seq_id: up to where the copy has applied the log. data_id: see `state.State`. taken: UTC, ISO 8601."""
+
+    format: int
+    segment: str
+    seq_id: int
+    data_id: str
+    taken: str
+    files: list[File]
+
+    def is_of(self, live: Stats) -> bool:
+        """Whether the live files are untouched since this was taken."""
+        return live == {file.name: (file.inode, file.size, file.mtime_ns) for file in self.files}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+class Store:
+    """The checkpoints of one data directory's present history; nobody else writes them.
+
+    shares_blocks: whether a copy takes no space of its own (reflink); known after `prepare`.
+    """
+
+    def __init__(self, data_dir: Path, directory: Path, data_id: str) -> None:
+        self._data_dir = data_dir
+        self._directory = directory
+        self._data_id = data_id
+        self._known: dict[str, tuple[Path, Checkpoint] | None] = {}
+        self.shares_blocks = False
+        self.unsound: dict[str, str] = {}
+
+    def prepare(self) -> None:
+        """Makes the directory where that is possible. Raises ConfigurationError where it is not, or cannot be written."""
+        try:
+            self._directory.mkdir(mode=0o750, exist_ok=True)
+            self.shares_blocks = segment.shares_blocks(self._data_dir, self._directory)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ConfigurationError(
+                f"checkpoint_dir {self._directory}: {error.strerror}",
+                f"create it for the owner of {self._data_dir}, on the same file system: install -d -m 0750 …; "
+                "under systemd, see ReadWritePaths=",
+            ) from None
+
+    def latest(self, uuid: str) -> Checkpoint | None:
+        """The newest checkpoint of a segment, None when there is none that can be read."""
+        known = self._known.get(uuid)
+        if uuid not in self._known or (known and not (known[0] / FILE).exists()):
+            found = [(path, checkpoint) for path, checkpoint in self._all(uuid) if checkpoint]
+            known = max(found, key=lambda each: (each[1].seq_id, each[1].taken), default=None)
+            self._known[uuid] = known
+        return known[1] if known else None
+
+    def stale(self, collections: list[sqlite.Collection]) -> list[sqlite.Collection]:
+        """The collections whose segment was persisted since its last checkpoint."""
+        result = []
+        for collection in collections:
+            live = segment.stats(self._data_dir / collection.segment)
+            if segment.PICKLE in live and collection.persisted is not None:
+                last = self.latest(collection.segment)
+                if last is None or last.seq_id != collection.persisted or not last.is_of(live):
+                    result.append(collection)
+        return result
+
+    def take(
+        self, collections: list[sqlite.Collection], *, live: bool, progress: Callable[[int], None]
+    ) -> dict[str, Checkpoint]:
+        """Takes a checkpoint of each segment; gives them by collection id. Those that cannot be had are missing in it.
+
+        What the live files of a collection are found not to be sound for is in `unsound` afterwards, by collection id.
+
+        live: an engine may be writing. progress: called often, with the number of segments that are done.
+        """
+        taken: dict[str, Checkpoint] = {}
+        self.unsound.clear()
+        drafts: list[_Draft] = []
+        self._clear_unfinished()
+        try:
+            with sqlite.connect(self._data_dir) as connection:
+                for collection in collections:
+                    draft = self._draft(connection, collection, live)
+                    if draft:
+                        drafts.append(draft)
+                    progress(0)
+            verdicts = soundness.examine([draft.path for draft in drafts], lambda: progress(0))
+            for draft in drafts:
+                verdict = verdicts[draft.path]
+                if verdict.sound or verdict.empty:
+                    taken[draft.collection.id] = self._publish(draft)
+                else:
+                    self.unsound[draft.collection.id] = verdict.problem
+                    journal.error(
+                        "checkpoint of %s: the segment %s is not sound: %s",
+                        draft.collection.name,
+                        draft.collection.segment,
+                        verdict.problem,
+                    )
+                progress(len(taken))
+        finally:
+            self._clear_unfinished()
+        return taken
+
+    def put_back(self, checkpoint: Checkpoint, target: Path, tick: Callable[[], None]) -> None:
+        """Writes a verified, fsynced copy of a checkpoint into a new directory. Raises BackupError when it is damaged."""
+        known = self._known[checkpoint.segment]
+        assert known
+        source = known[0]
+        target.mkdir(mode=0o750)
+        for file in checkpoint.files:
+            try:
+                segment.copy_file(source / file.name, target / file.name)
+            except FileNotFoundError:
+                raise BackupError(f"{source / file.name} is gone") from None
+            if _hash(target / file.name, tick) != file.sha256:
+                raise BackupError(f"{source / file.name} is damaged", "the disk may be at fault")
+        for _ in segment.sync(target):
+            tick()
+
+    def same_content(self, checkpoint: Checkpoint, tick: Callable[[], None]) -> bool:
+        """Whether the live files hold the same bytes as a checkpoint."""
+        live = self._data_dir / checkpoint.segment
+        try:
+            sizes = {name: size for name, (_, size, _) in segment.stats(live).items()}
+            return sizes == {file.name: file.size for file in checkpoint.files} and all(
+                _hash(live / file.name, tick) == file.sha256 for file in checkpoint.files
+            )
+        except OSError:
+            return False
+
+    def drop_others(self, wanted: set[str]) -> None:
+        """Removes the checkpoints of segments that are not (any more) in the database, and those of another history."""
+        for path in self._segments():
+            if path.name not in wanted:
+                shutil.rmtree(path)
+                self._known.pop(path.name, None)
+            elif self.latest(path.name):
+                for other, checkpoint in self._all(path.name):
+                    if checkpoint is None:
+                        shutil.rmtree(other)
+
+    def newest(self) -> str:
+        """When the last checkpoint was taken (UTC, ISO 8601); empty when there is none."""
+        found = [self.latest(path.name) for path in self._segments()]
+        return max((checkpoint.taken for checkpoint in found if checkpoint), default="")
+
+    def _segments(self) -> list[Path]:
+        return segment.directories(self._directory)
+
+    def _draft(self, connection: sqlite3.Connection, collection: sqlite.Collection, live: bool) -> "_Draft | None":
+        uuid = collection.segment
+        target = self._directory / f"{_UNFINISHED}{uuid}"
+        copy = segment.copy_live if live else segment.copy_still
+        try:
+            seq_id = copy(connection, uuid, self._data_dir / uuid, target)
+        except (BackupError, FileNotFoundError) as error:
+            journal.error("checkpoint of %s: %s", collection.name, error)
+            return None
+        if seq_id is None:
+            return None
+        if not log.replays_exactly(connection, collection, seq_id):
+            journal.debug("checkpoint of %s: after its next persist", collection.name)
+            return None
+        return _Draft(collection, target, seq_id, segment.stats(self._data_dir / uuid))
+
+    def _publish(self, draft: "_Draft") -> Checkpoint:
+        files = []
+        for name, (_, size, mtime_ns) in sorted(segment.stats(draft.path).items()):
+            files.append(
+                File(name, size, _hash(draft.path / name, _ignore), draft.live.get(name, (0, 0, 0))[0], mtime_ns)
+            )
+        checkpoint = Checkpoint(
+            FORMAT,
+            draft.collection.segment,
+            draft.seq_id,
+            self._data_id,
+            datetime.now(UTC).isoformat(timespec="microseconds"),
+            files,
+        )
+        state.write_atomically(draft.path / FILE, json.dumps(asdict(checkpoint)) + "\n", 0o640)
+        for _ in segment.sync(draft.path):
+            pass
+        home = self._directory / checkpoint.segment
+        home.mkdir(mode=0o750, exist_ok=True)
+        former = [path for path, _ in self._all(checkpoint.segment)]
+        place = home / str(checkpoint.seq_id)
+        number = 1
+        while place.exists():
+            number += 1
+            place = home / f"{checkpoint.seq_id}-{number}"
+        draft.path.rename(place)
+        self._known[checkpoint.segment] = (place, checkpoint)
+        state.fsync_path(home)
+        state.fsync_path(self._directory)
+        for path in former:
+            shutil.rmtree(path)
+        return checkpoint
+
+    def _all(self, uuid: str) -> Iterator[tuple[Path, Checkpoint | None]]:
+        """All of a segment, None standing for one that cannot be read or belongs to another history."""
+        home = self._directory / uuid
+        if not home.is_dir():
+            return
+        for path in sorted(home.iterdir()):
+            try:
+                found = TypeAdapter(Checkpoint).validate_json((path / FILE).read_bytes(), strict=True)
+            except (OSError, ValueError) as error:
+                journal.warning("%s is no checkpoint that can be used: %s", path, str(error).splitlines()[0])
+                yield path, None
+            else:
+                usable = found.format == FORMAT and found.segment == uuid and found.data_id == self._data_id
+                yield path, found if usable else None
+
+    def _clear_unfinished(self) -> None:
+        for path in self._directory.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(path)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    collection: sqlite.Collection
+    path: Path
+    seq_id: int
+    live: Stats
+
+
+def _hash(path: Path, tick: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            tick()
+    return digest.hexdigest()
+
+
+def _ignore() -> None:
+    pass

@@ -1,0 +1,118 @@
+"""Chroma's log (`embeddings_queue`): how far it is needed, and purging what is not."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from chromad.errors import ChromadError
+from chromad.store import sqlite
+
+# Rows of one purge transaction, and the pause between two in seconds: writers are never held up for long.
+_BATCH = 500
+_PAUSE = 0.005
+
+# Operation codes
+ADD, UPDATE, UPSERT, DELETE = range(4)
+
+
+def purge(data_dir: Path, covered: Mapping[str, int], go_on: Callable[[int], bool]) -> int:
+    """Deletes rows that nothing needs any more, in small transactions; gives how many.
+
+    covered: topic and the seq id up to which its rows can go. The newest row of each topic stays: SQLite gives the
+    next record the highest seq id plus one, which must never be one that a segment has seen. Deleted content is
+    overwritten (secure_delete). go_on: called with the count so far after each transaction; False ends the purge.
+    """
+    count = 0
+    with sqlite.connect(data_dir) as connection:
+        connection.execute("PRAGMA secure_delete = ON")
+        for topic, seq_id in covered.items():
+            while True:
+                done = connection.execute(
+                    "DELETE FROM embeddings_queue WHERE seq_id IN (SELECT seq_id FROM embeddings_queue WHERE topic = ?1"
+                    " AND seq_id <= ?2 AND seq_id < (SELECT max(seq_id) FROM embeddings_queue WHERE topic = ?1)"
+                    " ORDER BY seq_id LIMIT ?3)",
+                    (topic, seq_id, _BATCH),
+                ).rowcount
+                count += done
+                if done and not go_on(count):
+                    return count
+                if done < _BATCH:
+                    break
+                time.sleep(_PAUSE)
+    return count
+
+
+def size_after(connection: sqlite3.Connection, seq_id: int) -> tuple[int, int]:
+    """How much was logged after a seq id: bytes, and the seq id up to which they were counted."""
+    size, last = connection.execute(
+        "SELECT coalesce(sum(coalesce(length(vector), 0) + coalesce(length(metadata), 0) + length(id) + 100), 0),"
+        " coalesce(max(seq_id), ?1) FROM embeddings_queue WHERE seq_id > ?1",
+        (seq_id,),
+    ).fetchone()
+    return int(size), int(last)
+
+
+def rebuilds(connection: sqlite3.Connection, collection: sqlite.Collection) -> bool:
+    """Whether the log holds a vector for each record of a collection, so that its segment can be made anew from it."""
+    return not ids_without_vector(connection, collection)
+
+
+def replays_exactly(connection: sqlite3.Connection, collection: sqlite.Collection, seq_id: int) -> bool:
+    """Whether replaying the rows after a seq id gives the same from a segment that has applied some of them already.
+
+    A persist writes its files first and its seq id last, so files may be ahead of the seq id. Replay does not
+    mind, but for one order: an update of an id that is not there (the engine ignores it), then an add of the id. From
+    files that have the id already the update takes hold, and the add is what is ignored.
+    """
+    updated: set[str] = set()
+    rows = connection.execute(
+        "SELECT operation, id FROM embeddings_queue WHERE topic = ? AND seq_id > ? AND operation IN (?, ?)"
+        " ORDER BY seq_id",
+        (collection.topic, seq_id, ADD, UPDATE),
+    )
+    for operation, record in rows:
+        if operation == UPDATE:
+            updated.add(record)
+        elif record in updated:
+            return False
+    return True
+
+
+def ids_without_vector(connection: sqlite3.Connection, collection: sqlite.Collection) -> set[str]:
+    """The records of a collection that a replay of the whole log would not give a vector."""
+    rows = connection.execute(
+        "SELECT embedding_id FROM embeddings WHERE segment_id IN"
+        " (SELECT id FROM segments WHERE collection = ?1 AND scope = 'METADATA')"
+        " AND embedding_id NOT IN (SELECT id FROM embeddings_queue WHERE topic = ?2 AND operation IN (?3, ?4))",
+        (collection.id, collection.topic, ADD, UPSERT),
+    )
+    return {record for (record,) in rows}
+
+
+def prepend(
+    connection: sqlite3.Connection, collection: sqlite.Collection, vectors: Iterable[tuple[str, bytes]]
+) -> None:
+    """Logs upserts of vectors (little-endian 32-bit floats) before everything that the log has of a collection.
+
+    Uses seq ids that were purged, so that the metadata segment, which has applied them, takes no notice. Within a
+    transaction of the caller's. Raises ChromadError when there are too few.
+    """
+    (first,) = connection.execute(
+        "SELECT coalesce(min(seq_id), ?) FROM embeddings_queue WHERE topic = ?",
+        (collection.written + 1, collection.topic),
+    ).fetchone()
+    taken = {
+        seq_id for (seq_id,) in connection.execute("SELECT seq_id FROM embeddings_queue WHERE seq_id < ?", (first,))
+    }
+    free = (seq_id for seq_id in range(first - 1, 0, -1) if seq_id not in taken)
+    for record, vector in vectors:
+        seq_id = next(free, None)
+        if seq_id is None:
+            raise ChromadError(
+                f"the log has too few free seq ids before {first}", "restore a backup, or add the records again"
+            )
+        connection.execute(
+            "INSERT INTO embeddings_queue (seq_id, operation, topic, id, vector, encoding) VALUES (?, ?, ?, ?, ?, 'FLOAT32')",
+            (seq_id, UPSERT, collection.topic, record, vector),
+        )

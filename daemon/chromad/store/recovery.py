@@ -1,0 +1,171 @@
+"""Recovery: bringing each vector segment into a state from which the engine's replay of the log gives what was acknowledged.
+
+Works while no engine runs. A crash at any point of it leaves a state from which the next start decides the same
+again; `chromad.json` still tells of the stop that was not clean.
+"""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from chromad.errors import BackupError
+from chromad.output import log as journal
+from chromad.store import fence, log, quarantine, segment, soundness, sqlite, state
+from chromad.store.checkpoint import Checkpoint, Store
+
+Trust = Literal["boot", "power", "unknown"]
+Action = Literal["kept", "restored", "rebuilt", "quarantined"]
+
+_STAGING = ".restoring-"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done with a collection's segment, and why.
+
+    restored: from a checkpoint, the log brings the rest. rebuilt: all of it comes from the log. kept: neither was
+    possible, and it is sound. quarantined: the collection refuses writes until `chromactl repair`.
+    """
+
+    collection: sqlite.Collection
+    action: Action
+    reason: str
+
+
+class Recovery:
+    """Recovers the segments of one data directory."""
+
+    def __init__(self, data_dir: Path, quarantine_dir: Path, checkpoints: Store, tick: Callable[[], None]) -> None:
+        self._data_dir = data_dir
+        self._quarantine_dir = quarantine_dir
+        self._checkpoints = checkpoints
+        self._tick = tick
+
+    def run(self, trust: Trust) -> list[Outcome]:
+        """Looks at every segment after a stop that was not clean; gives what was done with those not simply kept.
+
+        trust: what can be believed of the files. `boot`: the same kernel has kept all that was written. `power`:
+        nothing but what was fsynced, so no segment that differs from its checkpoint. `unknown`: another program
+        wrote them, or nobody knows when.
+        """
+        for path in self._data_dir.glob(f"{_STAGING}*"):
+            shutil.rmtree(path)
+        present = fence.read(self._data_dir)
+        collections = [each for each in sqlite.collections(self._data_dir, counted=False) if each.id not in present]
+        doubts = self._doubts(collections, trust)
+        return [self.mend(collection, reason) for collection, reason in doubts]
+
+    def mend(self, collection: sqlite.Collection, reason: str, *, from_log: bool = False) -> Outcome:
+        """Puts the checkpoint back, else has the log rebuild the segment, else takes the collection out of service.
+
+        from_log: neither the checkpoint nor the segment as it is are to be used.
+        """
+        checkpoint = None if from_log else self._checkpoints.latest(collection.segment)
+        outcome = None
+        if checkpoint:
+            try:
+                self._put_back(collection, checkpoint)
+                outcome = Outcome(collection, "restored", f"{reason}; checkpoint at {checkpoint.seq_id} is back")
+            except BackupError as error:
+                reason = f"{reason}; {error}"
+        if outcome is None and self._log_rebuilds(collection):
+            self._leave_to_log(collection)
+            outcome = Outcome(collection, "rebuilt", f"{reason}; the log rebuilds it")
+        if outcome is None and not from_log and self._is_sound(collection):
+            outcome = Outcome(collection, "kept", f"{reason}; but it is sound, and all that there is")
+        if outcome is None:
+            outcome = self.quarantine(collection, reason)
+        level = journal.error if outcome.action == "quarantined" else journal.warning
+        level("collection %s: segment %s %s: %s", collection.name, collection.segment, outcome.action, outcome.reason)
+        return outcome
+
+    def quarantine(self, collection: sqlite.Collection, reason: str) -> Outcome:
+        """Takes a collection out of service: its segment to quarantine, its writes refused."""
+        fence.put_around(
+            self._data_dir, collection, f"the collection {collection.id} is in quarantine; see chromactl repair"
+        )
+        self._move_out(collection.segment)
+        return Outcome(collection, "quarantined", f"{reason}; neither checkpoint nor log can bring it back")
+
+    # Deciding
+
+    def _doubts(self, collections: list[sqlite.Collection], trust: Trust) -> list[tuple[sqlite.Collection, str]]:
+        doubts: dict[str, str] = {}
+        to_examine: dict[Path, sqlite.Collection] = {}
+        with sqlite.connect(self._data_dir) as connection:
+            for collection in collections:
+                reason = self._doubt(connection, collection, trust)
+                if reason:
+                    doubts[collection.id] = reason
+                elif reason is None:
+                    to_examine[self._data_dir / collection.segment] = collection
+                self._tick()
+        for path, verdict in soundness.examine(list(to_examine), self._tick).items():
+            if not verdict.sound and not verdict.empty:
+                doubts[to_examine[path].id] = verdict.problem
+        return [(collection, doubts[collection.id]) for collection in collections if collection.id in doubts]
+
+    def _doubt(self, connection: sqlite3.Connection, collection: sqlite.Collection, trust: Trust) -> str | None:
+        """Why a segment cannot be kept; empty when it can, None when its content has to be looked at."""
+        live = segment.stats(self._data_dir / collection.segment)
+        if segment.PICKLE not in live:
+            if collection.persisted is not None:
+                return "its files are gone"
+            if live and log.rebuilds(connection, collection):
+                # Of a first persist that did not come to its end, or of none: the engine makes them anew.
+                shutil.rmtree(self._data_dir / collection.segment)
+                return ""
+            return "its first persist was not completed" if live else ""
+        checkpoint = self._checkpoints.latest(collection.segment)
+        if trust == "power":
+            if checkpoint and collection.persisted == checkpoint.seq_id:
+                same = self._checkpoints.same_content(checkpoint, self._tick)
+                return "" if same else "it changed after its checkpoint, and the power may have gone"
+            if checkpoint or log.rebuilds(connection, collection):
+                return "it was persisted after its checkpoint, and the power may have gone"
+            return None
+        if checkpoint and collection.persisted == checkpoint.seq_id and checkpoint.is_of(live):
+            return ""
+        if trust == "boot" and segment.is_torn(self._data_dir / collection.segment, live):
+            return "a persist of it was not completed"
+        exactly = log.replays_exactly(connection, collection, collection.persisted or 0)
+        if not exactly and (checkpoint or trust == "boot"):
+            return "its files may be ahead of what the log would be replayed from"
+        return None
+
+    # Doing
+
+    def _put_back(self, collection: sqlite.Collection, checkpoint: Checkpoint) -> None:
+        staging = self._data_dir / f"{_STAGING}{collection.segment}"
+        if staging.exists():
+            shutil.rmtree(staging)
+        self._checkpoints.put_back(checkpoint, staging, self._tick)
+        self._move_out(collection.segment)
+        self._set_seq_id(collection, checkpoint.seq_id)
+        staging.rename(self._data_dir / collection.segment)
+        state.fsync_path(self._data_dir)
+
+    def _is_sound(self, collection: sqlite.Collection) -> bool:
+        path = self._data_dir / collection.segment
+        return soundness.examine([path], self._tick)[path].sound
+
+    def _log_rebuilds(self, collection: sqlite.Collection) -> bool:
+        with sqlite.connect(self._data_dir) as connection:
+            return log.rebuilds(connection, collection)
+
+    def _leave_to_log(self, collection: sqlite.Collection) -> None:
+        self._move_out(collection.segment)
+        self._set_seq_id(collection, None)
+
+    def _set_seq_id(self, collection: sqlite.Collection, seq_id: int | None) -> None:
+        with sqlite.connect(self._data_dir) as connection:
+            sqlite.set_seq_ids(connection, {collection.segment: seq_id})
+
+    def _move_out(self, uuid: str) -> None:
+        path = self._data_dir / uuid
+        if path.exists():
+            target = quarantine.move(path, self._quarantine_dir, "broken", self._tick)
+            journal.warning("%s is moved to %s", path, target)
