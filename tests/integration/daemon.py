@@ -57,7 +57,7 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         """What the control socket says."""
-        answer = ask(self._control, "status")
+        answer: dict[str, Any] | None = ask(self._control, "status")
         assert answer is not None, self.log
         return answer
 

@@ -47,12 +47,20 @@ def full(directory: Path, account: Account) -> Iterator[None]:
 
 
 @contextmanager
+def small(directory: Path, size: int) -> Iterator[None]:
+    """Mounts an empty tmpfs of so many bytes over the directory."""
+    with _mounted("-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", at=directory):
+        yield
+
+
+@contextmanager
 def _mounted(*options: str, at: Path) -> Iterator[None]:
     _run("mount", *options, str(at))
     try:
         yield
     finally:
-        _run("umount", str(at))
+        # Lazily: sockets of the test may still be bound to files in it.
+        _run("umount", "--lazy", str(at))
 
 
 def _run(*command: str) -> None:

@@ -26,6 +26,11 @@ class NotifySocket:
         """The texts of all STATUS= lines, in order."""
         return [line.removeprefix("STATUS=") for line in self.lines if line.startswith("STATUS=")]
 
+    def close(self) -> None:
+        """Ends the thread that receives."""
+        self._socket.shutdown(socket.SHUT_RD)
+
     def _receive(self) -> None:
         while data := self._socket.recv(65536):
             self.lines += data.decode(errors="replace").splitlines()
+        self._socket.close()

@@ -1,9 +1,9 @@
 """Records that can be told apart, and what they must be when they are read back."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,11 +34,16 @@ def create(client: "ClientAPI", name: str, sync_threshold: int = 1000) -> "Colle
     return client.create_collection(name, embedding_function=None, configuration=settings)  # type: ignore[arg-type]
 
 
+def as_array(records: Iterable[Record]) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """The vectors of records as the client takes them."""
+    return np.array([record.vector for record in records], dtype=np.float32)
+
+
 def upsert(collection: "Collection", records: Mapping[str, Record]) -> None:
     """Writes all of them in one request."""
     collection.upsert(
         ids=list(records),
-        embeddings=np.array([record.vector for record in records.values()], dtype=np.float32),
+        embeddings=as_array(records.values()),
         documents=[record.document for record in records.values()],
         metadatas=[{"version": record.version} for record in records.values()],
     )

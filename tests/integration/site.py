@@ -37,15 +37,20 @@ class Result:
 
 
 class Site:
-    """Data, backups and control socket of one daemon, owned by the service user."""
+    """Data, backups and control socket of one daemon, owned by the service user.
 
-    def __init__(self) -> None:
+    disk: the directory that holds what must survive a power cut, where it is not to lie beside the rest.
+    """
+
+    def __init__(self, disk: Path | None = None) -> None:
         self.account = service()
         # Not below pytest's own directory, which every pytest of root closes to other users again.
         self.root = Path(tempfile.mkdtemp(prefix="chromad-"))
         self.root.chmod(0o755)
-        self.data, self.backups, self.run = (self.root / name for name in ("data", "backups", "run"))
-        for directory in (self.data, self.backups, self.run):
+        self.run = self.root / "run"
+        names = ("data", "checkpoints", "quarantine", "backups")
+        self.data, self.checkpoints, self.quarantine, self.backups = ((disk or self.root) / name for name in names)
+        for directory in (self.data, self.checkpoints, self.quarantine, self.backups, self.run):
             directory.mkdir(mode=0o750)
             os.chown(directory, self.account.uid, self.account.gid)
         self.config = self.root / "chromad.yml"
@@ -174,8 +179,16 @@ class Site:
             for path in (target, *target.rglob("*")):
                 os.chown(path, self.account.uid, self.account.gid)
 
-    def remove(self) -> None:
-        """Ends all processes of the test and removes its files."""
+    def database_bytes(self) -> bytes:
+        """All that the files of the database hold."""
+        return b"".join(path.read_bytes() for path in self.data.glob(f"{sqlite.FILE}*"))
+
+    def give(self, path: Path) -> None:
+        """Makes the service user the owner."""
+        os.chown(path, self.account.uid, self.account.gid)
+
+    def end(self) -> None:
+        """Ends all processes of the test."""
         for daemon in self._daemons:
             daemon.clear()
         for process in self._others:
@@ -184,6 +197,12 @@ class Site:
                 process.wait()
             if process.stdout:
                 process.stdout.close()
+        self._daemons.clear()
+        self._others.clear()
+
+    def remove(self) -> None:
+        """Ends all processes of the test and removes its files."""
+        self.end()
         shutil.rmtree(self.root)
 
 

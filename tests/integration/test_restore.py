@@ -11,6 +11,7 @@ from tests.integration import holders, mounts, records
 from tests.integration.account import AS_ROOT
 from tests.integration.records import Record
 from tests.integration.site import Site
+from tests.integration.test_recovery import ANOTHER_BOOT, kill
 
 Prepared = tuple[Site, dict[str, Record]]
 
@@ -46,6 +47,28 @@ def test_restored_data(backed_up: Prepared) -> None:
     assert "the last run stopped cleanly" in daemon.log
     assert [collection.name for collection in daemon.client().list_collections()] == ["kept"]
     records.assert_equal(daemon.client(), "kept", written)
+
+
+def test_newer_checkpoints_of_the_former_data_are_not_put_back(site: Site) -> None:
+    """A power cut right after a restore: the checkpoints there are of the same segment, from a later time."""
+    daemon = site.serve()
+    written = records.fill(daemon.client(), "kept", 150, sync_threshold=100)
+    assert site.chromactl("backup").code == 0
+    later = {key: records.make(key, 1) for key in written}
+    records.upsert(daemon.client().get_collection("kept", embedding_function=None), later)
+    daemon.stop()
+    former = Path(site.chromactl("restore", "latest", "--json").json()["replaced"])
+    kill(site.serve())
+    daemon = site.serve(ANOTHER_BOOT)
+    records.assert_equal(daemon.client(), "kept", written)
+    daemon.stop()
+    # And back again by hand, beside the checkpoints of what was restored.
+    site.data.rename(site.root / "unwanted")
+    former.rename(site.data)
+    kill(site.serve())
+    daemon = site.serve(ANOTHER_BOOT)
+    records.assert_equal(daemon.client(), "kept", later)
+    daemon.stop()
 
 
 def test_former_data_are_kept(backed_up: Prepared) -> None:

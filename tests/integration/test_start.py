@@ -112,17 +112,6 @@ def test_warm_within_the_memory_budget(filled: Site) -> None:
     assert "STATUS=warming 2 collections" in daemon.notify.lines
 
 
-def test_collection_that_cannot_be_warmed_stays_cold(site: Site) -> None:
-    daemon = site.serve()
-    records.fill(daemon.client(), "broken", 30, sync_threshold=10)
-    daemon.stop()
-    [pickle] = site.data.glob("*/index_metadata.pickle")
-    pickle.write_bytes(b"no pickle")
-    daemon = site.serve()
-    assert cold(daemon) == {"broken": "its query failed"}
-    assert "warming broken: the engine answered 500" in daemon.log
-
-
 def test_warming_ends_with_its_time(site: Site) -> None:
     daemon = site.serve()
     # Never persisted, so that warming it means to build the whole index.

@@ -120,6 +120,22 @@ def test_all_contradictions_are_named(tmp_path: Path) -> None:
     assert "reachable from the network" in message
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("checkpoint_dir: /opt/chromadb", "data_dir /opt/chromadb/data lies inside checkpoint_dir /opt/chromadb"),
+        ("checkpoint_dir: /opt/chromadb/data/c", "checkpoint_dir /opt/chromadb/data/c lies inside data_dir"),
+        ("checkpoint_dir: /opt/chromadb/data", "checkpoint_dir /opt/chromadb/data lies inside data_dir"),
+        ("checkpoint_dir: /opt/chromadb/quarantine", "lies inside the quarantine /opt/chromadb/quarantine"),
+        ("checkpoint_dir: /var/backups", "backup.directory /var/backups/chromadb lies inside checkpoint_dir"),
+        ("data_dir: /x/quarantine", "data_dir /x/quarantine lies inside the quarantine /x/quarantine"),
+        ("backup: {directory: /opt/chromadb/data/b}", "backup.directory /opt/chromadb/data/b lies inside data_dir"),
+    ],
+)
+def test_directories_in_each_other(tmp_path: Path, text: str, said: str) -> None:
+    assert said in problem(tmp_path, text)
+
+
 @pytest.mark.parametrize("value", ["9" * 400, "9" * 5000, "9" * 400 + "s", "9" * 5000 + "d", ".nan", ".inf", "1e300"])
 @pytest.mark.parametrize("key", ["warm: {timeout: %s}", "engine: {max_payload_size: %s}"])
 def test_number_out_of_range(tmp_path: Path, key: str, value: str) -> None:

@@ -72,3 +72,12 @@ def test_a_panic_is_told_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_an_error_before_the_echo_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert errors(caplog, "the daemon is gone\n") == ["engine: the daemon is gone"]
+
+
+def test_messages_are_listened_to() -> None:
+    heard: list[str] = []
+    full = "Query error: Database error: error returned from database: (code: 13) database or disk is full"
+    engine._pump_traces(io.StringIO(f"  2026-11-23T01:00:00Z ERROR error: {full}\n    at x.rs:1\n"), heard.append)
+    assert heard == [f"error: {full}"]
+    assert engine._FULL.search(heard[0])
+    assert not engine._FULL.search("error: Query error: Database error: (code: 1811) writes are fenced: 13 % used")

@@ -18,6 +18,8 @@ GOOD = manifest.Manifest(
     chromad_version="0.1.0",
     engine_version="1.5.9",
     sqlite_version="3.40.0",
+    data_id="d" * 32,
+    last_seq_id=12,
     collections=[manifest.CollectionEntry("c1", "default_tenant", "default_database", "one", 3, 12, None)],
     files=[manifest.Entry("chroma.sqlite3", 5, "00"), manifest.Entry("segment/header.bin", 7, "11")],
 )

@@ -11,7 +11,7 @@ from chromad.store import state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-GOOD = state.State(1, "1.5.9", "0123abcd", True, "2026-11-23T00:00:00+00:00")
+GOOD = state.State(1, "d" * 32, "1.5.9", "0123abcd", True, "2026-11-23T00:00:00+00:00")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
