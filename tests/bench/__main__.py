@@ -1,29 +1,43 @@
-"""Runs the benchmarks, prints a table, and fails where a limit that the project promises does not hold."""
+"""Runs the benchmarks, prints their figures, and fails where a limit that the project promises does not hold."""
 
 import argparse
-import statistics
 import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from . import checkpoint, recovery, start, writes
+from .figure import Figure, file_system, show, to_json
+from .options import Options
 
-from . import start
+_BENCHMARKS: dict[str, Callable[[Options], list[Figure]]] = {
+    "start": start.measure,
+    "writes": writes.measure,
+    "checkpoint": checkpoint.measure,
+    "recovery": recovery.measure,
+}
 
 
 def main() -> int:
     """0 when every limit holds, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("benchmarks", nargs="*", choices=[[], *_BENCHMARKS], help="all of them unless named")
     parser.add_argument("--rounds", type=int, default=10, help="runs of each side; medians are compared")
-    rounds = parser.parse_args().rounds
-    table = Table("figure", "stock", "chromad", "ratio", "limit", title=f"medians of {rounds} interleaved runs")
-    kept = True
-    for figure in start.measure(rounds):
-        stock, ours = statistics.median(figure.stock), statistics.median(figure.ours)
-        ratio = ours / stock
-        kept &= ratio <= figure.limit
-        table.add_row(figure.name, f"{stock:.3g}", f"{ours:.3g}", f"{ratio:.2f}", f"{figure.limit:.2f}")
-    Console().print(table)
-    return 0 if kept else 1
+    parser.add_argument("--percent", type=int, default=100, help="of the full sizes, for a quick look")
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on the file system to measure on")
+    parser.add_argument("--json", type=Path, help="write all values to this file")
+    arguments = parser.parse_args()
+    if file_system(arguments.directory) in ("tmpfs", "ramfs"):
+        parser.error(f"{arguments.directory} is in memory; name a directory on a disk")
+    figures: dict[str, list[Figure]] = {}
+    with tempfile.TemporaryDirectory(prefix="chromad-bench-", dir=arguments.directory) as directory:
+        options = Options(arguments.rounds, arguments.percent, Path(directory))
+        for name in arguments.benchmarks or _BENCHMARKS:
+            figures[name] = _BENCHMARKS[name](options)
+            show(figures[name])
+        if arguments.json:
+            arguments.json.write_text(to_json(figures, options.directory), encoding="utf-8")
+    return 0 if all(figure.kept for found in figures.values() for figure in found) else 1
 
 
 if __name__ == "__main__":
