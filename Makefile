@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 HOSTS := $(BIN)/python -m tests.hosts
 DEMO := demo
 ROUNDS := 10
+SEED := 1
 
 .PHONY: help
 help: ## Show the targets
@@ -77,6 +78,18 @@ docs: venv ## Write the generated tables into the READMEs
 .PHONY: bench
 bench: venv ## Measure against stock Chroma, ROUNDS=10 interleaved runs; fails where a promised limit does not hold
 	$(BIN)/python -m tests.bench --rounds $(ROUNDS)
+
+.PHONY: crash
+crash: venv ## Kill the service at all moments that matter, ROUNDS=1000; every acknowledged record must be there (root)
+	$(BIN)/python -m tests.crash kill --rounds $(ROUNDS) --seed $(SEED)
+
+.PHONY: crash-power
+crash-power: venv ## Cut the power, ROUNDS=200 (root; ext4 on XFS on loop devices)
+	$(BIN)/python -m tests.crash power --rounds $(ROUNDS) --seed $(SEED)
+
+.PHONY: crash-full
+crash-full: venv ## Fill the disk, ROUNDS=50 (root)
+	$(BIN)/python -m tests.crash full --rounds $(ROUNDS) --seed $(SEED)
 
 .PHONY: lock
 lock: venv ## Resolve the dependencies anew and write both lock files
