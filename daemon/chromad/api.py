@@ -10,6 +10,7 @@ from chromad.errors import EngineError
 
 DEFAULT_TENANT = "default_tenant"
 DEFAULT_DATABASE = "default_database"
+_LONG = 600.0  # seconds, for what may load a large collection
 
 
 class Api:
@@ -51,8 +52,9 @@ class Api:
         self.request("GET", f"tenants/{DEFAULT_TENANT}", timeout=timeout)
 
     def count(self, tenant: str, database: str, collection: str) -> int:
-        """The records of a collection, given by its id."""
-        return int(self.request("GET", f"{_database(tenant, database)}/collections/{collection}/count"))
+        """The records of a collection, given by its id. The first touch of a collection replays its log."""
+        path = f"{_database(tenant, database)}/collections/{collection}/count"
+        return int(self.request("GET", path, timeout=_LONG))
 
     def query(self, tenant: str, database: str, collection: str, vector: list[float], timeout: float) -> Any:
         """The ten nearest records of a collection, given by its id, with all that a client asks for by default."""
@@ -64,6 +66,42 @@ class Api:
         path = f"{_database(tenant, database)}/collections/{collection}/get"
         found = self.request("POST", path, {"ids": ids, "include": ["embeddings"]})
         return dict(zip(found["ids"], found["embeddings"], strict=True))
+
+    def records(self, tenant: str, database: str, collection: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """Records of a collection, given by its id, with all that they hold: id, embedding, document, uri, metadata.
+
+        body: which ones, as the engine's `get` takes it.
+        """
+        path = f"{_database(tenant, database)}/collections/{collection}/get"
+        include = ["embeddings", "documents", "metadatas", "uris"]
+        found = self.request("POST", path, {**body, "include": include}, timeout=_LONG)
+        columns = (found[name] or [None] * len(found["ids"]) for name in include)
+        names = ("id", "embedding", "document", "metadata", "uri")
+        return [dict(zip(names, row, strict=True)) for row in zip(found["ids"], *columns, strict=True)]
+
+    def nearest(
+        self, tenant: str, database: str, collection: str, vectors: list[list[float]], count: int
+    ) -> list[tuple[list[str], list[float]]]:
+        """For each vector the ids of the nearest records, the nearest first, and their distances."""
+        path = f"{_database(tenant, database)}/collections/{collection}/query"
+        body = {"query_embeddings": vectors, "n_results": count, "include": ["distances"]}
+        found = self.request("POST", path, body, timeout=_LONG)
+        return list(zip(found["ids"], found["distances"], strict=True))
+
+    def collection(self, tenant: str, database: str, name: str) -> dict[str, Any] | None:
+        """What the engine says of a collection, given by its name; None when there is none."""
+        path = f"{_database(tenant, database)}/collections/{quote(name, safe='')}"
+        try:
+            found: dict[str, Any] = self.request("GET", path)
+        except EngineError as error:
+            if "answered 404" in str(error):
+                return None
+            raise
+        return found
+
+    def post(self, tenant: str, database: str, path: str, body: dict[str, Any]) -> Any:
+        """Sends a request below `collections`; gives the answer."""
+        return self.request("POST", f"{_database(tenant, database)}/collections{path}", body, timeout=_LONG)
 
     def create_collection(self, name: str) -> str:
         """Makes a collection in the default database and gives its id."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chromad.backup import catalog
+from chromad.backup import ledger
 from chromad.config import Config
 from chromad.errors import ChromadError, from_system
 from chromad.output import log as journal
@@ -148,7 +148,7 @@ class Checkpointer(threading.Thread):
         return sum(segment.allocated(self.config.data_dir / collection.segment) for collection in stale)
 
     def _purge(self, collections: list[sqlite.Collection], progress: Progress, live: bool) -> int:
-        backed_up = catalog.covers(self.config.backup.directory, self._data_id)
+        backed_up = ledger.covers(self.config.backup_dir, self._data_id)
         covered: dict[str, int] = {}
         for collection in collections:
             checkpoint = self._checkpoints.latest(collection.segment)

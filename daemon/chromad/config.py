@@ -13,11 +13,10 @@ from chromad.errors import ConfigurationError, PermissionProblem
 
 DEFAULT_PATH = Path("/etc/chromadb/chromad.yml")
 
-# Keys that a running daemon takes over on SIGHUP; all others need a restart.
+# Keys that a running daemon takes over on SIGHUP, with all of the section backup; all others need a restart.
 RUNTIME_KEYS = frozenset(
     {
         "log_level",
-        "backup.directory",
         "checkpoint.interval",
         "checkpoint.after_log",
         "disk.warn_percent",
@@ -100,8 +99,62 @@ class Listen(_Section):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+Count = Annotated[int, Field(strict=True, ge=0, le=10_000)]
+
+
+class Keep(_Section):
+    """How many backups stay: of the newest, and the newest of each day, week and month."""
+
+    last: Count = 3
+    daily: Count = 7
+    weekly: Count = 4
+    monthly: Count = 6
+
+    @model_validator(mode="after")
+    def _something(self) -> "Keep":
+        if not any((self.last, self.daily, self.weekly, self.monthly)):
+            raise ValueError("keeps no backup at all; let last be at least 1")
+        return self
+
+
+def _repository(value: object) -> object:
+    if isinstance(value, str):
+        if not value.isprintable() or not value.strip():
+            raise ValueError(
+                "a repository is a path, or restic's name of a place: sftp:host:/path, s3:…, rest:…, rclone:…"
+            )
+        if ":" not in value.split("/")[0]:
+            return str(_absolute(value))
+        if re.search(r"://[^/@]*:[^/@]*@", value):
+            raise ValueError("a repository's address must not hold a password; put it into backup.environment_file")
+    return value
+
+
+# As restic's --repo takes it
+Repository = Annotated[str, BeforeValidator(_repository)]
+
+
+class CopyTo(_Section):
+    """A second repository, which each backup is copied to."""
+
+    repository: Repository
+    password_file: AbsolutePath = Path("/etc/chromadb/backup.key")
+
+
 class Backup(_Section):
-    directory: AbsolutePath = Path("/var/backups/chromadb")
+    """repository: of restic. options: restic's extended ones (-o). environment_file: KEY=VALUE lines for its back end."""
+
+    repository: Repository = "/var/backups/chromadb"
+    password_file: AbsolutePath = Path("/etc/chromadb/backup.key")
+    environment_file: AbsolutePath | None = None
+    options: dict[str, str] = {}
+    keep: Keep = Keep()
+    copy_to: CopyTo | None = None
+
+    @property
+    def local_path(self) -> Path | None:
+        """Where the repository is on this host; None for one elsewhere."""
+        return Path(self.repository) if self.repository.startswith("/") else None
 
 
 Percent = Annotated[int, Field(strict=True, ge=1, le=100)]
@@ -150,6 +203,12 @@ class Config(_Section):
     allow_root: Annotated[bool, Field(strict=True)] = False
 
     @property
+    def backup_dir(self) -> Path:
+        """What backups keep here: the base of the next ones, their log, and what is known of them. Below the checkpoints,
+        since hard links do not leave a mount."""
+        return self.checkpoint_dir / ".backup"
+
+    @property
     def quarantine_dir(self) -> Path:
         """Where broken segments and those of deleted collections are moved."""
         return self.data_dir.parent / "quarantine"
@@ -177,9 +236,12 @@ class Config(_Section):
             places = {
                 "data_dir": self.data_dir,
                 "checkpoint_dir": self.checkpoint_dir,
-                "backup.directory": self.backup.directory,
                 "the quarantine": self.quarantine_dir,
             }
+            if self.backup.local_path:
+                places["backup.repository"] = self.backup.local_path
+            if self.backup.copy_to and self.backup.copy_to.repository.startswith("/"):
+                places["backup.copy_to.repository"] = Path(self.backup.copy_to.repository)
             problems += [
                 f"{inner} {places[inner]} lies inside {outer} {places[outer]}"
                 for inner, outer in permutations(places, 2)
@@ -252,6 +314,11 @@ def load(path: Path) -> Config:
         raise ConfigurationError(
             _problems(path, error), "chromactl config show prints every key with its value"
         ) from None
+
+
+def is_runtime(key: str) -> bool:
+    """Whether a running daemon takes a dotted key over."""
+    return key in RUNTIME_KEYS or key.startswith("backup.")
 
 
 def differences(old: Config, new: Config) -> list[str]:

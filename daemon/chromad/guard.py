@@ -95,13 +95,14 @@ class Guard:
         level: Level = "ok"
         text = ""
         limit = disk.release_percent if fenced else disk.fence_percent
-        for path in (self.config.data_dir, self.config.checkpoint_dir, self.config.backup.directory):
+        backups = self.config.backup.local_path
+        for path in filter(None, (self.config.data_dir, self.config.checkpoint_dir, backups)):
             try:
                 found = usage(path)
             except FileNotFoundError:
                 continue
             here: Level = "ok"
-            if path != self.config.backup.directory and found.percent >= limit:
+            if path != backups and found.percent >= limit:
                 here = "fence"
             elif found.percent >= disk.warn_percent:
                 here = "warn"

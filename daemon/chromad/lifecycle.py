@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from chromad import config as configuration
-from chromad import notify, output, signals, versions
+from chromad import notify, output, signals, versions, warm
 from chromad.api import Api
+from chromad.backup import ledger
 from chromad.checkpointer import Checkpointer
 from chromad.checks import preflight, raise_failures
 from chromad.config import Config
@@ -48,6 +49,7 @@ class Status:
     collections: int = 0
     records: int = 0
     cold: dict[str, str] = field(default_factory=dict)
+    cold_ids: list[str] = field(default_factory=list)
     recovered: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -99,7 +101,7 @@ class Daemon:
         except TryAgain:
             if not lock.directory_holder_lives(self._config.data_dir):
                 # An engine that outlives its daemon keeps the lock: name the one that is there.
-                raise_failures([preflight.foreign(self._config.data_dir)])
+                raise_failures([preflight.foreign(self._config)])
             raise
         return held
 
@@ -118,6 +120,9 @@ class Daemon:
         state.write(data_dir, state.new(self._data_id, self._engine_version, clean=False))
         startup.serve()
         self._status.cold = startup.cold
+        self._status.cold_ids = [
+            each.id for each in sqlite.collections(data_dir, counted=False) if warm.qualified(each) in startup.cold
+        ]
         self._status.recovered = [
             {"collection": outcome.collection.name, "action": outcome.action, "reason": outcome.reason}
             for outcome in startup.outcomes
@@ -230,8 +235,8 @@ class Daemon:
             log.error("reload: nothing changed: %s", error.message)
         else:
             changed = configuration.differences(self._config, new)
-            runtime = [key for key in changed if key in configuration.RUNTIME_KEYS]
-            restart = [key for key in changed if key not in configuration.RUNTIME_KEYS]
+            runtime = [key for key in changed if configuration.is_runtime(key)]
+            restart = [key for key in changed if not configuration.is_runtime(key)]
             output.set_level(new.log_level)
             taken_over = {key: getattr(new, key) for key in ("log_level", "backup", "checkpoint", "disk")}
             self._config = self._config.model_copy(update=taken_over)
@@ -374,11 +379,13 @@ class Daemon:
             "collections": status.collections,
             "records": status.records,
             "cold": status.cold,
+            "cold_ids": status.cold_ids,
             "recovered": status.recovered,
             "fences": {kind: self._fences[kind] for kind in (fence.OPERATOR, fence.DISK) if kind in self._fences},
             "quarantined": sorted(self._fences.keys() - {fence.OPERATOR, fence.DISK}),
             "disk": {"level": self._guard.level, "text": self._guard.text},
             "checkpoint": {"newest": self._checkpoints.newest(), "error": self._checkpointer.last_error},
+            "backup": ledger.summary(config.backup_dir),
             "last_stop": status.last_stop,
             "data_dir": str(config.data_dir),
             "pid": os.getpid(),

@@ -1,70 +1,57 @@
-"""The backups in a directory: one subdirectory each, named by the UTC time of its start."""
+"""The backups in a repository: which there are, and finding one by what an operator says."""
 
-import re
-from dataclasses import dataclass
-from pathlib import Path
+from datetime import UTC, datetime
 
-from chromad.backup import manifest
-from chromad.errors import BackupError, PermissionProblem
+from chromad.backup import run
+from chromad.backup.repository import Repository, Snapshot
+from chromad.errors import BackupError
 
-NAME_FORMAT = "%Y%m%dT%H%M%SZ"
-_NAME = re.compile(r"\d{8}T\d{6}Z")
+__all__ = ["Snapshot", "find", "proven", "time_of"]
 
 
-@dataclass(frozen=True)
-class Backup:
-    """manifest: None when it cannot be read; `problem` says why."""
-
-    name: str
-    path: Path
-    manifest: manifest.Manifest | None
-    problem: str = ""
+def proven(snapshot: Snapshot) -> bool:
+    """Whether it was opened and compared before it was stored."""
+    return run.PROVEN in snapshot.tags
 
 
-def backups(directory: Path) -> list[Backup]:
-    """All backups, the oldest first. Unfinished ones have other names and do not count."""
-    found = []
-    for name in _names(directory):
-        path = directory / name
-        try:
-            found.append(Backup(name, path, manifest.read(path)))
-        except BackupError as error:
-            found.append(Backup(name, path, None, error.message))
-    return found
+def find(repository: Repository, name: str) -> Snapshot:
+    """A backup by its id, or by `latest` and `oldest`: of the proven ones, of this host where it has any.
+
+    Raises BackupError when there is none, or when several hosts could be meant.
+    """
+    found = repository.snapshots()
+    if name not in ("latest", "oldest"):
+        matching = [snapshot for snapshot in found if snapshot.id == name]
+        if not matching:
+            raise BackupError(
+                f"no backup {name!r} in {repository.location}",
+                "chromactl backups lists them" if found else "take one: chromactl backup",
+            )
+        return matching[-1]
+    good = of_one_host(repository, found)
+    return good[-1] if name == "latest" else good[0]
 
 
-def find(directory: Path, name: str) -> Path:
-    """The directory of a backup by its name, or of the newest one for `latest`. Raises BackupError."""
-    names = _names(directory)
-    if name == "latest" and names:
-        return directory / names[-1]
-    if name in names:
-        return directory / name
-    raise BackupError(
-        f"no backup {name!r} in {directory}", "chromactl backups lists them" if names else "take one: chromactl backup"
-    )
+def of_one_host(repository: Repository, found: list[Snapshot]) -> list[Snapshot]:
+    """The proven ones of this host, the oldest first, or of the only other one. Raises BackupError when there is none."""
+    good = [snapshot for snapshot in found if proven(snapshot)]
+    hosts = {snapshot.host for snapshot in good}
+    if run.host() in hosts:
+        return [snapshot for snapshot in good if snapshot.host == run.host()]
+    if len(hosts) > 1:
+        raise BackupError(
+            f"{repository.location} has backups of {', '.join(sorted(hosts))}, none of {run.host()}",
+            "name one by its id: chromactl backups",
+        )
+    if not good:
+        raise BackupError(f"no proven backup in {repository.location}", "take one: chromactl backup")
+    return good
 
 
-def covers(directory: Path, data_id: str) -> int | None:
-    """The seq id up to which the newest backup of a history holds everything; None when there is no backup of it."""
-    for name in reversed(_names(directory)):
-        try:
-            found = manifest.read(directory / name)
-        except BackupError:
-            continue
-        if found.data_id == data_id:
-            return found.last_seq_id
-    return None
-
-
-def _names(directory: Path) -> list[str]:
+def time_of(text: str) -> datetime:
+    """An ISO 8601 time with an offset, or without one as UTC. Raises ValueError."""
+    found = datetime.fromisoformat(text)
     try:
-        return sorted(path.name for path in directory.iterdir() if _NAME.fullmatch(path.name))
-    except FileNotFoundError:
-        return []
-    except PermissionError:
-        raise PermissionProblem(
-            f"{directory} is not readable for this user", "run as root or as the service user"
-        ) from None
-    except NotADirectoryError:
-        raise BackupError(f"{directory} is not a directory", "correct backup.directory") from None
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError(f"{text} is out of range") from None

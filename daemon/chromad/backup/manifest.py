@@ -5,15 +5,17 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from chromad.errors import BackupError
-from chromad.store import segment
+from chromad.store import archive, segment, sqlite
 
 FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _CHUNK = 1 << 20
+_HINT = "choose another backup: chromactl backups"
 
 Progress = Callable[[int], None]
 
@@ -28,8 +30,20 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A record as it was read when the backup was proven. digest: of all that it holds (`proof.digest`), empty before.
+    nearest, distances: what a query with its vector gave."""
+
+    id: str
+    digest: str
+    nearest: list[str]
+    distances: list[float]
+
+
+@dataclass(frozen=True)
 class CollectionEntry:
-    """One collection with the records that must be there after a restore. seq_id: None where the log rebuilds all of its vectors."""
+    """One collection with the records that must be there after a restore. segment: of the vectors. seq_id: up to where the
+    copy of the segment has applied the log, None where the log rebuilds all of it."""
 
     id: str
     tenant: str
@@ -37,22 +51,32 @@ class CollectionEntry:
     name: str
     dimension: int | None
     records: int
+    segment: str
     seq_id: int | None
+    metadata: dict[str, Any]
+    samples: list[Sample]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """format: of this file. created: UTC, ISO 8601. Versions are those that took the backup. data_id: see
-    `state.State`, empty where chromad never ran. last_seq_id: of the newest record in the log."""
+    """format: of this file. Times are UTC, ISO 8601; versions are those that took the backup.
+
+    created: when the log was read for it. base_created: the same for the base that it shares with others; base_seq_id and
+    last_seq_id: of the newest row of the log in the base, and in the backup. continues: the row of the log after which the
+    base's own log lacks nothing, for joining it to an earlier backup; None where there was none. data_id: see
+    `state.State`, empty where chromad never ran.
+    """
 
     format: int
-    name: str
     created: str
+    base_created: str
+    base_seq_id: int
+    last_seq_id: int
+    continues: int | None
     chromad_version: str
     engine_version: str
     sqlite_version: str
     data_id: str
-    last_seq_id: int
     collections: list[CollectionEntry]
     files: list[Entry]
 
@@ -73,22 +97,40 @@ class Manifest:
 def read(directory: Path) -> Manifest:
     """The manifest of a backup. Raises BackupError when it is missing, damaged, or from a newer chromad."""
     path = directory / FILE
-    damaged = BackupError(f"{path} is damaged", "choose another one: chromactl backups")
     try:
         text = path.read_bytes()
+    except OSError as error:
+        raise BackupError(f"{path}: {error.strerror}", _HINT) from None
+    return parse(text, str(path))
+
+
+def parse(text: bytes, name: str) -> Manifest:
+    """As `read`, from the file's content. name: for the message."""
+    damaged = BackupError(f"{name} is damaged", _HINT)
+    try:
         version = json.loads(text)["format"]
         if isinstance(version, int) and version > FORMAT:
             raise BackupError(
-                f"{path} has format {version}; this chromad knows up to {FORMAT}", "install the chromad that took it"
+                f"{name} has format {version}; this chromad knows up to {FORMAT}", "install the chromad that took it"
             )
         manifest = TypeAdapter(Manifest).validate_json(text, strict=True)
-    except OSError as error:
-        raise BackupError(f"{path}: {error.strerror}", "choose another one: chromactl backups") from None
     except (ValueError, LookupError, TypeError, RecursionError):
         raise damaged from None
-    if not all(_belongs(entry.path) and entry.size >= 0 for entry in manifest.files):
+    paths = [entry.path for entry in manifest.files]
+    sizes_fit = all(entry.size >= 0 for entry in manifest.files)
+    if not sizes_fit or len(set(paths)) != len(paths) or not all(map(_belongs, paths)):
         raise damaged
+    _check_complete(name, manifest, set(paths))
     return manifest
+
+
+def _check_complete(name: str, manifest: Manifest, paths: set[str]) -> None:
+    wanted = {sqlite.FILE, archive.FILE}
+    for collection in manifest.collections:
+        if collection.seq_id is not None:
+            wanted |= {f"{collection.segment}/{name}" for name in segment.FILES}
+    if missing := sorted(wanted - paths):
+        raise BackupError(f"{name} is damaged: it lacks {missing[0]}", _HINT)
 
 
 def _belongs(path: str) -> bool:
@@ -108,22 +150,16 @@ def hash_file(path: Path, progress: Progress) -> Entry:
     return Entry(path.name, size, digest.hexdigest())
 
 
-def copy_verified(source: Path, target: Path, expected: Entry, progress: Progress) -> None:
-    """Copies a file while comparing it with its entry. Raises BackupError when it differs or is missing."""
-    digest, size = hashlib.sha256(), 0
+def check_file(path: Path, expected: Entry, progress: Progress) -> None:
+    """Compares a file with its entry. Raises BackupError when it differs or is missing."""
     try:
-        with open(source, "rb") as reader, open(target, "xb") as writer:
-            for chunk in _chunks(reader.read):
-                digest.update(chunk)
-                size += len(chunk)
-                writer.write(chunk)
-                progress(len(chunk))
-            writer.flush()
-            segment.keep_times(reader.fileno(), writer.fileno())
+        found = hash_file(path, progress)
     except FileNotFoundError:
-        raise BackupError(f"{source} is missing from the backup", "choose another one: chromactl backups") from None
-    if size != expected.size or digest.hexdigest() != expected.sha256:
-        raise BackupError(f"{source} is not what the manifest says (damaged)", "choose another one: chromactl backups")
+        raise BackupError(f"{path} is missing from the backup", _HINT) from None
+    except OSError as error:
+        raise BackupError(f"{path}: {error.strerror}", _HINT) from None
+    if (found.size, found.sha256) != (expected.size, expected.sha256):
+        raise BackupError(f"{path} is not what the manifest says (damaged)", _HINT)
 
 
 def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:

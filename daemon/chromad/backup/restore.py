@@ -1,7 +1,7 @@
-"""Putting a backup in place of the data directory.
+"""Putting a backup in place of the data directory, or into a new one.
 
-Everything that can fail is done beside the data first; then one rename(2) swaps the directories. The data
-that was there stays in `<data>/../restore/replaced-…` until an operator removes it.
+Everything that can fail is done beside the data first, opening it included; then one rename(2) swaps the directories. The
+data that were there stay in `<data>/../restore/replaced-…` until an operator removes them.
 """
 
 import ctypes
@@ -11,17 +11,19 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from chromad import service, versions
+from chromad import service
 from chromad.api import Api
-from chromad.backup import catalog, manifest
+from chromad.backup import run, stage
+from chromad.backup.manifest import CollectionEntry
+from chromad.backup.repository import Repository
+from chromad.backup.stage import Choice, Staged
 from chromad.checks import processes
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, PermissionProblem, TryAgain
-from chromad.store import lock, segment, sqlite, state
+from chromad.store import lock, sqlite, state
 
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # renameat2(2)
@@ -31,62 +33,119 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """replaced: where the former data are. restarted: whether the service was stopped and started. changed: collections
-    that clients wrote since the start."""
+    """replaced: where the former data are, None for a new directory. restarted: whether the service was stopped and started.
+    changed: collections that clients wrote since the start. notes: what is not exact."""
 
-    manifest: manifest.Manifest
-    replaced: Path
+    id: str
+    created: str
+    collections: int
+    records: int
+    directory: Path
+    replaced: Path | None
     restarted: bool
     changed: list[str]
+    notes: list[str]
 
 
-def run(config: Config, name: str, *, may_stop: bool, progress: Progress) -> Outcome:
-    """Restores a backup, given by name or `latest`.
+def run_in_place(
+    config: Config, repository: Repository, choice: Choice, *, may_stop: bool, inexact: bool, progress: Progress
+) -> Outcome:
+    """Restores a backup over the data directory.
 
-    may_stop: permission to stop (and start again) the service. Raises TryAgain when it runs without that
-    permission, BackupError when the backup is not sound or its collections do not come up; then the former data
-    are back in place.
+    may_stop: permission to stop (and start again) the service. inexact: permission to restore what cannot be exact. Raises
+    TryAgain when the service runs without that permission, BackupError when the backup is not sound, or not exact, or its
+    collections do not come up; then the former data are in place.
     """
-    source = catalog.find(config.backup.directory, name)
-    found = manifest.read(source)
     data_dir = config.data_dir
-    _check_target(data_dir, found)
-    restart = _check_service(config, may_stop)
-    staging = _stage(source, found, data_dir, progress)
-    stopped = False
-    try:
-        last = sqlite.last_seq_id(staging)
-        if restart:
-            service.control("stop")
-            stopped = True
-        with lock.directory_lock(data_dir):
-            _check_alone(data_dir)
-            _exchange(staging, data_dir)
-    except (ChromadError, OSError):
-        # Nothing was exchanged, see `_exchange`: the staging directory holds the copy, not the former data.
-        shutil.rmtree(staging)
-        if stopped:
-            service.control("start")
-        raise
-    state.fsync_path(data_dir)
-    replaced = staging.with_name(staging.name.replace("staging-", "replaced-"))
-    staging.rename(replaced)
-    state.fsync_path(replaced.parent)
-    changed: list[str] = []
-    if restart:
+    check_place(config)
+    restart = check_service(config, may_stop=may_stop)
+    run.prepare(config)
+    with lock.backup_lock(config.backup_dir) as held:
+        repository.lock_fd = held.fd
+        staged = stage.stage(config, repository, choice, staging_place(data_dir), progress)
         try:
-            service.control("start")
-            changed = _check_counts(config, found, last)
-        except (ChromadError, OSError) as error:
-            _roll_back(data_dir, replaced)
-            raise BackupError(
-                f"restored {found.name}, but the service did not come up with it: {error}",
-                "the former data are back in place",
-            ) from error
-    return Outcome(found, replaced, restart, changed)
+            need_exact(staged, inexact)
+            _dress(staged, data_dir, data_dir.stat().st_mode & 0o7777)
+            last = sqlite.last_seq_id(staged.directory)
+            if restart:
+                service.control("stop")
+            try:
+                with lock.directory_lock(data_dir):
+                    _check_alone(data_dir)
+                    _exchange(staged.directory, data_dir)
+            except (ChromadError, OSError):
+                if restart:
+                    service.control("start")
+                raise
+        except (ChromadError, OSError):
+            # Nothing was exchanged, see `_exchange`: the staging directory holds the copy, not the former data.
+            shutil.rmtree(staged.directory, ignore_errors=True)
+            raise
+        state.fsync_path(data_dir)
+        replaced = staged.directory.with_name(staged.directory.name.replace("staging-", "replaced-"))
+        staged.directory.rename(replaced)
+        state.fsync_path(replaced.parent)
+        changed: list[str] = []
+        if restart:
+            try:
+                service.control("start")
+                changed = _check_counts(config, staged.entries, last)
+            except (ChromadError, OSError) as error:
+                _roll_back(data_dir, replaced)
+                raise BackupError(
+                    f"restored {choice.snapshot.id}, but the service did not come up with it: {error}",
+                    "the former data are back in place",
+                ) from error
+    return _outcome(choice, staged, data_dir, replaced, restart, changed)
 
 
-def _check_target(data_dir: Path, found: manifest.Manifest) -> None:
+def run_aside(
+    config: Config, repository: Repository, choice: Choice, target: Path, *, inexact: bool, progress: Progress
+) -> Outcome:
+    """Restores a backup into a directory that does not exist or is empty; no service is touched."""
+    if not target.is_absolute():
+        raise ConfigurationError(f"the path {target} is relative", "give an absolute one")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigurationError(f"{target} exists and is not an empty directory", "give a new one")
+    if not target.parent.is_dir():
+        raise ConfigurationError(f"{target.parent} does not exist", "create it first")
+    staged = stage.stage(config, repository, choice, target.parent, progress)
+    try:
+        need_exact(staged, inexact)
+        like = target if target.exists() else target.parent
+        _dress(staged, like, like.stat().st_mode & 0o7777 if target.exists() else 0o750)
+        if target.exists():
+            target.rmdir()
+        staged.directory.rename(target)
+    except (ChromadError, OSError):
+        shutil.rmtree(staged.directory, ignore_errors=True)
+        raise
+    state.fsync_path(target.parent)
+    return _outcome(choice, staged, target, None, restarted=False, changed=[])
+
+
+def need_exact(staged: Staged, inexact: bool) -> None:
+    """Raises BackupError when what was staged is not exact and nobody has permitted that."""
+    if staged.notes and not inexact:
+        raise BackupError(
+            "it cannot be exact:\n" + "\n".join(f"  {note}" for note in staged.notes),
+            "--inexact restores it all the same; nothing was touched",
+        )
+
+
+def staging_place(data_dir: Path) -> Path:
+    """The directory beside the data in which restores are made, with the owner of the data."""
+    owner = data_dir.stat()
+    parent = data_dir.parent / "restore"
+    if not parent.exists():
+        parent.mkdir(mode=0o750)
+        os.chown(parent, owner.st_uid, owner.st_gid)
+    return parent
+
+
+def check_place(config: Config) -> None:
+    """Raises ConfigurationError or PermissionProblem when the data directory is not one that can be swapped."""
+    data_dir = config.data_dir
     if not data_dir.is_dir():
         raise ConfigurationError(
             f"{data_dir} does not exist", "create it with the service's owner and mode first, or correct data_dir"
@@ -100,18 +159,47 @@ def _check_target(data_dir: Path, found: manifest.Manifest) -> None:
         )
     if not os.access(data_dir.parent, os.W_OK):
         raise PermissionProblem(f"{data_dir.parent} is not writable for this user", "run as root")
-    if versions.numbers(found.engine_version) > versions.numbers(versions.engine()):
-        raise ConfigurationError(
-            f"the backup was taken by Chroma {found.engine_version}; the installed engine is {versions.engine()}",
-            "install the newer one first",
-        )
-    status = os.statvfs(data_dir.parent)
-    free = status.f_bavail * status.f_frsize
-    if free < found.size:
-        raise BackupError(
-            f"{data_dir.parent} has {free} bytes free; the backup needs {found.size}",
-            "free some space; the present data are kept",
-        )
+
+
+def check_service(config: Config, *, may_stop: bool) -> bool:
+    """Whether the service is to be stopped and started. Raises TryAgain when it runs and may not be stopped."""
+    running = ask(config.control_socket, "status")
+    supervised = running["supervised"] if running else service.available() and service.active()
+    if (running or supervised) and not may_stop:
+        raise TryAgain("the service is running", "chromactl restore … --stop stops it, restores, and starts it again")
+    if running and not supervised:
+        raise TryAgain(f"chromad runs outside systemd (pid {running['pid']})", "stop it, restore, and start it again")
+    if supervised and os.geteuid() != 0:
+        raise PermissionProblem(f"only root may stop {service.UNIT}", "sudo chromactl restore …")
+    return bool(supervised)
+
+
+def _outcome(
+    choice: Choice, staged: Staged, directory: Path, replaced: Path | None, restarted: bool, changed: list[str]
+) -> Outcome:
+    return Outcome(
+        choice.snapshot.id,
+        staged.manifest.created,
+        len(staged.entries),
+        sum(entry.records for entry in staged.entries),
+        directory,
+        replaced,
+        restarted,
+        changed,
+        staged.notes,
+    )
+
+
+def _dress(staged: Staged, like: Path, mode: int) -> None:
+    """Gives what was staged a history of its own, an owner and modes, and puts it on disk. mode: of the directory itself."""
+    owner = like.stat()
+    state.write(staged.directory, state.new(state.new_data_id(), staged.manifest.engine_version, clean=True))
+    for path in (staged.directory, *staged.directory.rglob("*")):
+        os.chmod(path, 0o750 if path.is_dir() else 0o640)
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        state.fsync_path(path)
+    os.chmod(staged.directory, mode)
+    state.fsync_path(staged.directory.parent)
 
 
 def _is_mount_point(path: Path) -> bool:
@@ -125,72 +213,6 @@ def _check_alone(data_dir: Path) -> None:
     if found:
         names = ", ".join(str(process) for process in found)
         raise TryAgain(f"{data_dir / sqlite.FILE} is open in {names}", "stop it first")
-
-
-def _check_service(config: Config, may_stop: bool) -> bool:
-    running = ask(config.control_socket, "status")
-    supervised = running["supervised"] if running else service.available() and service.active()
-    if (running or supervised) and not may_stop:
-        raise TryAgain("the service is running", "chromactl restore … --stop stops it, restores, and starts it again")
-    if running and not supervised:
-        raise TryAgain(f"chromad runs outside systemd (pid {running['pid']})", "stop it, restore, and start it again")
-    if supervised and os.geteuid() != 0:
-        raise PermissionProblem(f"only root may stop {service.UNIT}", "sudo chromactl restore …")
-    return bool(supervised)
-
-
-def _stage(source: Path, found: manifest.Manifest, data_dir: Path, progress: Progress) -> Path:
-    """A verified, fsynced copy of the backup beside the data directory, with its owner and modes."""
-    owner = data_dir.stat()
-    parent = data_dir.parent / "restore"
-    if not parent.exists():
-        parent.mkdir(mode=0o750)
-        os.chown(parent, owner.st_uid, owner.st_gid)
-    staging = parent / f"staging-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-    staging.mkdir(mode=0o700)
-    try:
-        done = 0
-
-        def count(size: int) -> None:
-            nonlocal done
-            done += size
-            progress("copying", done, found.size)
-
-        for entry in found.files:
-            target = staging / entry.path
-            target.parent.mkdir(mode=0o750, exist_ok=True)
-            manifest.copy_verified(source / entry.path, target, entry, count)
-        _compare_database(staging, found)
-        state.write(staging, state.new(state.new_data_id(), found.engine_version, clean=True))
-        for path in (staging, *staging.rglob("*")):
-            os.chmod(path, 0o750 if path.is_dir() else 0o640)
-            os.chown(path, owner.st_uid, owner.st_gid)
-            state.fsync_path(path)
-        os.chmod(staging, owner.st_mode & 0o7777)
-        state.fsync_path(parent)
-    except BaseException:
-        shutil.rmtree(staging)
-        raise
-    return staging
-
-
-def _compare_database(staging: Path, found: manifest.Manifest) -> None:
-    here = {collection.id: collection.records for collection in sqlite.collections(staging)}
-    there = {collection.id: collection.records for collection in found.collections}
-    held = {entry.path for entry in found.files}
-    complete = {collection.id: collection.seq_id is not None for collection in found.collections}
-    for collection in sqlite.collections(staging):
-        files = {f"{collection.segment}/{name}" for name in segment.FILES}
-        if complete.get(collection.id) and not files <= held:
-            raise BackupError(
-                f"the manifest lacks files of the collection {collection.name!r}",
-                "choose another one: chromactl backups",
-            )
-    if here != there:
-        raise BackupError(
-            "the backup's database does not hold the collections of its manifest",
-            "choose another one: chromactl backups",
-        )
 
 
 def _exchange(staging: Path, data_dir: Path) -> None:
@@ -212,14 +234,14 @@ def _exchange(staging: Path, data_dir: Path) -> None:
     aside.rename(staging)
 
 
-def _check_counts(config: Config, found: manifest.Manifest, last: int) -> list[str]:
-    """Compares the served collections with the manifest; gives those that differ because clients have written since."""
+def _check_counts(config: Config, entries: list[CollectionEntry], last: int) -> list[str]:
+    """Compares the served collections with the backup; gives those that differ because clients have written since."""
     api = Api(config.listen)
     differing = []
-    for collection in found.collections:
-        count = api.count(collection.tenant, collection.database, collection.id)
-        if count != collection.records:
-            differing.append(f"{collection.name}: {count} records, {collection.records} in the backup")
+    for entry in entries:
+        count = api.count(entry.tenant, entry.database, entry.id)
+        if count != entry.records:
+            differing.append(f"{entry.name}: {count} records, {entry.records} in the backup")
     if differing and sqlite.last_seq_id(config.data_dir) == last:
         raise EngineError("; ".join(differing))
     return differing

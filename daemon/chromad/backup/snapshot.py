@@ -1,200 +1,286 @@
-"""Taking a snapshot of a data directory while the engine may be writing it.
+"""Snapshots: a directory with a base and the log since then, which restic stores as it is.
 
-Segments first, each under the write lock for as long as its copy takes, then SQLite's online backup. The log
-in the later database covers what the earlier segment copies lack; the copies' seq ids tell the engine from
-where to replay.
+`<checkpoint_dir>/.backup/current/` holds the base (hard links to the checkpoints that were the newest then, and a copy of
+the database) and the log archive. The next backups add to the archive alone, which is why they are fast and small,
+however the changes are spread; when the archive has grown too large beside the base, there is a new base. Live segments
+are not touched. The purge of the log waits for backups, see `ledger.covers`.
 """
 
-import os
 import shutil
 import sqlite3
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chromad import versions
-from chromad.backup import catalog, manifest
-from chromad.errors import BackupError, ConfigurationError, PermissionProblem
-from chromad.store import fence, lock, segment, sqlite, state
+from chromad.backup import ledger, manifest, proof
+from chromad.backup.assemble import free_bytes
+from chromad.backup.manifest import CollectionEntry, Entry, Manifest
+from chromad.config import Config
+from chromad.errors import BackupError, ConfigurationError
+from chromad.output import human_bytes
+from chromad.output import log as journal
+from chromad.store import archive, fence, log, segment, soundness, sqlite, state
+from chromad.store.checkpoint import Checkpoint, Store
 
-UNFINISHED = ".unfinished-"
+CURRENT = "current"
+_NEXT = "next"
+# The archive may take this part of the base, or this many bytes where that is more, before there is a new base.
+_PART, _SMALL = 0.2, 8 << 20
+# The same of records: replaying the update of one costs an engine some milliseconds, in each proof and each restore.
+_ROWS, _FEW = 0.03, 1000
+_TRIES = 3
 
-# phase, done, total: bytes or pages, whatever the phase counts
+# phase, done, total: bytes, pages or segments, whatever the phase counts
 Progress = Callable[[str, int, int], None]
 
 
-def take(data_dir: Path, directory: Path, progress: Progress) -> manifest.Manifest:
-    """Takes a backup into `directory`/NAME and gives its manifest.
+@dataclass(frozen=True)
+class Snapshot:
+    """directory: what is to be stored, but for the manifest, which is written when it is proven. base: why it has a base of
+    its own, empty when it adds to the one before."""
 
-    It is built under a temporary name, fsynced, then renamed: what has a backup's name is whole. Raises
-    TryAgain when another backup runs, BackupError and others when it cannot be taken.
-    """
-    if not sqlite.exists(data_dir):
-        raise ConfigurationError(f"{data_dir} holds no Chroma database", "start the service once, or correct data_dir")
+    directory: Path
+    manifest: Manifest
+    base: str
+
+
+def why_base(config: Config, *, full: bool) -> str:
+    """Why the next backup begins with a new base; empty when it adds to the present one."""
+    directory = config.backup_dir / CURRENT
+    known = ledger.read(config.backup_dir)
+    if full:
+        return "asked for"
+    if not directory.exists():
+        return "the first one here"
     try:
-        directory.mkdir(mode=0o750, exist_ok=True)
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"{directory.parent} does not exist", "create backup.directory, or correct it"
-        ) from None
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigurationError(
-            f"{directory} is not a directory", "move the file aside, or correct backup.directory"
-        ) from None
-    except OSError as error:
-        raise PermissionProblem(
-            f"{directory}: {error.strerror}", "create backup.directory for the service user"
-        ) from None
-    with lock.backup_lock(data_dir):
-        _clear_unfinished(directory)
-        _check_space(data_dir, directory)
-        name = _free_name(directory)
-        unfinished = directory / f"{UNFINISHED}{name}"
+        before = manifest.read(directory)
+    except BackupError as error:
+        return error.message
+    if known.suspect:
+        return "the last backup was not proven"
+    if before.data_id != _data_id(config) or known.data_id != before.data_id or not before.data_id:
+        return "the data have another history"
+    if before.engine_version != versions.engine():
+        return f"it was written by Chroma {before.engine_version}"
+    for entry in before.files:
+        path = directory / entry.path
+        if not path.is_file() or (entry.path != archive.FILE and path.stat().st_size != entry.size):
+            return f"{path} is not as it was"
+    if manifest.hash_file(directory / archive.FILE, _ignore) not in before.files:
+        return f"{directory / archive.FILE} is not as it was"
+    added = (directory / archive.FILE).stat().st_size
+    if added > max(_SMALL, _PART * (before.size - _archive_size(before))):
+        return f"the log since the last base takes {human_bytes(added)}"
+    rows = archive.rows(directory / archive.FILE)
+    if rows > max(_FEW, _ROWS * before.records):
+        return f"{rows} records were logged since the last base"
+    return ""
+
+
+def take(config: Config, *, full: bool, checkpoint: Callable[[], None], progress: Progress) -> Snapshot:
+    """Brings `current` up to date; gives it with samples to be proven. The caller holds the backup lock.
+
+    checkpoint: takes new checkpoints where the service runs. Raises BackupError and others when it cannot be taken; what
+    was there is untouched then, or is continued by the next one.
+    """
+    _check_database(config)
+    reason = why_base(config, full=full)
+    if not reason:
         try:
-            unfinished.mkdir(mode=0o750)
-            result = _fill(data_dir, unfinished, name, progress)
-            _sync(unfinished)
-            unfinished.rename(directory / name)
-            state.fsync_path(directory)
-        except PermissionError as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise PermissionProblem(
-                f"{directory}: {error.strerror}: {error.filename}", "look at the owner and mode of backup.directory"
-            ) from None
-        except OSError as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise BackupError(
-                f"writing {directory / name} failed: {error.strerror}",
-                "free some space, or look at the owner and mode of backup.directory",
-            ) from error
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
-    return result
+            return _add(config)
+        except archive.Broken as error:
+            reason = str(error)
+    for _ in range(_TRIES):
+        checkpoint()
+        try:
+            return _base(config, reason, progress)
+        except _Purged as error:
+            journal.info("backup: %s; once more", error)
+    raise BackupError(
+        "checkpoints are renewed faster than the database can be copied", "let checkpoint.interval be longer"
+    )
 
 
-def _fill(data_dir: Path, target: Path, name: str, progress: Progress) -> manifest.Manifest:
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    before = state.read(data_dir)
-    seq_ids = _copy_segments(data_dir, target, progress)
-    collections = _copy_database(data_dir, target, seq_ids, progress)
-    files = sorted(path for path in target.rglob("*") if path.is_file())
-    total, done = sum(path.stat().st_size for path in files), 0
+class _Purged(Exception):
+    """The log may have been purged beyond what the segments in the base stand for."""
 
-    def count(size: int) -> None:
-        nonlocal done
-        done += size
-        progress("checksums", done, total)
 
-    entries = []
-    for path in files:
-        entry = manifest.hash_file(path, count)
-        entries.append(manifest.Entry(str(path.relative_to(target)), entry.size, entry.sha256))
-    result = manifest.Manifest(
-        format=manifest.FORMAT,
-        name=name,
+def _check_database(config: Config) -> None:
+    if not sqlite.exists(config.data_dir):
+        raise ConfigurationError(
+            f"{config.data_dir} holds no Chroma database", "start the service once, or correct data_dir"
+        )
+    sqlite.check_schema(config.data_dir)
+
+
+def _add(config: Config) -> Snapshot:
+    """The log since the last backup goes into the archive."""
+    directory = config.backup_dir / CURRENT
+    before = manifest.read(directory)
+    held = {collection.id: collection for collection in before.collections}
+    entries: list[CollectionEntry] = []
+
+    def look(connection: sqlite3.Connection) -> None:
+        seq_ids = {entry.segment: entry.seq_id for entry in held.values()}
+        entries.extend(proof.entries(connection, seq_ids))
+
+    created = ledger.now()
+    with sqlite.connect(config.data_dir) as connection:
+        last = archive.append(directory / archive.FILE, connection, created, look)
+    state.fsync_path(directory / archive.FILE)
+    files = [entry for entry in before.files if entry.path != archive.FILE]
+    files.append(manifest.hash_file(directory / archive.FILE, _ignore))
+    result = replace(
+        before,
         created=created,
+        last_seq_id=last,
+        chromad_version=versions.chromad(),
+        collections=entries,
+        files=files,
+    )
+    return Snapshot(directory, result, "")
+
+
+def _base(config: Config, reason: str, progress: Progress) -> Snapshot:
+    """A new base takes the place of the one before."""
+    target = config.backup_dir / _NEXT
+    _remove(target)
+    size = sum(path.stat().st_size for path in sqlite.files(config.data_dir))
+    if (free := free_bytes(config.backup_dir)) < size:
+        raise BackupError(
+            f"{config.backup_dir} has {human_bytes(free)} free; a new base needs {human_bytes(size)}",
+            "free some space on the file system of the checkpoints",
+        )
+    data_id = _data_id(config)
+    known = ledger.read(config.backup_dir)
+    store = Store(config.data_dir, config.checkpoint_dir, data_id)
+    target.mkdir(mode=0o750)
+    try:
+        linked, files = _link_segments(config, store, target, progress)
+        created = sqlite.copy(
+            config.data_dir, target / sqlite.FILE, lambda done, total: progress("database", done, total)
+        )
+        for uuid, checkpoint in linked.items():
+            # Up to the newest checkpoint the log may have gone.
+            newest = store.latest(uuid)
+            if newest and newest.seq_id > (checkpoint.seq_id if isinstance(checkpoint, Checkpoint) else checkpoint):
+                raise _Purged(f"the checkpoint of {uuid} was renewed meanwhile")
+        seq_ids = {uuid: each.seq_id if isinstance(each, Checkpoint) else each for uuid, each in linked.items()}
+        with sqlite.connect(target) as connection:
+            _prepare_copy(connection, seq_ids)
+            entries = proof.entries(connection, seq_ids)
+            last = archive.create(target / archive.FILE, connection, created)
+        files += [manifest.hash_file(target / name, _ignore) for name in (sqlite.FILE, archive.FILE)]
+        for path in target.rglob("*"):
+            state.fsync_path(path)
+    except BaseException:
+        _remove(target)
+        raise
+    result = Manifest(
+        format=manifest.FORMAT,
+        created=created,
+        base_created=created,
+        base_seq_id=last,
+        last_seq_id=last,
+        continues=known.last_seq_id if data_id and known.data_id == data_id and known.last_good else None,
+        data_id=data_id,
+        collections=entries,
+        files=files,
         chromad_version=versions.chromad(),
         engine_version=versions.engine(),
         sqlite_version=sqlite3.sqlite_version,
-        data_id=before.data_id if before else "",
-        last_seq_id=sqlite.last_seq_id(target),
-        collections=collections,
-        files=entries,
     )
-    state.write_atomically(target / manifest.FILE, result.to_json(), 0o640)
-    return result
+    current = config.backup_dir / CURRENT
+    _remove(current)
+    target.rename(current)
+    state.fsync_path(config.backup_dir)
+    return Snapshot(current, result, reason)
 
 
-def _copy_segments(data_dir: Path, target: Path, progress: Progress) -> dict[str, int]:
-    """Copies the vector segments of all collections; gives the seq id of each one that has been persisted."""
-    seq_ids: dict[str, int] = {}
-    with sqlite.connect(data_dir) as connection:
-        segments = [collection.segment for collection in sqlite.read_collections(connection)]
-        for done, uuid in enumerate(segments):
-            progress("segments", done, len(segments))
-            if (data_dir / uuid / segment.PICKLE).exists():
-                seq_id = segment.copy_live(connection, uuid, data_dir / uuid, target / uuid)
-                if seq_id is not None:
-                    seq_ids[uuid] = seq_id
-                elif (target / uuid).exists():
-                    shutil.rmtree(target / uuid)
-        progress("segments", len(segments), len(segments))
-    return seq_ids
+def _link_segments(
+    config: Config, store: Store, target: Path, progress: Progress
+) -> tuple[dict[str, Checkpoint | int], list[Entry]]:
+    """Puts a sound copy of each segment into the base; gives the checkpoints, or the seq ids of copies, and the files.
+
+    Where there is no checkpoint, which the daemon would have taken, the segment itself is copied.
+    """
+    linked: dict[str, Checkpoint | int] = {}
+    files: list[Entry] = []
+    fenced = fence.read(config.data_dir)
+    collections = sqlite.collections(config.data_dir, counted=False)
+    with sqlite.connect(config.data_dir) as connection:
+        for done, collection in enumerate(collections):
+            progress("segments", done, len(collections))
+            if collection.id in fenced:
+                raise BackupError(
+                    f"the collection {collection.name!r} is in quarantine, so a backup would lack its vectors",
+                    "chromactl repair brings it back; or delete the collection",
+                )
+            uuid = collection.segment
+            place = target / uuid
+            checkpoint = _link(store, uuid, place)
+            if checkpoint:
+                linked[uuid] = checkpoint
+                files += [Entry(f"{uuid}/{file.name}", file.size, file.sha256) for file in checkpoint.files]
+            elif (config.data_dir / uuid / segment.PICKLE).exists() and not log.rebuilds(connection, collection):
+                linked[uuid] = _copy_segment(connection, collection, config.data_dir / uuid, place)
+                for path in sorted(place.iterdir()):
+                    entry = manifest.hash_file(path, _ignore)
+                    files.append(replace(entry, path=f"{uuid}/{entry.path}"))
+    return linked, files
 
 
-def _copy_database(
-    data_dir: Path, target: Path, seq_ids: dict[str, int], progress: Progress
-) -> list[manifest.CollectionEntry]:
-    copy = target / sqlite.FILE
-    with sqlite.connect(data_dir) as live:
-        # A read transaction fixes the state that is copied, however much is written meanwhile.
-        live.execute("BEGIN")
-        live.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-        writer = sqlite3.connect(copy, isolation_level=None)
-        try:
-            live.backup(
-                writer, pages=4096, progress=lambda _status, left, total: progress("database", total - left, total)
-            )
-        finally:
-            writer.close()
-        live.execute("ROLLBACK")
-    copy.chmod(0o640)
-    with sqlite.connect(target) as connection:
-        # One file, without a WAL beside it; the daemon turns WAL on again after a restore.
-        connection.execute("PRAGMA journal_mode=DELETE")
-        fence.drop_all(connection)
-        collections = sqlite.read_collections(connection)
-        sqlite.set_seq_ids(
-            connection, {collection.segment: seq_ids.get(collection.segment) for collection in collections}
-        )
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise BackupError(f"the database is damaged: {verdict}", "restore an earlier backup")
-    for uuid in seq_ids.keys() - {collection.segment for collection in collections}:
-        shutil.rmtree(target / uuid)  # its collection was deleted in between
-    return [
-        manifest.CollectionEntry(
-            collection.id,
-            collection.tenant,
-            collection.database,
-            collection.name,
-            collection.dimension,
-            collection.records,
-            seq_ids.get(collection.segment),
-        )
-        for collection in collections
-    ]
+def _link(store: Store, uuid: str, place: Path) -> Checkpoint | None:
+    """As `Store.link`, of a checkpoint that is what it was; one that is damaged is left for recovery to find."""
+    checkpoint = store.link(uuid, place)
+    for file in checkpoint.files if checkpoint else []:
+        if manifest.hash_file(place / file.name, _ignore).sha256 != file.sha256:
+            journal.error("backup: %s of the checkpoint of %s is damaged; the disk may be at fault", file.name, uuid)
+            shutil.rmtree(place)
+            return None
+    return checkpoint
 
 
-def _free_name(directory: Path) -> str:
-    while True:
-        name = datetime.now(UTC).strftime(catalog.NAME_FORMAT)
-        if not (directory / name).exists():
-            return name
-        time.sleep(0.1)
-
-
-def _clear_unfinished(directory: Path) -> None:
-    # Under the backup lock nobody else is writing here: these are left over from backups that were killed.
-    for path in directory.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(path)
-
-
-def _check_space(data_dir: Path, directory: Path) -> None:
-    needed = sum(segment.allocated(path) for path in segment.directories(data_dir))
-    needed += sum(path.stat().st_blocks * 512 for path in sqlite.files(data_dir))
-    status = os.statvfs(directory)
-    free = status.f_bavail * status.f_frsize
-    if free < needed:
+def _copy_segment(connection: sqlite3.Connection, collection: sqlite.Collection, source: Path, target: Path) -> int:
+    seq_id = segment.copy_live(connection, collection.segment, source, target)
+    verdict = soundness.examine([target], lambda: None)[target]
+    if seq_id is None or not (verdict.sound or verdict.empty):
         raise BackupError(
-            f"{directory} has {free} bytes free; this backup needs about {needed}",
-            "free some space, or set backup.directory to a larger file system",
+            f"the segment of {collection.name!r} is not sound: {verdict.problem or 'its log is gone'}",
+            "start the service: it looks at its segments; or chromactl repair",
         )
+    return seq_id
 
 
-def _sync(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        state.fsync_path(path)
-    state.fsync_path(directory)
+def _prepare_copy(connection: sqlite3.Connection, seq_ids: Mapping[str, int | None]) -> None:
+    # One file, without a WAL beside it.
+    connection.execute("PRAGMA journal_mode=DELETE")
+    fence.drop_all(connection)
+    collections = sqlite.read_collections(connection, counted=False)
+    for collection in collections:
+        seq_id = seq_ids.get(collection.segment)
+        if seq_id is None and not log.rebuilds(connection, collection):
+            raise BackupError(f"the log of {collection.name!r} was purged while the backup was taken", "take it again")
+    sqlite.set_seq_ids(connection, {each.segment: seq_ids.get(each.segment) for each in collections})
+    verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise BackupError(f"the database is damaged: {verdict}", "restore an earlier backup")
+
+
+def _data_id(config: Config) -> str:
+    found = state.read(config.data_dir)
+    return found.data_id if found else ""
+
+
+def _archive_size(found: Manifest) -> int:
+    return next((entry.size for entry in found.files if entry.path == archive.FILE), 0)
+
+
+def _remove(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def _ignore(_size: int) -> None:
+    pass

@@ -67,7 +67,7 @@ def directory(config: Config) -> Iterator[Result]:
 
 def occupancy(config: Config, engine_version: str) -> Iterator[Result]:
     """Other processes, and data that this engine does not understand."""
-    alone = foreign(config.data_dir)
+    alone = foreign(config)
     yield alone
     if alone.status == "fail":
         return  # It may keep the database locked.
@@ -130,17 +130,17 @@ def _writable(path: Path) -> Result:
     return ok("writable", f"{path} takes a write and an fsync")
 
 
-def foreign(data_dir: Path) -> Result:
+def foreign(config: Config) -> Result:
     """Whether another process has the database open, as far as can be seen."""
     found = processes.with_open_database(
-        data_dir / sqlite.FILE, ignore={os.getpid(), lock.backup_holder(data_dir) or -1}
+        config.data_dir / sqlite.FILE, ignore={os.getpid(), lock.backup_holder(config.backup_dir) or -1}
     )
     if found:
         names = ", ".join(str(process) for process in found)
         return fail(
             "single_writer",
             TryAgain,
-            f"{data_dir / sqlite.FILE} is open in {names}",
+            f"{config.data_dir / sqlite.FILE} is open in {names}",
             "stop it: two writers destroy the vector files",
         )
     return ok("single_writer", f"no other process has {sqlite.FILE} open")

@@ -20,6 +20,7 @@ from chromad.cli import (
     restore,
     status,
     ui,
+    verify,
     verify_persistence,
 )
 from chromad.config import DEFAULT_PATH
@@ -60,8 +61,9 @@ def options(
 app.command("status")(status.run)
 app.add_typer(config.app, name="config")
 app.command("verify-persistence")(verify_persistence.run)
-app.command("backup")(backup.run)
-app.command("backups")(backups.run)
+app.command("backup")(backup.take)
+app.add_typer(backups.app, name="backups")
+app.command("verify")(verify.run)
 app.command("restore")(restore.run)
 app.command("checkpoint")(checkpoint.run)
 app.command("compact")(compact.run)

@@ -1,35 +1,62 @@
 """chromactl backup."""
 
+from dataclasses import asdict
+from typing import Annotated
+
 import typer
 
-from chromad.backup import snapshot
+from chromad.backup import repository, run
 from chromad.cli import ui
+from chromad.errors import ChromadError
 from chromad.output import human_bytes
 
 
-def run(context: typer.Context, json: ui.Json = False) -> None:
-    """Take a backup, with the service up or down. As root it works as the owner of the data directory.
+def take(
+    context: typer.Context,
+    full: Annotated[bool, typer.Option("--full", help="Begin with a new base, also where that is not due.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    json: ui.Json = False,
+) -> None:
+    """Take a backup, prove it with an engine of its own, store it. With the service up or down.
+
+    As root it works as the owner of the data directory. The first backup holds everything, the next ones what was logged
+    since, until that is 3 % of the records.
 
     Example: sudo chromactl backup
     """
     settings = ui.settings(context)
     config = settings.config
+    if dry_run:
+        _show_plan(run.plan(config, full=full), json=json or settings.json)
+        return
+    ui.need(config.data_dir)
+    try:
+        primary, second = repository.connect(config), repository.connect_copy(config)
+    except ChromadError as error:
+        run.failed(config, error)
+        raise
     ui.become_owner(config.data_dir)
     with ui.progress() as report:
-        taken = snapshot.take(config.data_dir, config.backup.directory, report)
-    path = config.backup.directory / taken.name
+        taken = run.run(config, primary, second, full=full, progress=report)
     if json or settings.json:
-        ui.print_json(
-            {
-                "name": taken.name,
-                "path": str(path),
-                "bytes": taken.size,
-                "collections": len(taken.collections),
-                "records": taken.records,
-            }
-        )
-    else:
-        ui.out.print(
-            f"{taken.name}: {len(taken.collections)} collections, {taken.records} records, {human_bytes(taken.size)} in {path}",
-            markup=False,
-        )
+        ui.print_json(asdict(taken))
+        return
+    ui.out.print(
+        f"{taken.id}: {taken.collections} collections, {taken.records} records, {human_bytes(taken.bytes)}, of which "
+        f"{human_bytes(taken.added)} are new in {config.backup.repository}; proven, {taken.seconds:.1f} s",
+        markup=False,
+    )
+    if taken.base:
+        ui.out.print(f"it has a base of its own: {taken.base}", markup=False)
+    if taken.copied and config.backup.copy_to:
+        ui.out.print(f"copied to {config.backup.copy_to.repository}", markup=False)
+    if taken.forgotten:
+        ui.out.print(f"{taken.forgotten} backups that backup.keep does not keep are forgotten")
+
+
+def _show_plan(plan: run.Plan, *, json: bool) -> None:
+    if json:
+        ui.print_json(asdict(plan))
+        return
+    what = f"a backup with a new base ({plan.base})" if plan.base else "a backup that adds to the base before"
+    ui.out.print(f"would take {what}, read {human_bytes(plan.bytes)}, store it in {plan.repository}", markup=False)

@@ -1,52 +1,209 @@
-"""chromactl backups."""
+"""chromactl backups: list, show, init, forget."""
+
+import os
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from chromad.backup import catalog
+from chromad.backup import catalog, ledger, manifest, repository, run
+from chromad.backup.repository import Snapshot
 from chromad.cli import ui
+from chromad.errors import BackupError, ChromadError
 from chromad.output import human_bytes
+from chromad.store import lock, state
+
+app = typer.Typer(invoke_without_command=True)
+
+_KEY_BYTES = 32
+_COLUMNS = ("ID", "CREATED", "AGE", "SIZE", "ADDED", "COLLECTIONS", "RECORDS", "PROVEN", "DRILLED")
 
 
-def run(context: typer.Context, json: ui.Json = False) -> None:
+@app.callback()
+def everything(context: typer.Context, json: ui.Json = False) -> None:
     """List the backups, the oldest first.
 
-    Example: chromactl backups --json | jq -r '.backups[-1].name'
+    Example: sudo chromactl backups --json | jq -r '.backups[-1].id'
+    """
+    if context.invoked_subcommand:
+        return
+    settings = ui.settings(context)
+    config = settings.config
+    found = repository.connect(config).snapshots()
+    known = ledger.read(config.backup_dir)
+    documents = [_document(snapshot, known) for snapshot in found]
+    if json or settings.json:
+        ui.print_json({"repository": config.backup.repository, "backups": documents})
+    elif not found:
+        ui.out.print(f"no backups in {config.backup.repository}", markup=False)
+    else:
+        _show(documents)
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="ID|latest|oldest")],
+    json: ui.Json = False,
+) -> None:
+    """Show what a backup holds.
+
+    Example: sudo chromactl backups show latest
     """
     settings = ui.settings(context)
-    found = catalog.backups(settings.config.backup.directory)
+    config = settings.config
+    place = repository.connect(config)
+    snapshot = catalog.find(place, name)
+    held = manifest.parse(place.read_file(snapshot, manifest.FILE), f"the manifest of {snapshot.id}")
+    document = {**_document(snapshot, ledger.read(config.backup_dir)), "manifest": asdict(held)}
     if json or settings.json:
-        ui.print_json({"backups": [_document(backup) for backup in found]})
+        ui.print_json(document)
         return
-    if not found:
-        ui.out.print(f"no backups in {settings.config.backup.directory}", markup=False)
-        return
-    table = Table(box=None, pad_edge=False)
-    for title, side in (
-        ("NAME", "left"),
-        ("SIZE", "right"),
-        ("COLLECTIONS", "right"),
-        ("RECORDS", "right"),
-        ("PROBLEM", "left"),
-    ):
-        table.add_column(title, justify="right" if side == "right" else "left")
-    for backup in found:
-        held = backup.manifest
-        facts = (human_bytes(held.size), str(len(held.collections)), str(held.records)) if held else ("", "", "")
-        table.add_row(backup.name, *facts, escape(backup.problem))
+    ui.out.print(f"{snapshot.id} of {held.created}, on {snapshot.host}, by Chroma {held.engine_version}", markup=False)
+    ui.out.print(f"base of {held.base_created}, log up to {held.last_seq_id}, {human_bytes(held.size)}", markup=False)
+    table = Table("COLLECTION", "TENANT", "DATABASE", "DIMENSION", "RECORDS", box=None, pad_edge=False)
+    for each in held.collections:
+        table.add_row(
+            *map(escape, (each.name, each.tenant, each.database, str(each.dimension or ""), str(each.records)))
+        )
     ui.out.print(table)
 
 
-def _document(backup: catalog.Backup) -> dict[str, object]:
-    held = backup.manifest
+@app.command()
+def init(context: typer.Context, json: ui.Json = False) -> None:
+    """Make the key and the repository, where they are missing. Does nothing where they are there.
+
+    Example: sudo chromactl backups init
+    """
+    settings = ui.settings(context)
+    config = settings.config
+    ui.need(config.data_dir)
+    made_key = _make_key(config.backup.password_file)
+    local = config.backup.local_path
+    if local and not local.exists():
+        local.mkdir(mode=0o750, parents=True)
+        owner = config.data_dir.stat()
+        if os.geteuid() == 0:
+            os.chown(local, owner.st_uid, owner.st_gid)
+    place = repository.connect(config)
+    try:
+        made = not place.exists()
+    except ChromadError:
+        if made_key:
+            # It is not that of the repository that is there.
+            config.backup.password_file.unlink()
+        raise
+    if made:
+        place.init()
+    if json or settings.json:
+        ui.print_json({"key": made_key, "repository": made})
+        return
+    ui.out.print(f"{config.backup.repository} {'is made' if made else 'was there'}", markup=False)
+    if made_key:
+        ui.out.print(
+            f"its key is in {config.backup.password_file}. Keep a copy of it on another machine: without the key, nobody "
+            "can read the backups",
+            markup=False,
+        )
+
+
+@app.command()
+def forget(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="ID…")],
+    confirm: Annotated[bool, typer.Option("--confirm", help="Do it; without, it is only said.")] = False,
+    json: ui.Json = False,
+) -> None:
+    """Remove backups and give back the space that only they took. The last proven one of a host always stays.
+
+    Example: sudo chromactl backups forget 1a2b3c4d --confirm
+    """
+    settings = ui.settings(context)
+    config = settings.config
+    place = repository.connect(config)
+    found = {snapshot.id: snapshot for snapshot in place.snapshots()}
+    if unknown := [each for each in ids if each not in found]:
+        raise BackupError(f"no backup {', '.join(unknown)} in {place.location}", "chromactl backups lists them")
+    for host in {found[each].host for each in ids}:
+        good = {snapshot.id for snapshot in found.values() if snapshot.host == host and catalog.proven(snapshot)}
+        if good and good <= set(ids):
+            raise BackupError(f"no proven backup of {host} would be left", "take another one first: chromactl backup")
+    if confirm:
+        run.prepare(config)
+        with lock.backup_lock(config.backup_dir) as held, ui.progress() as report:
+            place.lock_fd = held.fd
+            place.forget(ids)
+            place.prune(lambda: report("pruning", 0, 0))
+    if json or settings.json:
+        ui.print_json({"forgotten": ids if confirm else [], "would_forget": [] if confirm else ids})
+    elif confirm:
+        ui.out.print(f"{len(ids)} backups are forgotten")
+    else:
+        for each in ids:
+            ui.out.print(f"would forget {each} of {found[each].time}", markup=False)
+        ui.out.print("--confirm does it")
+
+
+def _make_key(path: Path) -> bool:
+    """Makes a key where there is none; says whether it did."""
+    if path.exists():
+        return False
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+    with os.fdopen(fd, "w", encoding="ascii") as file:
+        file.write(f"{secrets.token_urlsafe(_KEY_BYTES)}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    state.fsync_path(path.parent)
+    return True
+
+
+def _document(snapshot: Snapshot, known: ledger.Ledger) -> dict[str, Any]:
+    drill = known.drill(snapshot.id)
     return {
-        "name": backup.name,
-        "path": str(backup.path),
-        "created": held.created if held else None,
-        "bytes": held.size if held else None,
-        "collections": len(held.collections) if held else None,
-        "records": held.records if held else None,
-        "engine_version": held.engine_version if held else None,
-        "problem": backup.problem or None,
+        "id": snapshot.id,
+        "created": snapshot.time,
+        "host": snapshot.host,
+        "base": snapshot.facts.get("base"),
+        "bytes": snapshot.number("bytes"),
+        "added": known.added(snapshot.id),
+        "collections": snapshot.number("collections"),
+        "records": snapshot.number("records"),
+        "proven": catalog.proven(snapshot),
+        "drilled": drill.ended if drill and not drill.problem else None,
+        "drill_problem": drill.problem or None if drill else None,
     }
+
+
+def _show(documents: list[dict[str, Any]]) -> None:
+    hosts = {document["host"] for document in documents}
+    table = Table(box=None, pad_edge=False)
+    for name in (*_COLUMNS, *(("HOST",) if len(hosts) > 1 else ())):
+        table.add_column(
+            name, justify="right" if name in ("AGE", "SIZE", "ADDED", "COLLECTIONS", "RECORDS") else "left"
+        )
+    for document in documents:
+        cells = [
+            document["id"],
+            document["created"],
+            ui.age(document["created"]),
+            _size(document["bytes"]),
+            _size(document["added"]),
+            _text(document["collections"]),
+            _text(document["records"]),
+            "yes" if document["proven"] else "no",
+            "FAILED" if document["drill_problem"] else document["drilled"] or "",
+        ]
+        table.add_row(*map(escape, [*cells, *([document["host"]] if len(hosts) > 1 else [])]))
+    ui.out.print(table)
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else human_bytes(count)
+
+
+def _text(count: int | None) -> str:
+    return "" if count is None else str(count)

@@ -1,42 +1,144 @@
 """chromactl restore."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
-from chromad.backup import restore
+from chromad.backup import collection, repository, restore, stage, timetravel
+from chromad.backup.stage import Choice
 from chromad.cli import ui
+from chromad.config import Backup, Config
+from chromad.errors import ConfigurationError
+from chromad.output import human_bytes
 
 
 def run(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME|latest", help="The backup to put in place.")],
+    name: Annotated[str, typer.Argument(metavar="[ID|latest|oldest]", help="The backup to restore.")] = "latest",
+    at: Annotated[
+        str, typer.Option("--at", metavar="TIME", help="To a second, as 2026-01-02T03:04:05Z; UTC without an offset.")
+    ] = "",
+    target: Annotated[
+        Path | None, typer.Option("--target", metavar="DIR", help="Into a new directory; the service is not touched.")
+    ] = None,
+    only: Annotated[
+        str, typer.Option("--collection", metavar="NAME", help="One collection, into the running service.")
+    ] = "",
+    into: Annotated[str, typer.Option("--into", metavar="NEWNAME", help="The name that it gets there.")] = "",
     stop: Annotated[bool, typer.Option("--stop", help="Permit it to stop the service and start it again.")] = False,
+    inexact: Annotated[bool, typer.Option("--inexact", help="Permit what cannot be exact to the second.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    location: Annotated[
+        str, typer.Option("--repository", metavar="REPO", help="Not that of the configuration; with --target.")
+    ] = "",
+    key: Annotated[
+        Path | None, typer.Option("--password-file", metavar="FILE", help="The key of --repository.")
+    ] = None,
     json: ui.Json = False,
 ) -> None:
     """Put a backup in place of the data. The present data are moved aside, never deleted.
 
+    The backup is fetched, compared and opened beside the data first; then the service is stopped for the exchange.
+
     Example: sudo chromactl restore latest --stop
     """
     settings = ui.settings(context)
-    with ui.progress() as report:
-        outcome = restore.run(settings.config, name, may_stop=stop, progress=report)
-    held = outcome.manifest
-    if json or settings.json:
-        ui.print_json(
-            {
-                "name": held.name,
-                "collections": len(held.collections),
-                "records": held.records,
-                "replaced": str(outcome.replaced),
-                "restarted": outcome.restarted,
-                "changed": outcome.changed,
-            }
-        )
+    config = _elsewhere(location, key, target) if location or key else settings.config
+    if into and not only:
+        raise ConfigurationError("--into names a collection", "give --collection NAME as well")
+    if target and only:
+        raise ConfigurationError("--target and --collection exclude each other", "give one of them")
+    place = repository.connect(config, as_owner=target is None)
+    moment = timetravel.parse(at) if at else None
+    choice = stage.choose(place, name, moment)
+    as_json = json or settings.json
+    if dry_run:
+        _show_plan(config, choice, target, only, as_json=as_json)
         return
-    ui.out.print(f"restored {held.name}: {len(held.collections)} collections, {held.records} records", markup=False)
+    with ui.progress() as report:
+        if only:
+            copied = collection.copy(config, place, choice, only, into, inexact=inexact, progress=report)
+        elif target:
+            outcome = restore.run_aside(config, place, choice, target, inexact=inexact, progress=report)
+        else:
+            outcome = restore.run_in_place(config, place, choice, may_stop=stop, inexact=inexact, progress=report)
+    if only:
+        _show_copied(copied, as_json=as_json)
+    else:
+        _show(outcome, at, as_json=as_json)
+
+
+def _elsewhere(location: str, key: Path | None, target: Path | None) -> Config:
+    """What is needed to restore with nothing but a repository and its key."""
+    if not (location and key and target):
+        raise ConfigurationError(
+            "--repository needs --password-file and --target", "without them, restore takes the configuration's"
+        )
+    try:
+        backup = Backup.model_validate({"repository": location, "password_file": str(key)})
+    except ValidationError as error:
+        problems = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        raise ConfigurationError(problems, "restic names a place as sftp:user@host:/path, for example") from None
+    if not target.is_absolute():
+        raise ConfigurationError(f"the path {target} is relative", "give an absolute one")
+    return Config(data_dir=target, checkpoint_dir=target.parent / ".chromad-restore", backup=backup)
+
+
+def _show_plan(config: Config, choice: Choice, target: Path | None, only: str, *, as_json: bool) -> None:
+    restart = False
+    if not only and not target:
+        restore.check_place(config)
+        restart = restore.check_service(config, may_stop=True)
+    snapshot = choice.snapshot
+    plan = {
+        "id": snapshot.id,
+        "created": snapshot.time,
+        "bytes": choice.bytes,
+        "at": choice.target.at.isoformat() if choice.target else None,
+        "log_of": choice.target.joined.id if choice.target and choice.target.joined else None,
+        "live_log": bool(choice.target and choice.target.live),
+        "would_stop_the_service": restart,
+    }
+    if as_json:
+        ui.print_json(plan)
+        return
+    ui.out.print(f"would fetch {snapshot.id} of {snapshot.time}, {human_bytes(choice.bytes)}", markup=False)
+    if choice.target:
+        end = f", the log since then from {choice.target.joined.id}" if choice.target.joined else ""
+        end = ", the log since then from the live database" if choice.target.live else end
+        ui.out.print(f"and bring it to {choice.target.at:%Y-%m-%dT%H:%M:%SZ}{end}", markup=False)
+    place = f"the collection {only} into the running service" if only else f"it to {target or config.data_dir}"
+    ui.out.print(f"and restore {place}{', stopping the service for the exchange' if restart else ''}", markup=False)
+
+
+def _show(outcome: restore.Outcome, at: str, *, as_json: bool) -> None:
+    if as_json:
+        ui.print_json({**asdict(outcome), "replaced": str(outcome.replaced) if outcome.replaced else None})
+        return
+    moment = f", as of {at}" if at else ""
+    ui.out.print(
+        f"restored {outcome.id}{moment}: {outcome.collections} collections, {outcome.records} records in "
+        f"{outcome.directory}",
+        markup=False,
+    )
+    for note in outcome.notes:
+        ui.out.print(f"not exact: {note}", markup=False)
+    if not outcome.replaced:
+        return
     ui.out.print(f"the former data are in {outcome.replaced}; remove them when you no longer need them", markup=False)
     for line in outcome.changed:
         ui.out.print(f"written since the start: {line}", markup=False)
     if not outcome.restarted:
         ui.out.print("the service was not running; start it with systemctl start chromadb", markup=False)
+
+
+def _show_copied(copied: collection.Outcome, *, as_json: bool) -> None:
+    if as_json:
+        ui.print_json(asdict(copied))
+        return
+    ui.out.print(f"{copied.records} records of {copied.id} are in the collection {copied.name}", markup=False)
+    for note in copied.notes:
+        ui.out.print(f"not exact: {note}", markup=False)

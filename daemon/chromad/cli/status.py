@@ -6,6 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from chromad.backup import ledger
 from chromad.cli import ui
 from chromad.control import ask
 from chromad.store import state
@@ -43,6 +44,7 @@ def _stopped(settings: ui.Settings) -> dict[str, Any]:
         "host": config.listen.host,
         "port": config.listen.port,
         "last_stop": "none" if last is None else "clean" if last.clean else "unclean",
+        "backup": ledger.summary(config.backup_dir),
         "data_dir": str(config.data_dir),
     }
 
@@ -65,6 +67,8 @@ def _show(answer: dict[str, Any]) -> None:
         "fenced": "; ".join(fences.values()),
         "disk": disk.get("text"),
         "checkpoint": f"{checkpoint['newest'] or 'none'} {checkpoint['error']}".strip() if checkpoint else None,
+        "backup": _event("last_good", "problem", answer["backup"]),
+        "drill": _event("drill", "drill_problem", answer["backup"]),
         "last stop": answer["last_stop"],
         "data": answer["data_dir"],
         "versions": f"chromad {answer['chromad_version']}, Chroma {answer['engine_version']}"
@@ -76,3 +80,11 @@ def _show(answer: dict[str, Any]) -> None:
         if value not in (None, ""):
             table.add_row(f"  {name}", escape(str(value)))
     ui.out.print(table)
+
+
+def _event(when: str, problem: str, backup: dict[str, str | None]) -> str:
+    """When something was done last, and what went wrong; empty before the first time."""
+    time, wrong = backup[when], backup[problem]
+    return "; ".join(
+        part for part in (f"{time} ({ui.age(time)} ago)" if time else "", f"FAILED: {wrong}" if wrong else "") if part
+    )

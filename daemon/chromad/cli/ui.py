@@ -2,9 +2,12 @@
 
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,15 +16,20 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from chromad import config, control
-from chromad.errors import TryAgain
+from chromad import config, control, notify
+from chromad.errors import ConfigurationError, TryAgain
 
-out = Console(highlight=False, soft_wrap=True)
+_WIDTH = 200
+# Without a terminal, tables are not cut to the width that one would have.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 Report = Callable[[str, int, int], None]
+
+# Seconds that systemd is asked to go on waiting, each time there is progress
+_EXTENSION = 600.0
 
 
 @dataclass
@@ -69,9 +77,27 @@ def become_owner(path: Path) -> None:
         os.setuid(status.st_uid)
 
 
+def need(path: Path) -> None:
+    """Raises ConfigurationError when a directory is not there."""
+    if not path.is_dir():
+        raise ConfigurationError(f"{path} does not exist", "is a volume not mounted? Or correct data_dir")
+
+
+def age(time: str) -> str:
+    """How long ago a time (ISO 8601) was, for people: 90 s -> '1m'."""
+    seconds = max((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds(), 0)
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
 @contextmanager
 def progress() -> Iterator[Report]:
-    """A bar on standard error while something long goes on; nothing when that is not a terminal."""
+    """How far something long is: a bar on a terminal, systemd's STATUS under systemd, nothing elsewhere."""
+    if notify.supervised():
+        yield _tell_systemd()
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         tasks: dict[str, Any] = {}
@@ -82,3 +108,17 @@ def progress() -> Iterator[Report]:
             bar.update(tasks[phase], completed=done, total=total or None)
 
         yield report
+
+
+def _tell_systemd() -> Report:
+    told, when = "", 0.0
+
+    def report(phase: str, done: int, total: int) -> None:
+        nonlocal told, when
+        text = f"{phase} {100 * done // total} %" if total else phase
+        if text != told or time.monotonic() - when > _EXTENSION / 10:
+            told, when = text, time.monotonic()
+            notify.status(text)
+            notify.extend_timeout(_EXTENSION)
+
+    return report

@@ -8,6 +8,7 @@ when it is durable; only then the one before it goes.
 import errno
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ FILE = "checkpoint.json"
 FORMAT = 1
 _UNFINISHED = ".unfinished-"
 _CHUNK = 1 << 20
+_LINK_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,27 @@ class Store:
                 raise BackupError(f"{source / file.name} is damaged", "the disk may be at fault")
         for _ in segment.sync(target):
             tick()
+
+    def link(self, uuid: str, target: Path) -> Checkpoint | None:
+        """Hard links to the files of a segment's newest checkpoint, in a new directory; None when there is none.
+
+        Another process may take a newer one meanwhile.
+        """
+        for _ in range(_LINK_TRIES):
+            self._known.pop(uuid, None)
+            checkpoint = self.latest(uuid)
+            known = self._known[uuid]
+            if checkpoint is None or known is None:
+                return None
+            target.mkdir(mode=0o750)
+            try:
+                for file in checkpoint.files:
+                    os.link(known[0] / file.name, target / file.name)
+            except FileNotFoundError:
+                shutil.rmtree(target)
+            else:
+                return checkpoint
+        raise BackupError(f"the checkpoints of {uuid} are renewed too fast", "try again")
 
     def same_content(self, checkpoint: Checkpoint, tick: Callable[[], None]) -> bool:
         """Whether the live files hold the same bytes as a checkpoint."""

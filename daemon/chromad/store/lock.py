@@ -10,7 +10,7 @@ from types import TracebackType
 from chromad.errors import PermissionProblem, TryAgain
 
 DIRECTORY_LOCK = "chromad.lock"
-BACKUP_LOCK = "chromad-backup.lock"
+BACKUP_LOCK = "backup.lock"
 
 
 class Lock:
@@ -81,15 +81,15 @@ def directory_lock(data_dir: Path) -> Lock:
     return Lock(data_dir / DIRECTORY_LOCK, "writing")
 
 
-def backup_lock(data_dir: Path) -> Lock:
-    """The lock of the one who takes a backup."""
-    return Lock(data_dir / BACKUP_LOCK, "a backup")
+def backup_lock(backup_dir: Path) -> Lock:
+    """The lock of the one who takes, drills, restores or forgets backups."""
+    return Lock(backup_dir / BACKUP_LOCK, "a backup, a drill or a restore")
 
 
-def backup_holder(data_dir: Path) -> int | None:
-    """The pid of a backup that is running now, else None."""
+def backup_holder(backup_dir: Path) -> int | None:
+    """The pid of the one who has the lock of the backups now, else None."""
     try:
-        fd = os.open(data_dir / BACKUP_LOCK, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(backup_dir / BACKUP_LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -6,9 +6,10 @@ Tables and columns are those of Chroma 1.5 (`SCHEMA`); `check_schema` refuses to
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
@@ -29,9 +30,11 @@ SCHEMA: dict[str, set[str]] = {
 # Python package are fewer.
 MIGRATIONS = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
 
+TOPIC = "persistent://default/default/"
 _KEEP_LOG = '{"automatically_purge": false, "_type": "EmbeddingsQueueConfigurationInternal"}'
 _LOG_INDEX = "chromad_embeddings_queue_topic_seq_id"
 _BUSY_TIMEOUT = 60.0
+_COPY_STEP = 512  # pages between two flushes
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,13 @@ class Collection:
 
     @property
     def topic(self) -> str:
-        """Its part of the log (chroma_sqlite::helpers::get_embeddings_queue_topic_name)."""
-        return f"persistent://default/default/{self.id}"
+        """Its part of the log."""
+        return topic(self.id)
+
+
+def topic(collection: str) -> str:
+    """A collection's part of the log, by its id (chroma_sqlite::helpers::get_embeddings_queue_topic_name)."""
+    return f"{TOPIC}{collection}"
 
 
 @contextmanager
@@ -176,6 +184,75 @@ def read_collections(connection: sqlite3.Connection, *, counted: bool = True) ->
         (counted,),
     )
     return [Collection(*row) for row in rows]
+
+
+def collection_metadata(connection: sqlite3.Connection, collection: str) -> dict[str, str | int | float | bool]:
+    """What clients have attached to a collection, given by its id."""
+    rows = connection.execute(
+        "SELECT key, str_value, int_value, float_value, bool_value FROM collection_metadata WHERE collection_id = ?",
+        (collection,),
+    )
+    found: dict[str, str | int | float | bool] = {}
+    for key, text, integer, number, truth in rows:
+        value = (
+            bool(truth)
+            if truth is not None
+            else next((each for each in (text, integer, number) if each is not None), None)
+        )
+        if value is not None:
+            found[key] = value
+    return found
+
+
+def copy(data_dir: Path, target: Path, progress: Callable[[int, int], None]) -> str:
+    """SQLite's online backup into a new file, put on disk a little at a time: a client's fsync may have to wait for what
+    others have not yet put there. progress: pages done, pages in all. Gives the moment that it is of (UTC, ISO 8601)."""
+    with connect(data_dir) as live:
+        # A read transaction fixes the state that is copied, however much is written meanwhile.
+        live.execute("BEGIN")
+        live.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        moment = datetime.now(UTC).isoformat(timespec="seconds")
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        try:
+
+            def step(_status: int, left: int, total: int) -> None:
+                os.fdatasync(fd)
+                progress(total - left, total)
+
+            with closing(sqlite3.connect(target, isolation_level=None)) as writer:
+                writer.execute("PRAGMA synchronous = OFF")
+                live.backup(writer, pages=_COPY_STEP, progress=step)
+        finally:
+            # Not before the connection is closed: that would drop its locks.
+            os.close(fd)
+        live.execute("ROLLBACK")
+    return moment
+
+
+def pending_records(connection: sqlite3.Connection, collection: Collection) -> int:
+    """By how many the records of a collection change when the rows are applied that its metadata segment has yet to apply.
+
+    A write is first logged, then applied: a copy of the database may fall in between.
+    """
+    rows = connection.execute(
+        "SELECT operation, id FROM embeddings_queue WHERE topic = ? AND seq_id > ? ORDER BY seq_id",
+        (collection.topic, collection.written),
+    ).fetchall()
+    change = 0
+    present: dict[str, bool] = {}
+    for operation, record in rows:
+        if record not in present:
+            found = connection.execute(
+                "SELECT 1 FROM embeddings WHERE embedding_id = ? AND segment_id IN"
+                " (SELECT id FROM segments WHERE collection = ? AND scope = 'METADATA')",
+                (record, collection.id),
+            ).fetchone()
+            present[record] = found is not None
+        before = present[record]
+        # 0 add, 1 update, 2 upsert, 3 delete
+        present[record] = operation in (0, 2) or (operation == 1 and before)
+        change += present[record] - before
+    return change
 
 
 def is_cosine(connection: sqlite3.Connection, collection: Collection) -> bool:

@@ -1,0 +1,98 @@
+"""From the files of a backup to a data directory: every file is compared with the manifest, then the log is put in."""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from chromad import versions
+from chromad.backup import manifest
+from chromad.backup.manifest import Manifest
+from chromad.errors import BackupError, ConfigurationError
+from chromad.store import archive, segment, sqlite
+
+# phase, bytes done, bytes in all
+Progress = Callable[[str, int, int], None]
+
+
+def check_engine(found: Manifest) -> None:
+    """Raises ConfigurationError when a newer engine than ours took a backup."""
+    if versions.numbers(found.engine_version) > versions.numbers(versions.engine()):
+        raise ConfigurationError(
+            f"the backup was taken by Chroma {found.engine_version}; the installed engine is {versions.engine()}",
+            "install the newer one first",
+        )
+
+
+def verify(source: Path, found: Manifest, progress: Progress) -> None:
+    """Compares all files of a backup with its manifest: these, no others, and none by way of a link.
+
+    Raises BackupError at the first that differs.
+    """
+    _check_names(source, {entry.path for entry in found.files})
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        progress("checking files", done, found.size)
+
+    for entry in found.files:
+        manifest.check_file(source / entry.path, entry, count)
+    named = {collection.id for collection in found.collections}
+    if named != archive.marks(source / archive.FILE)[-1].collections().keys():
+        raise BackupError(
+            "the backup's database does not hold the collections of its manifest",
+            "choose another backup: chromactl backups",
+        )
+
+
+def _check_names(source: Path, expected: set[str]) -> None:
+    for path in source.rglob("*"):
+        name = str(path.relative_to(source))
+        plain = stat.S_ISREG(path.lstat().st_mode) and name in expected | {manifest.FILE}
+        if not plain and not stat.S_ISDIR(path.lstat().st_mode):
+            raise BackupError(
+                f"{path} is not what the manifest says (damaged)", "choose another backup: chromactl backups"
+            )
+
+
+def copy(source: Path, found: Manifest, target: Path, progress: Progress) -> None:
+    """A private copy of a backup's files in a new directory: nothing in it is shared with what was copied."""
+    target.mkdir(mode=0o700)
+    done = 0
+    for entry in found.files:
+        place = target / entry.path
+        place.parent.mkdir(mode=0o750, exist_ok=True)
+        try:
+            segment.copy_file(source / entry.path, place)
+        except FileNotFoundError:
+            raise BackupError(f"{source / entry.path} is missing from the backup", "take a new one") from None
+        done += entry.size
+        progress("copying", done, found.size)
+
+
+def bring_up(
+    directory: Path, found: Manifest, *, seq_id: int | None = None, catalog: archive.Catalog | None = None
+) -> None:
+    """Makes a data directory of a backup's verified files, in place: the engine finds the log and replays it.
+
+    seq_id, catalog: where the log is to end, and which collections there are; as the backup has it unless given.
+    """
+    path = directory / archive.FILE
+    if catalog is None:
+        catalog = archive.marks(path)[-1].catalog
+    wanted = found.last_seq_id if seq_id is None else seq_id
+    for uuid in archive.apply(directory, path, wanted, catalog):
+        if (directory / uuid).exists():
+            shutil.rmtree(directory / uuid)
+    path.unlink()
+    (directory / manifest.FILE).unlink(missing_ok=True)
+    sqlite.use_wal(directory)
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that an ordinary user may still write there."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize

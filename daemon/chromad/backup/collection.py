@@ -1,0 +1,172 @@
+"""One collection out of a backup into the running service, through the service's own API: nothing is stopped."""
+
+import base64
+import shutil
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from chromad.api import Api
+from chromad.backup import proof, restore, run, stage
+from chromad.backup.manifest import CollectionEntry
+from chromad.backup.repository import Repository
+from chromad.backup.stage import Choice
+from chromad.config import Config
+from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, TryAgain
+from chromad.store import lock
+
+# Records of one request: few enough for Chroma's largest batch, and for a payload limit that is not tiny.
+_BATCH = 1000
+_BYTES = 4 << 20
+_CLOSE = 1e-5
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was copied, from which backup, and under which name. notes: what is not exact."""
+
+    id: str
+    created: str
+    name: str
+    records: int
+    notes: list[str]
+
+
+def copy(
+    config: Config,
+    repository: Repository,
+    choice: Choice,
+    name: str,
+    into: str,
+    *,
+    inexact: bool,
+    progress: Progress,
+) -> Outcome:
+    """Copies the collection `name` (or TENANT/DATABASE/NAME) into a new one of the running service, named `into`.
+
+    Raises TryAgain when the service does not run, ConfigurationError when the name is taken, BackupError when the backup has
+    no such collection. A copy that fails is removed again.
+    """
+    api = Api(config.listen)
+    try:
+        api.heartbeat()
+    except (OSError, EngineError):
+        raise TryAgain("the service does not answer", "systemctl start chromadb") from None
+    run.prepare(config)
+    parent = restore.staging_place(config.data_dir)
+    with lock.backup_lock(config.backup_dir) as held:
+        repository.lock_fd = held.fd
+        staged = stage.stage(config, repository, choice, parent, progress)
+        try:
+            restore.need_exact(staged, inexact)
+            entry = _find(staged.entries, name)
+            target = into or entry.name
+            if api.collection(entry.tenant, entry.database, target) is not None:
+                raise ConfigurationError(
+                    f"the service has a collection {target!r} already", "choose another name: --into NEWNAME"
+                )
+            with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
+                _copy(source, api, entry, target, progress)
+        finally:
+            shutil.rmtree(staged.directory, ignore_errors=True)
+    return Outcome(choice.snapshot.id, staged.manifest.created, target, entry.records, staged.notes)
+
+
+def _find(entries: list[CollectionEntry], name: str) -> CollectionEntry:
+    found = [entry for entry in entries if name in (entry.name, f"{entry.tenant}/{entry.database}/{entry.name}")]
+    if not found:
+        raise BackupError(f"the backup has no collection {name!r}", "chromactl backups show ID lists them")
+    if len(found) > 1:
+        places = ", ".join(f"{entry.tenant}/{entry.database}/{entry.name}" for entry in found)
+        raise ConfigurationError(f"several collections have the name {name!r}", f"name one of {places}")
+    return found[0]
+
+
+def _copy(source: Api, target: Api, entry: CollectionEntry, name: str, progress: Progress) -> None:
+    place = (entry.tenant, entry.database)
+    described = source.collection(*place, entry.name)
+    if described is None:
+        raise BackupError(f"the backup does not open the collection {entry.name!r}", "choose another backup")
+    body = {"name": name, "metadata": described.get("metadata")}
+    # The engine takes one of them; the schema says more, but does not go with settings in the metadata (Chroma before 1.0).
+    if described.get("schema") and not any(key.startswith("hnsw:") for key in described.get("metadata") or {}):
+        body["schema"] = described["schema"]
+    else:
+        body["configuration"] = described.get("configuration_json")
+    try:
+        created = target.post(*place, "", {key: value for key, value in body.items() if value is not None})
+    except EngineError as error:
+        raise ChromadError(
+            f"the service does not make the collection {name!r}: {error.message}", "another name may do: --into"
+        ) from None
+    try:
+        done = 0
+        for records in _pages(source, entry):
+            for part in _parts(records):
+                target.post(*place, f"/{created['id']}/upsert", _request(part))
+            done += len(records)
+            progress("copying records", done, entry.records)
+        count = target.count(*place, created["id"])
+        if count != entry.records:
+            raise EngineError(f"the copy has {count} records, the backup {entry.records}")
+        _compare(source, target, entry, created["id"])
+    except (EngineError, OSError) as error:
+        target.request("DELETE", f"tenants/{entry.tenant}/databases/{entry.database}/collections/{name}")
+        raise BackupError(f"copying stopped: {error}", "the incomplete copy is removed again; try again") from None
+
+
+def _pages(source: Api, entry: CollectionEntry) -> Iterator[list[dict[str, Any]]]:
+    for offset in range(0, entry.records, _BATCH):
+        yield source.records(entry.tenant, entry.database, entry.id, {"limit": _BATCH, "offset": offset})
+
+
+def _parts(records: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Records in portions that a request can hold; one that is large goes alone."""
+    part: list[dict[str, Any]] = []
+    size = 0
+    for record in records:
+        weight = 4 * len(record["embedding"] or ()) + len(record["document"] or "") + len(str(record["metadata"]))
+        if part and size + weight > _BYTES:
+            yield part
+            part, size = [], 0
+        part.append(record)
+        size += weight
+    if part:
+        yield part
+
+
+def _request(records: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "ids": [record["id"] for record in records],
+        "embeddings": [base64.b64encode(array("f", record["embedding"]).tobytes()).decode() for record in records],
+        "documents": [record["document"] for record in records],
+        "metadatas": [record["metadata"] for record in records],
+        "uris": [record["uri"] for record in records],
+    }
+
+
+def _compare(source: Api, target: Api, entry: CollectionEntry, copy_id: str) -> None:
+    """Samples read from both sides must be the same."""
+    ids = [sample.id for sample in entry.samples]
+    if not ids:
+        return
+    first, second = (
+        {record["id"]: record for record in api.records(entry.tenant, entry.database, uuid, {"ids": ids})}
+        for api, uuid in ((source, entry.id), (target, copy_id))
+    )
+    if first.keys() != second.keys() or not all(_same(first[key], second[key]) for key in first):
+        raise EngineError("the copy has other records than the backup")
+
+
+def _same(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    """Whether records are equal. Vectors need not be to the last bit: for cosine distance they are normalised once more."""
+    rest = ("document", "metadata", "uri")
+    first, second = one["embedding"] or [], two["embedding"] or []
+    return (
+        all(one[name] == two[name] for name in rest)
+        and len(first) == len(second)
+        and all(abs(a - b) <= _CLOSE * (1 + abs(a)) for a, b in zip(first, second, strict=True))
+    )

@@ -1,0 +1,80 @@
+"""The restore drill: the newest proven backup is restored from the repository into a scratch place and opened.
+
+Every file is compared with its checksum, every collection counted, the sampled queries asked again; then restic checks
+the repository and reads a part of it, another one each time.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from chromad.backup import assemble, catalog, ledger, manifest, proof, run
+from chromad.backup.ledger import Drill
+from chromad.backup.repository import Repository
+from chromad.config import Config
+from chromad.errors import ChromadError
+from chromad.store import lock
+
+# A drill reads one of so many parts of the repository.
+PARTS = 10
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was drilled, and how long it took in seconds. part: of the repository that was read."""
+
+    id: str
+    created: str
+    collections: int
+    records: int
+    seconds: float
+    part: str
+
+
+def drill(config: Config, primary: Repository, name: str, progress: Progress) -> Outcome:
+    """Drills a backup, given by id or `latest`. Raises BackupError and others when it cannot be restored; the ledger says so."""
+    run.prepare(config)
+    started = time.monotonic()
+    with lock.backup_lock(config.backup_dir) as held:
+        primary.lock_fd = held.fd
+        run.remove_leftovers(config)
+        known = ledger.read(config.backup_dir)
+        part = f"{known.parts % PARTS + 1}/{PARTS}"
+        tried = ""
+        problem = ""
+        try:
+            snapshot = catalog.find(primary, name)
+            tried = snapshot.id
+            found = _restore_and_prove(config, primary, snapshot, progress)
+            primary.check(part, lambda: progress(f"reading part {part} of the repository", 0, 0))
+            primary.prune(lambda: progress("pruning", 0, 0))
+        except (ChromadError, OSError) as error:
+            problem = error.message if isinstance(error, ChromadError) else str(error)
+            raise
+        finally:
+            seconds = round(time.monotonic() - started, 1)
+            entry = Drill(ledger.now(), tried, seconds, part, " ".join(problem.split()))
+            ledger.write(config.backup_dir, replace(known, parts=known.parts + 1, drills=[*known.drills, entry]))
+    return Outcome(tried, found.created, len(found.collections), found.records, seconds, part)
+
+
+def _restore_and_prove(
+    config: Config, primary: Repository, snapshot: catalog.Snapshot, progress: Progress
+) -> manifest.Manifest:
+    place = config.backup_dir / f"drill-{snapshot.id}"
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        size = snapshot.number("bytes") or 0
+        run.scratch_space(config, size)
+        primary.restore(snapshot, place, size, lambda done, total: progress("restoring", done, total))
+        found = manifest.read(place)
+        assemble.check_engine(found)
+        assemble.verify(place, found, progress)
+        assemble.bring_up(place, found)
+        proof.prove(config, place, found.collections, None, lambda done, total: progress("comparing", done, total))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return found

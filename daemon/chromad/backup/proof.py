@@ -1,0 +1,223 @@
+"""The proof of a backup: an engine of its own opens a private copy; counts and sampled records must be right.
+
+Where the service runs, samples are compared with what it answers; later, a drill compares with what the proof has seen.
+"""
+
+import hashlib
+import json
+import random
+import socket
+import sqlite3
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from chromad.api import Api
+from chromad.backup.manifest import CollectionEntry, Sample
+from chromad.config import Config, Listen
+from chromad.engine import Engine
+from chromad.errors import BackupError, EngineError
+from chromad.store import lock, sqlite
+
+# Records sampled of a collection: those written last, and others.
+_RECENT, _ANY = 5, 5
+_NEAREST = 10
+# The part of the neighbours that must be found again: the index is approximate.
+_NEAR = 0.7
+_SAME = 1e-3
+_PORT_TRIES = 3
+_STOP_LIMIT = 60.0  # seconds
+
+Tick = Callable[[], None]
+# Gives the digests of records of a collection by their ids; leaves out what cannot be compared.
+Ask = Callable[[CollectionEntry, Sequence[str]], dict[str, str]]
+# Seconds within which the service has applied what it logged, and between two questions
+_APPLIED, _AGAIN = 20.0, 0.5
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record as `Api.records` gives it: vector as 32-bit floats, document, uri, metadata."""
+    found = hashlib.sha256(array("f", record["embedding"] or []).tobytes())
+    rest = [record["document"], record["uri"], record["metadata"]]
+    found.update(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode())
+    return found.hexdigest()
+
+
+def pick(connection: sqlite3.Connection, collection: sqlite.Collection) -> list[str]:
+    """The ids of the records of a collection that are to be looked at."""
+    recent = connection.execute(
+        "SELECT DISTINCT id FROM (SELECT id FROM embeddings_queue WHERE topic = ? ORDER BY seq_id DESC LIMIT ?)",
+        (collection.topic, _RECENT),
+    ).fetchall()
+    places = sorted(random.sample(range(collection.records), min(_ANY, collection.records)))
+    others = [
+        connection.execute(
+            "SELECT embedding_id FROM embeddings WHERE segment_id = (SELECT id FROM segments WHERE collection = ?"
+            " AND scope = 'METADATA') ORDER BY embedding_id LIMIT 1 OFFSET ?",
+            (collection.id, place),
+        ).fetchone()
+        for place in places
+    ]
+    return list(dict.fromkeys(row[0] for row in [*recent, *others] if row))
+
+
+def entries(connection: sqlite3.Connection, seq_ids: Mapping[str, int | None]) -> list[CollectionEntry]:
+    """What a database holds when its log is applied, with samples to be looked at. seq_ids: of the segments beside it."""
+    return [
+        CollectionEntry(
+            id=each.id,
+            tenant=each.tenant,
+            database=each.database,
+            name=each.name,
+            dimension=each.dimension,
+            records=each.records + sqlite.pending_records(connection, each),
+            segment=each.segment,
+            seq_id=seq_ids.get(each.segment),
+            metadata=sqlite.collection_metadata(connection, each.id),
+            samples=[Sample(record, "", [], []) for record in pick(connection, each)],
+        )
+        for each in sqlite.read_collections(connection)
+    ]
+
+
+def ask_service(api: Api, data_dir: Path, seq_id: int) -> Ask:
+    """Asks the running service for records as they were at a moment: those that were not written since.
+
+    seq_id: of the newest row of the log at that moment. The log after it must not be purged meanwhile.
+    """
+
+    def ask(entry: CollectionEntry, ids: Sequence[str]) -> dict[str, str]:
+        try:
+            records = api.records(entry.tenant, entry.database, entry.id, {"ids": list(ids)})
+        except (EngineError, OSError):
+            return {}  # it may have been deleted just now, or the service is gone
+        found = {record["id"]: digest(record) for record in records}
+        with sqlite.connect(data_dir) as connection:
+            written = connection.execute(
+                "SELECT DISTINCT id FROM embeddings_queue WHERE topic = ? AND seq_id > ?",
+                (sqlite.topic(entry.id), seq_id),
+            ).fetchall()
+        for (record,) in written:
+            found.pop(record, None)
+        return found
+
+    return ask
+
+
+@contextmanager
+def scratch(config: Config, directory: Path, tick: Tick) -> Iterator[Api]:
+    """An engine of its own on a data directory that belongs to nobody else, at a loopback port."""
+    with lock.directory_lock(directory) as held:
+        for attempt in range(_PORT_TRIES):
+            settings = config.model_copy(update={"data_dir": directory, "listen": Listen(port=_free_port())})
+            engine = Engine(settings, held.fd)
+            api = Api(settings.listen)
+            try:
+                engine.start()
+                engine.wait_until_it_answers(api, tick, lambda: False)
+            except EngineError:
+                engine.kill()
+                if attempt == _PORT_TRIES - 1:
+                    raise
+                continue
+            try:
+                yield api
+                engine.stop(_STOP_LIMIT, tick)
+            finally:
+                engine.kill()
+            return
+
+
+def prove(
+    config: Config,
+    directory: Path,
+    entries: Sequence[CollectionEntry],
+    ask: Ask | None,
+    tick: Callable[[int, int], None],
+) -> list[CollectionEntry]:
+    """Opens a data directory made of a backup and looks at every collection; gives the entries with what it has seen.
+
+    Entries with samples that have a digest are compared with them (a drill), others with what `ask` says. Raises
+    BackupError that names all that is wrong.
+    """
+    problems: list[str] = []
+    seen: list[CollectionEntry] = []
+    with scratch(config, directory, lambda: tick(len(seen), len(entries))) as api:
+        for entry in entries:
+            try:
+                samples, wrong = _look(api, entry, ask)
+            except (EngineError, OSError) as error:
+                samples, wrong = [], [str(error)]
+            problems += [f"{entry.name}: {each}" for each in wrong]
+            seen.append(replace(entry, samples=samples))
+            tick(len(seen), len(entries))
+    if problems:
+        raise BackupError("the backup is not what it should be:\n" + "\n".join(problems), "journalctl has the rest")
+    return seen
+
+
+def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sample], list[str]]:
+    place = (entry.tenant, entry.database, entry.id)
+    problems = []
+    count = api.count(*place)
+    if count != entry.records:
+        problems.append(f"{count} records, not {entry.records}")
+    if not entry.samples or not count:
+        return [], problems
+    records = api.records(*place, {"ids": [each.id for each in entry.samples]})
+    found = {record["id"]: digest(record) for record in records}
+    expected = {sample.id: sample.digest for sample in entry.samples if sample.digest}
+    different = [key for key in expected if found.get(key) != expected[key]]
+    if ask and not expected:
+        different = _unlike_service(ask, entry, found)
+    # Chroma loses the update of a record that is alone in its collection, crash or not.
+    if different and count > 1:
+        problems.append(f"the records {', '.join(sorted(different))} are not as they should be")
+    kept = [record for record in records if record["embedding"]]
+    if not kept:
+        return [], problems
+    answers = api.nearest(*place, [record["embedding"] for record in kept], min(_NEAREST, count))
+    samples = [
+        Sample(record["id"], found[record["id"]], ids, distances)
+        for record, (ids, distances) in zip(kept, answers, strict=True)
+    ]
+    problems += _compare_queries(entry, samples)
+    return samples, problems
+
+
+def _unlike_service(ask: Ask, entry: CollectionEntry, found: Mapping[str, str]) -> list[str]:
+    """The samples that the service has otherwise. What is logged is not yet applied at times, so it is asked again."""
+    different = [sample.id for sample in entry.samples]
+    deadline = time.monotonic() + _APPLIED
+    while True:
+        served = ask(entry, different)
+        different = [key for key in served if found.get(key) != served[key]]
+        if not different or time.monotonic() > deadline:
+            return different
+        time.sleep(_AGAIN)
+
+
+def _compare_queries(entry: CollectionEntry, samples: Sequence[Sample]) -> list[str]:
+    """Whether queries find as near neighbours as before. Not the same: a replay may connect the graph otherwise."""
+    before = {sample.id: sample.distances for sample in entry.samples if sample.digest}
+    near = total = 0
+    for sample in samples:
+        if wanted := before.get(sample.id):
+            farthest = max(wanted)
+            total += len(wanted)
+            near += sum(each <= farthest + _SAME * (1 + abs(farthest)) for each in sample.distances)
+    if near < _NEAR * total:
+        return [f"queries find {near} neighbours as near as the {total} that were found when the backup was taken"]
+    if empty := [sample.id for sample in samples if not sample.nearest]:
+        return [f"queries find nothing for {', '.join(empty)}"]
+    return []
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,422 @@
+"""The repository: restic stores, encrypts, deduplicates and thins out; here is how it is called and what it says.
+
+Works with restic 0.14 (Debian 12) and newer.
+"""
+
+import json
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from chromad.backup import secret
+from chromad.config import Config, Keep
+from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
+
+MARK = "chromad"  # the tag of every snapshot that is ours
+_TICK = 0.2
+# Lines that say less than the first one
+_COUNT = re.compile(r"[Tt]here (were|was) \d+ error|unable to create lock")
+
+# bytes done, bytes in all
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A backup in the repository. time: UTC, ISO 8601. facts: what its tags say (`KEY=VALUE`). paths: what was backed up."""
+
+    id: str
+    time: str
+    host: str
+    path: str
+    tags: frozenset[str]
+    facts: Mapping[str, str]
+
+    def number(self, name: str) -> int | None:
+        """A fact that is a number; None where it is not."""
+        text = self.facts.get(name, "")
+        return int(text) if text.isascii() and text.isdecimal() else None
+
+
+@dataclass(frozen=True)
+class Added:
+    """The snapshot that restic has made, and how many bytes the repository grew by, before compression."""
+
+    id: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """As whom restic runs: root hands over to the owner of the data, so that the repository has one owner."""
+
+    uid: int
+    gid: int
+
+
+class Repository:
+    """One restic repository. Every method raises ConfigurationError, TryAgain or BackupError with what restic says."""
+
+    def __init__(
+        self,
+        location: str,
+        password: bytes,
+        *,
+        cache_dir: Path | None,
+        options: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        account: Account | None = None,
+    ) -> None:
+        """lock_fd: of the lock that restic shares, so that it is held as long as restic runs, whatever becomes of us."""
+        self.location = location
+        self._password = password
+        self._options = options or {}
+        self._environment = environment or {}
+        self._account = account
+        self._cache_dir = cache_dir
+        self.lock_fd = -1
+        if not shutil.which("restic"):
+            raise ConfigurationError("restic is not installed", "apt install restic")
+
+    def exists(self) -> bool:
+        """Whether the repository is there and the key opens it."""
+        try:
+            self._run("cat", "config")
+        except _Missing:
+            return False
+        return True
+
+    def init(self) -> None:
+        """Makes the repository."""
+        self._run("init")
+
+    def snapshots(self) -> list[Snapshot]:
+        """Our backups, the oldest first."""
+        found = json.loads(self._run("snapshots", "--json", "--no-lock", "--tag", MARK)) or []
+        return sorted((_snapshot(each) for each in found), key=lambda each: each.time)
+
+    def backup(self, directory: Path, host: str, tags: Iterable[str], progress: Progress) -> Added:
+        """Stores a directory."""
+        # Links to the same file change its ctime; what is in it changes with its inode or its mtime.
+        arguments = ["backup", "--json", "--ignore-ctime", "--host", host]
+        arguments += [word for tag in (MARK, *tags) for word in ("--tag", tag)]
+        summary: dict[str, Any] = {}
+
+        def line(text: str) -> None:
+            message = json.loads(text)
+            if message.get("message_type") == "status":
+                progress(int(message.get("bytes_done", 0)), int(message.get("total_bytes", 0)))
+            elif message.get("message_type") == "summary":
+                summary.update(message)
+
+        self._run(*arguments, str(directory), line=line)
+        if "snapshot_id" not in summary:
+            raise BackupError("restic told of no snapshot", "look at what restic says: restic snapshots")
+        return Added(str(summary["snapshot_id"])[:8], int(summary.get("data_added", 0)))
+
+    def read_file(self, snapshot: Snapshot, name: str) -> bytes:
+        """The content of one small text file of a backup."""
+        return self._run("dump", "--no-lock", snapshot.id, f"{snapshot.path}/{name}").encode()
+
+    def fetch_file(self, snapshot: Snapshot, name: str, target: Path, tick: Callable[[], None]) -> None:
+        """Writes one file of a backup to a new place."""
+        with open(target, "xb") as file:
+            self._run("dump", "--no-lock", snapshot.id, f"{snapshot.path}/{name}", output=file, tick=tick)
+
+    def restore(self, snapshot: Snapshot, target: Path, size: int, progress: Progress) -> None:
+        """Writes the files of a backup into a new directory. size: bytes to expect."""
+        parent = target.with_name(f"{target.name}.restic")
+        parent.mkdir(mode=0o700)
+        self._give(parent)
+        try:
+            self._run(
+                *("restore", "--no-lock", snapshot.id, "--target", str(parent)),
+                tick=lambda: progress(min(_size(parent), size), size),
+            )
+            source = parent / snapshot.path.lstrip("/")
+            if not source.is_dir():
+                raise BackupError(
+                    f"the backup {snapshot.id} does not hold {snapshot.path}", "choose another one: chromactl backups"
+                )
+            source.rename(target)
+        finally:
+            shutil.rmtree(parent, ignore_errors=True)
+
+    def retain(self, host: str, keep: Keep, tag: str) -> int:
+        """Forgets the backups of a host with a tag that the policy does not keep; gives how many."""
+        words = [f"--keep-{name}={count}" for name, count in keep.model_dump().items() if count]
+        arguments = ["forget", "--json", "--host", host, "--tag", f"{MARK},{tag}", "--group-by", "host", *words]
+        groups = json.loads(self._run(*arguments) or "null") or []
+        return sum(len(group.get("remove") or []) for group in groups)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Removes backups; their content goes with the next `prune`."""
+        self._run("forget", *ids)
+
+    def prune(self, tick: Callable[[], None]) -> None:
+        """Gives back the space of what no backup holds any more."""
+        self._run("prune", tick=tick)
+
+    def check(self, part: str, tick: Callable[[], None]) -> None:
+        """Checks the structure, and reads a part of the content. part: as `3/10`."""
+        self._run("check", f"--read-data-subset={part}", tick=tick)
+
+    def copy_to(self, other: "Repository", backup_id: str, tick: Callable[[], None]) -> None:
+        """Copies a backup into another repository, which is made when it is not there."""
+        fd = secret.in_memory(self._password)
+        source = ["--from-repo", self.location, "--from-password-file", f"/proc/self/fd/{fd}"]
+        try:
+            if not other.exists():
+                other._run("init", *source, "--copy-chunker-params", fds=(fd,))
+            other._run("copy", *source, backup_id, fds=(fd,), tick=tick)
+        finally:
+            os.close(fd)
+
+    # How restic is run
+
+    def _give(self, path: Path) -> None:
+        if self._account:
+            os.chown(path, self._account.uid, self._account.gid)
+
+    def _run(
+        self,
+        *arguments: str,
+        line: Callable[[str], None] | None = None,
+        output: IO[bytes] | None = None,
+        tick: Callable[[], None] | None = None,
+        fds: Sequence[int] = (),
+    ) -> str:
+        """Runs restic to its end; gives its standard output, unless `line` or `output` take it."""
+        try:
+            return self._run_once(arguments, line, output, tick, fds)
+        except _Locked:
+            # Removes only locks whose process is gone or that nobody has renewed.
+            self._run_once(("unlock",), None, None, tick, ())
+        return self._run_once(arguments, line, output, tick, fds)
+
+    def _run_once(
+        self,
+        arguments: Sequence[str],
+        line: Callable[[str], None] | None,
+        output: IO[bytes] | None,
+        tick: Callable[[], None] | None,
+        fds: Sequence[int],
+    ) -> str:
+        fd = secret.in_memory(self._password)
+        inherited = (fd, *fds, *([self.lock_fd] if self.lock_fd >= 0 else []))
+        # Not longer than we live: the next one to take the lock must not meet a restic that still reads.
+        command = ["setpriv", "--pdeathsig", "TERM", "restic", *self._words(), *arguments]
+        try:
+            with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as lines:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if line else output or lines,
+                    stderr=errors,
+                    env=self._variables(fd),
+                    pass_fds=inherited,
+                    cwd="/",
+                    **self._identity(),
+                )
+                _follow(process, line, tick)
+                errors.seek(0)
+                said = errors.read().decode(errors="replace")
+                if process.returncode:
+                    raise self._error(arguments[0], process.returncode, said)
+                if arguments[0] == "snapshots" and said.strip():
+                    # It leaves out what it cannot read, and calls that a success.
+                    raise BackupError(
+                        f"restic snapshots: {_last_words(said)}",
+                        "restic check says more; copy_to holds another copy",
+                    )
+                lines.seek(0)
+                return lines.read().decode(errors="replace")
+        finally:
+            os.close(fd)
+
+    def _words(self) -> list[str]:
+        words = ["--repo", self.location]
+        local = self.location.startswith("/") or self._cache_dir is None
+        words += ["--no-cache"] if local else ["--cache-dir", str(self._cache_dir)]
+        return words + [word for key, value in self._options.items() for word in ("-o", f"{key}={value}")]
+
+    def _variables(self, fd: int) -> dict[str, str]:
+        return {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "HOME": _home(self._account.uid if self._account else os.geteuid()),
+            "TMPDIR": tempfile.gettempdir(),
+            "RESTIC_PROGRESS_FPS": "5",
+            **self._environment,
+            "RESTIC_PASSWORD_FILE": f"/proc/self/fd/{fd}",
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        if self._account is None or os.geteuid() != 0:
+            return {}
+        return {"user": self._account.uid, "group": self._account.gid, "extra_groups": []}
+
+    def _error(self, verb: str, code: int, text: str) -> ChromadError:
+        """What restic's exit code (0.17 and newer) or words mean."""
+        said = _last_words(text)
+        low = text.lower()
+        if code == 12 or "wrong password" in low or "no key found" in low:
+            return ConfigurationError(
+                f"the key does not open the repository {self.location}",
+                "backup.password_file must hold the key that it was made with",
+            )
+        absent = "does not exist" in low or "no such file" in low
+        if code == 10 or ("is there a repository at" in low and absent) or "repository does not exist" in low:
+            return _Missing(f"there is no repository at {self.location}", "make it once: chromactl backups init")
+        if code == 11 or "already locked" in low:
+            return _Locked(
+                f"the repository {self.location} is locked: {said}", "wait for who has it, or see restic list locks"
+            )
+        if ("no space left" in low or "disk quota" in low) and verb in ("restore", "dump"):
+            return BackupError(f"there is no room for what is restored: {said}", "free some space; nothing was touched")
+        if "no space left" in low or "disk quota" in low:
+            return BackupError(f"{self.location} is full: {said}", "free some space there, or keep fewer backups")
+        if code < 0:
+            return BackupError(f"restic {verb} was ended by signal {-code}", "try again")
+        if verb in ("restore", "dump"):
+            return BackupError(
+                f"restic {verb}: {said}", f"look at {self.location}, and at the place that is restored to"
+            )
+        return BackupError(f"restic {verb}: {said}", f"is {self.location} reachable and writable?")
+
+
+class _Missing(ConfigurationError):
+    pass
+
+
+class _Locked(TryAgain):
+    pass
+
+
+def account_for(path: Path) -> Account | None:
+    """Who restic is to run as: the owner of a path when we are root and it is another one's, else we ourselves."""
+    status = path.stat()
+    return Account(status.st_uid, status.st_gid) if os.geteuid() == 0 and status.st_uid != 0 else None
+
+
+def connect(config: Config, *, as_owner: bool = True) -> Repository:
+    """The repository that a configuration names. Reads its secrets, so as root before another user is taken on.
+
+    as_owner: whether root lets restic run as the owner of the data; else it keeps no cache either.
+    """
+    return _connect(config, config.backup.repository, config.backup.password_file, as_owner=as_owner)
+
+
+def connect_copy(config: Config) -> Repository | None:
+    """The second repository, where there is one."""
+    second = config.backup.copy_to
+    return _connect(config, second.repository, second.password_file, as_owner=True) if second else None
+
+
+def _connect(config: Config, location: str, password_file: Path, *, as_owner: bool) -> Repository:
+    backup = config.backup
+    return Repository(
+        location,
+        secret.read(password_file),
+        cache_dir=config.backup_dir / "cache" if as_owner else None,
+        options=backup.options,
+        environment=secret.read_environment(backup.environment_file) if backup.environment_file else {},
+        account=account_for(config.data_dir) if as_owner and config.data_dir.exists() else None,
+    )
+
+
+def _home(uid: int) -> str:
+    """Where ssh and rclone look for what is theirs."""
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return "/"
+
+
+def _snapshot(document: Mapping[str, Any]) -> Snapshot:
+    tags = frozenset(document.get("tags") or [])
+    facts = dict(tag.split("=", 1) for tag in tags if "=" in tag)
+    for name in ("created", "base"):
+        # Anybody with the key may have set them.
+        if not _is_time(facts.get(name, "")):
+            facts.pop(name, None)
+    paths = document.get("paths") or [""]
+    return Snapshot(
+        str(document["id"])[:8],
+        facts.get("created", str(document["time"])),
+        str(document.get("hostname", "")),
+        str(paths[0]),
+        tags,
+        facts,
+    )
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _follow(
+    process: "subprocess.Popen[bytes]", line: Callable[[str], None] | None, tick: Callable[[], None] | None
+) -> None:
+    """Waits for the end of a process, which does not go on when we are interrupted."""
+    try:
+        for raw in process.stdout or ():
+            text = raw.decode(errors="replace").strip()
+            if line and text.startswith("{"):
+                line(text)
+        while process.poll() is None:
+            if tick:
+                tick()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_TICK)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        if process.stdout:
+            process.stdout.close()
+
+
+def _last_words(text: str) -> str:
+    lines = [_plain(line) for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if line]
+    if locked := [line for line in lines if "already locked" in line]:
+        return locked[0].removeprefix("Fatal: ")[:500]
+    fatal = [line.removeprefix("Fatal: ") for line in lines if line.startswith("Fatal")]
+    found = (fatal or lines or ["it said nothing"])[-1]
+    # "There were 3 errors" says less than the first of them.
+    return (found if found == lines[0] or not _COUNT.search(found) else f"{found}, first: {lines[0]}")[:500]
+
+
+def _plain(line: str) -> str:
+    text = line.strip()
+    if not text.startswith("{"):
+        return text
+    try:
+        message = json.loads(text)
+    except ValueError:
+        return text
+    return str(message.get("message") or message.get("error") or "")
+
+
+def _size(directory: Path) -> int:
+    total = 0
+    for top, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(top, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total

@@ -1,0 +1,277 @@
+"""A backup from beginning to end: snapshot, proof, repository, copy, retention; and what the ledger says of it."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from chromad.api import Api
+from chromad.backup import assemble, ledger, manifest, proof, snapshot
+from chromad.backup.ledger import Taken
+from chromad.backup.repository import Repository
+from chromad.backup.snapshot import Snapshot
+from chromad.config import Config
+from chromad.control import ask
+from chromad.errors import BackupError, ChromadError, PermissionProblem, TryAgain
+from chromad.output import human_bytes
+from chromad.output import log as journal
+from chromad.store import lock, segment, state
+
+PROVEN, UNPROVEN = "proven", "unproven"
+_PROOF = "proof"
+_RETENTION = timedelta(days=1)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A backup that is stored. base: why it has a base of its own, empty when it adds to the one before. added: bytes.
+    forgotten: backups that the policy did not keep. copied: whether there is a second repository, which has it as well."""
+
+    id: str
+    created: str
+    base: str
+    collections: int
+    records: int
+    bytes: int
+    added: int
+    seconds: float
+    forgotten: int
+    copied: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the next backup would do. base: as in `Outcome`. bytes: that it reads."""
+
+    repository: str
+    base: str
+    bytes: int
+
+
+def plan(config: Config, *, full: bool) -> Plan:
+    """What `run` would do now."""
+    reason = snapshot.why_base(config, full=full) if config.backup_dir.exists() else "the first one here"
+    if reason:
+        paths = [path for path in config.data_dir.iterdir() if path.is_file()]
+        size = sum(path.stat().st_size for path in paths)
+        size += sum(segment.allocated(path) for path in segment.directories(config.data_dir))
+    else:
+        size = manifest.read(config.backup_dir / snapshot.CURRENT).size
+    return Plan(config.backup.repository, reason, size)
+
+
+def run(config: Config, primary: Repository, second: Repository | None, *, full: bool, progress: Progress) -> Outcome:
+    """Takes a backup, proves it, stores it. Runs as the owner of the data.
+
+    Raises TryAgain when another one runs, BackupError and others when it is not good; the last good one is untouched
+    then, and the log is kept.
+    """
+    prepare(config)
+    started = time.monotonic()
+    with lock.backup_lock(config.backup_dir) as held:
+        primary.lock_fd = held.fd
+        attempted = ledger.now()
+        remove_leftovers(config)
+        _begin_history(config)
+        try:
+            taken = snapshot.take(
+                config, full=full, checkpoint=lambda: _checkpoint(config, progress), progress=progress
+            )
+            problem = _prove(config, taken, progress)
+            stored = _store(config, primary, taken, problem, started, progress)
+        except (ChromadError, OSError) as error:
+            _note(config, attempted, _one_line(error))
+            raise
+        if problem:
+            raise BackupError(f"the backup {stored.id} is stored, but not proven: {problem.message}", problem.hint)
+        try:
+            if second:
+                second.lock_fd = held.fd
+                primary.copy_to(second, stored.id, lambda: progress("copying to the second repository", 0, 0))
+            forgotten = _retain(config, primary, second)
+        except (ChromadError, OSError) as error:
+            _note(config, attempted, f"{stored.id} is good, but: {_one_line(error)}")
+            raise
+    return replace(stored, seconds=time.monotonic() - started, forgotten=forgotten, copied=second is not None)
+
+
+def failed(config: Config, error: ChromadError) -> None:
+    """Leaves in the ledger why a backup could not even begin."""
+    prepare(config)
+    _note(config, ledger.now(), _one_line(error))
+
+
+def prepare(config: Config) -> None:
+    """Makes the directory in which backups work. Raises PermissionProblem where that is not possible."""
+    try:
+        if not config.backup_dir.exists():
+            config.backup_dir.mkdir(mode=0o750, exist_ok=True)
+            if os.geteuid() == 0:
+                owner = config.checkpoint_dir.stat()
+                os.chown(config.backup_dir, owner.st_uid, owner.st_gid)
+    except FileNotFoundError:
+        raise PermissionProblem(
+            f"{config.checkpoint_dir} does not exist", "start the service once, or create it for the service user"
+        ) from None
+    except OSError as error:
+        raise PermissionProblem(
+            f"{config.backup_dir}: {error.strerror}", "run as root or as the service user"
+        ) from None
+
+
+def scratch_space(config: Config, size: int) -> None:
+    """Raises BackupError where a private copy of so many bytes would fill the file system up to the fence."""
+    status = os.statvfs(config.backup_dir)
+    reserve = (status.f_blocks * (100 - config.disk.fence_percent) // 100) * status.f_frsize
+    free = status.f_bavail * status.f_frsize
+    if free < size + reserve:
+        raise BackupError(
+            f"{config.backup_dir} has {human_bytes(free)} free; opening the backup for its proof needs "
+            f"{human_bytes(size)}, and {human_bytes(reserve)} stay below disk.fence_percent",
+            "free some space on the file system of the checkpoints",
+        )
+
+
+def _checkpoint(config: Config, progress: Progress) -> None:
+    try:
+        ask(config.control_socket, "checkpoint", progress=progress)
+    except (TryAgain, PermissionProblem) as error:
+        journal.info("backup: no new checkpoints: %s", error.message)
+
+
+def _prove(config: Config, taken: Snapshot, progress: Progress) -> BackupError | None:
+    """Opens a private copy; writes the manifest with what was seen. Gives why the backup is not proven."""
+    found = taken.manifest
+    scratch_space(config, found.size)
+    place = config.backup_dir / _PROOF
+    problem: BackupError | None = None
+    entries = found.collections
+    try:
+        assemble.copy(taken.directory, found, place, progress)
+        assemble.verify(place, found, progress)
+        assemble.bring_up(place, found)
+        entries = proof.prove(
+            config,
+            place,
+            found.collections,
+            _service(config, found),
+            lambda done, total: progress("proving", done, total),
+        )
+    except BackupError as error:
+        problem = error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    text = replace(found, collections=entries).to_json()
+    state.write_atomically(taken.directory / manifest.FILE, text, 0o640)
+    return problem
+
+
+def _service(config: Config, found: manifest.Manifest) -> proof.Ask | None:
+    """Asks the service for samples, but for collections that it has not loaded: they would stay in its memory."""
+    try:
+        running = ask(config.control_socket, "status")
+    except (TryAgain, PermissionProblem) as error:
+        journal.info("backup: the service is not asked for samples: %s", error.message)
+        return None
+    if not running or running["state"] != "serving":
+        return None
+    left_out = {*running["cold_ids"], *running["quarantined"]}
+    served = proof.ask_service(Api(config.listen), config.data_dir, found.last_seq_id)
+    return lambda entry, ids: {} if entry.id in left_out else served(entry, ids)
+
+
+def _store(
+    config: Config,
+    primary: Repository,
+    taken: Snapshot,
+    problem: BackupError | None,
+    started: float,
+    progress: Progress,
+) -> Outcome:
+    found = taken.manifest
+    facts = {
+        "created": found.created,
+        "base": found.base_created,
+        "collections": len(found.collections),
+        "records": found.records,
+        "bytes": found.size,
+    }
+    tags = [UNPROVEN if problem else PROVEN, *(f"{key}={value}" for key, value in facts.items())]
+    added = primary.backup(taken.directory, host(), tags, lambda done, total: progress("storing", done, total))
+    seconds = time.monotonic() - started
+    known = ledger.read(config.backup_dir)
+    entry = Taken(added.id, found.created, not problem, added.bytes, round(seconds, 1))
+    known = replace(known, attempted=found.created, taken=[*known.taken, entry])
+    if problem:
+        known = replace(known, problem=_one_line(problem), suspect=True)
+    else:
+        known = replace(
+            known,
+            problem="",
+            suspect=False,
+            data_id=found.data_id,
+            last_seq_id=found.last_seq_id,
+            last_good=found.created,
+        )
+    ledger.write(config.backup_dir, known)
+    return Outcome(
+        added.id,
+        found.created,
+        taken.base,
+        len(found.collections),
+        found.records,
+        found.size,
+        added.bytes,
+        seconds,
+        0,
+        copied=False,
+    )
+
+
+def _retain(config: Config, primary: Repository, second: Repository | None) -> int:
+    """Applies the policy, once a day: each call of restic takes a moment. Unproven backups do not count, and do not stay."""
+    known = ledger.read(config.backup_dir)
+    if known.retained and datetime.fromisoformat(known.retained) > datetime.now(UTC) - _RETENTION:
+        return 0
+    keep = config.backup.keep
+    count = primary.retain(host(), keep, PROVEN)
+    count += primary.retain(
+        host(), keep.model_copy(update={"last": 1, "daily": 0, "weekly": 0, "monthly": 0}), UNPROVEN
+    )
+    if second and second.retain(host(), keep, PROVEN):
+        second.prune(lambda: None)
+    ledger.write(config.backup_dir, replace(known, retained=ledger.now()))
+    return count
+
+
+def _begin_history(config: Config) -> None:
+    """From the first try on, the log is kept until a backup is good: what is read of it must not be purged meanwhile."""
+    known, found = ledger.read(config.backup_dir), state.read(config.data_dir)
+    if found and known.data_id != found.data_id:
+        ledger.write(config.backup_dir, replace(known, data_id=found.data_id, last_seq_id=0, last_good=""))
+
+
+def _note(config: Config, attempted: str, problem: str) -> None:
+    """Leaves in the ledger what went wrong, for `chromactl status`."""
+    known = ledger.read(config.backup_dir)
+    ledger.write(config.backup_dir, replace(known, attempted=attempted, problem=problem))
+
+
+def _one_line(error: Exception) -> str:
+    message = error.message if isinstance(error, ChromadError) else str(error)
+    return " ".join(message.split())
+
+
+def remove_leftovers(config: Config) -> None:
+    """Removes private copies of runs that were killed; the caller holds the backup lock."""
+    for path in (config.backup_dir / _PROOF, *config.backup_dir.glob("drill-*")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def host() -> str:
+    """The name under which this host's backups are stored."""
+    return os.uname().nodename

@@ -1,0 +1,251 @@
+"""The log archive of backups: what Chroma's log has held since a base copy of the database, kept apart from it.
+
+A backup is a base and the archive that was written since: `log.sqlite3` with the rows of `embeddings_queue` that came
+after the base, and a mark for each backup, which says how far the log went then and what the system tables held
+(collections are not in the log). `apply` brings a copy of the base to any row of the archive; the engine then replays
+the rows into metadata and vectors, as it does after a crash.
+"""
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from chromad.errors import BackupError
+from chromad.store import sqlite
+
+FILE = "log.sqlite3"
+
+# Columns of embeddings_queue, and the tables that say which collections there are
+_COLUMNS = "seq_id, created_at, operation, topic, id, vector, encoding, metadata"
+_TABLES = ("tenants", "databases", "collections", "collection_metadata", "segments", "segment_metadata")
+# Rows that belong to a segment by way of `embeddings`
+_OF_EMBEDDINGS = {
+    "embedding_fulltext_search": "rowid",
+    "embedding_metadata": "id",
+    "embedding_metadata_array": "id",
+}
+
+_SCHEMA = """
+CREATE TABLE log (seq_id INTEGER PRIMARY KEY, created_at TIMESTAMP, operation INTEGER, topic TEXT, id TEXT, vector BLOB,
+                  encoding TEXT, metadata TEXT);
+CREATE INDEX log_topic ON log (topic, seq_id);
+CREATE TABLE marks (last_seq_id INTEGER, taken TEXT, catalog BLOB, topic TEXT);
+PRAGMA user_version = 1;
+"""
+
+# A table's name: its columns and its rows
+Catalog = dict[str, dict[str, list[Any]]]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far the log went when a backup was taken (UTC, ISO 8601), and what the system tables held."""
+
+    last_seq_id: int
+    taken: str
+    catalog: Catalog
+
+    def collections(self) -> dict[str, tuple[str, str]]:
+        """Ids of the collections, with their names and the ids of their databases."""
+        table = self.catalog["collections"]
+        uuid, name, database = (table["columns"].index(column) for column in ("id", "name", "database_id"))
+        return {row[uuid]: (row[name], row[database]) for row in table["rows"]}
+
+
+class Broken(Exception):
+    """The log cannot be continued from what the archive has: seq ids were given a second time, or rows are gone."""
+
+
+def create(path: Path, source: sqlite3.Connection, taken: str) -> int:
+    """Makes the archive of a base, with its mark and no rows; gives how far the log goes in the base."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(_SCHEMA)
+    path.chmod(0o640)
+    with _attached(source, path):
+        return _mark(source, taken)
+
+
+def last_seq_id(path: Path) -> int:
+    """How far the archive goes, by its newest mark. Raises BackupError for a file that is no archive."""
+    with _open(path) as connection:
+        row = connection.execute("SELECT max(last_seq_id) FROM marks").fetchone()
+    if row[0] is None:
+        raise BackupError(f"{path} has no mark", "choose another backup: chromactl backups")
+    return int(row[0])
+
+
+def rows(path: Path) -> int:
+    """How many rows of the log the archive has. Raises BackupError for a file that is no archive."""
+    with _open(path) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM log").fetchone()
+    return int(count)
+
+
+def append(
+    path: Path, source: sqlite3.Connection, taken: str, look: Callable[[sqlite3.Connection], None] = lambda _: None
+) -> int:
+    """Copies the rows that a database has after the newest mark, and sets a mark; gives how far the archive goes then.
+
+    source: autocommit, to a live database or to another base, which must hold the whole log since that mark. taken: the
+    mark's time. look: called within the transaction, for what must be of the same moment. Raises Broken when the source's
+    log does not continue the archive's.
+    """
+    with _attached(source, path):
+        (last,) = source.execute("SELECT max(last_seq_id) FROM archive.marks").fetchone()
+        _check_continues(source)
+        source.execute(
+            f"INSERT INTO archive.log ({_COLUMNS}) SELECT {_COLUMNS} FROM main.embeddings_queue WHERE seq_id > ?",  # noqa: S608 (constants)
+            (last,),
+        )
+        now = _mark(source, taken)
+        look(source)
+    return now
+
+
+@contextmanager
+def _attached(source: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """A transaction over a database and an archive."""
+    source.execute("ATTACH ? AS archive", (str(path),))
+    try:
+        source.execute("BEGIN")
+        yield
+        source.execute("COMMIT")
+    except BaseException:
+        if source.in_transaction:
+            source.execute("ROLLBACK")
+        raise
+    finally:
+        source.execute("DETACH archive")
+
+
+def _mark(source: sqlite3.Connection, taken: str) -> int:
+    (now,) = source.execute("SELECT coalesce(max(seq_id), 0) FROM main.embeddings_queue").fetchone()
+    catalog = zlib.compress(json.dumps(read_catalog(source)).encode(), 6)
+    source.execute(
+        "INSERT INTO archive.marks SELECT ?, ?, ?, (SELECT topic FROM main.embeddings_queue WHERE seq_id = ?)",
+        (now, taken, catalog, now),
+    )
+    return int(now)
+
+
+def _check_continues(source: sqlite3.Connection) -> None:
+    """SQLite gives a seq id again when the newest rows are deleted, as they are with their collection.
+
+    A purge leaves the newest row of each topic. So as long as the collection of the row that was the newest at the last
+    mark is there, no seq id up to it was given again.
+    """
+    row = source.execute("SELECT topic FROM archive.marks ORDER BY rowid DESC LIMIT 1").fetchone()
+    if row is None or row[0] is None:
+        return
+    if not source.execute("SELECT 1 FROM main.collections WHERE ? || id = ?", (sqlite.TOPIC, row[0])).fetchone():
+        raise Broken(
+            "the collection that was written last before the last backup is gone, so seq ids may be used again"
+        )
+
+
+def read_catalog(connection: sqlite3.Connection) -> Catalog:
+    """The system tables of a database, small beside the rest."""
+    catalog: Catalog = {}
+    for table in _TABLES:
+        cursor = connection.execute(f"SELECT * FROM main.{table}")  # noqa: S608 (constants)
+        catalog[table] = {
+            "columns": [column[0] for column in cursor.description],
+            "rows": [list(row) for row in cursor],
+        }
+    return catalog
+
+
+def marks(path: Path) -> list[Mark]:
+    """All marks, the oldest first. Raises BackupError for a file that is no archive."""
+    with _open(path) as connection:
+        rows = connection.execute("SELECT last_seq_id, taken, catalog FROM marks ORDER BY rowid").fetchall()
+        return [Mark(last, taken, json.loads(zlib.decompress(catalog))) for last, taken, catalog in rows]
+
+
+def cut(path: Path, time: datetime) -> int:
+    """The seq id of the last row of the archive that was logged up to and in the second of a time (UTC).
+
+    As far as the archive goes when all of it was. Where the clock was set back, the first row that is later ends it.
+    """
+    with _open(path) as connection:
+        (first,) = connection.execute(
+            "SELECT min(seq_id) FROM log WHERE created_at > ?", (time.strftime("%Y-%m-%d %H:%M:%S"),)
+        ).fetchone()
+    return int(first) - 1 if first is not None else last_seq_id(path)
+
+
+def topics(path: Path, seq_id: int) -> set[str]:
+    """The ids of the collections that have rows up to a seq id."""
+    with _open(path) as connection:
+        found = connection.execute("SELECT DISTINCT topic FROM log WHERE seq_id <= ?", (seq_id,))
+        return {topic.removeprefix(sqlite.TOPIC) for (topic,) in found}
+
+
+def apply(data_dir: Path, path: Path, seq_id: int, catalog: Catalog) -> list[str]:
+    """Brings a copy of the base to a row of the archive: its catalog is replaced, the rows are put into its log.
+
+    Gives the uuids of the segments that are no more. The engine does the rest when it touches a collection.
+    """
+    with sqlite.connect(data_dir) as connection:
+        before = {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
+        (base,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM embeddings_queue").fetchone()
+        connection.execute("ATTACH ? AS archive", (str(path),))
+        connection.execute("BEGIN IMMEDIATE")
+        for table in _TABLES:
+            _replace(connection, table, catalog[table])
+        gone = before - {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
+        _forget(connection, gone)
+        connection.execute(
+            f"INSERT INTO main.embeddings_queue ({_COLUMNS}) SELECT {_COLUMNS} FROM archive.log"  # noqa: S608 (constants)
+            " WHERE seq_id > ? AND seq_id <= ?",
+            (base, seq_id),
+        )
+        connection.execute(
+            "DELETE FROM main.embeddings_queue WHERE topic NOT IN (SELECT ? || id FROM collections)", (sqlite.TOPIC,)
+        )
+        connection.execute("COMMIT")
+        connection.execute("DETACH archive")
+    return sorted(gone)
+
+
+def _replace(connection: sqlite3.Connection, table: str, content: Mapping[str, list[Any]]) -> None:
+    columns = {row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")}
+    if set(content["columns"]) != columns:
+        raise BackupError(
+            f"the archive's table {table} is not that of the base", "choose another backup: chromactl backups"
+        )
+    connection.execute(f"DELETE FROM main.{table}")  # noqa: S608 (constants)
+    places = ", ".join("?" * len(columns))
+    names = ", ".join(content["columns"])
+    connection.executemany(f"INSERT INTO main.{table} ({names}) VALUES ({places})", content["rows"])  # noqa: S608 (as above)
+
+
+def _forget(connection: sqlite3.Connection, segments: set[str]) -> None:
+    """Removes what belonged to segments of collections that are no more."""
+    there = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")}
+    for uuid in segments:
+        for table, key in _OF_EMBEDDINGS.items():
+            if table in there:
+                connection.execute(
+                    f"DELETE FROM main.{table} WHERE {key} IN (SELECT id FROM embeddings WHERE segment_id = ?)",  # noqa: S608 (constants)
+                    (uuid,),
+                )
+        connection.execute("DELETE FROM main.embeddings WHERE segment_id = ?", (uuid,))
+        connection.execute("DELETE FROM main.max_seq_id WHERE segment_id = ?", (uuid,))
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[sqlite3.Connection]:
+    if not path.exists():
+        raise BackupError(f"{path} is missing", "choose another backup: chromactl backups")
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            yield connection
+    except (sqlite3.DatabaseError, zlib.error, ValueError) as error:
+        raise BackupError(f"{path} is damaged: {error}", "choose another backup: chromactl backups") from None
