@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from chromad.store import sqlite
 
+from tests.integration import repositories
 from tests.integration.account import BIN, Account, current, popen, service, until
 from tests.integration.daemon import Daemon
 from tests.integration.notify import NotifySocket
@@ -32,12 +33,12 @@ class Result:
     output: str
 
     def json(self) -> Any:
-        """The output as one JSON document."""
-        return json.loads(self.output)
+        """The output as one JSON document, after warnings on the other stream if there are any."""
+        return json.loads(self.output[max(self.output.find("{"), 0) :])
 
 
 class Site:
-    """Data, backups and control socket of one daemon, owned by the service user.
+    """Data, repository of backups and control socket of one daemon, owned by the service user.
 
     disk: the directory that holds what must survive a power cut, where it is not to lie beside the rest.
     """
@@ -54,6 +55,9 @@ class Site:
             directory.mkdir(mode=0o750)
             os.chown(directory, self.account.uid, self.account.gid)
         self.config = self.root / "chromad.yml"
+        self.key = self.root / "backup.key"
+        self.key.write_text(f"{repositories.PASSWORD}\n", encoding="ascii")
+        self.key.chmod(0o400)
         self.control = self.run / "chromad.sock"
         self.port = free_port()
         self._document: dict[str, Any] = {}
@@ -64,7 +68,8 @@ class Site:
                 "data_dir": str(self.data),
                 "listen.port": self.port,
                 "control_socket": str(self.control),
-                "backup.directory": str(self.backups),
+                "backup.repository": str(self.backups),
+                "backup.password_file": str(self.key),
             }
         )
 
@@ -138,6 +143,59 @@ class Site:
         output, _ = process.communicate(timeout=120)
         return Result(process.returncode, output.decode())
 
+    def make_repository(self, path: Path | None = None) -> Path:
+        """Puts an empty repository where backups go (or elsewhere), when there is none; gives its path."""
+        place = path or self.backups
+        if not (place / "config").exists():
+            place.mkdir(mode=0o750, exist_ok=True)
+            repositories.put(place)
+            self.give_all(place)
+        return place
+
+    def backup(self, *words: str) -> dict[str, Any]:
+        """Takes a backup, making the repository first where there is none; gives what chromactl says."""
+        self.make_repository()
+        result = self.chromactl("backup", "--json", *words)
+        assert result.code == 0, result.output
+        found: dict[str, Any] = result.json()
+        return found
+
+    def listed(self) -> list[dict[str, Any]]:
+        """What `chromactl backups` lists, the oldest first."""
+        result = self.chromactl("backups", "--json")
+        assert result.code == 0, result.output
+        found: list[dict[str, Any]] = result.json()["backups"]
+        return found
+
+    def restic(self, *words: str, repository: Path | None = None) -> str:
+        """What restic itself says of the repository, run as the service user."""
+        argv: list[str | Path] = ["restic", "--no-cache", "--repo", repository or self.backups, *words]
+        process = self.spawn(argv, environment={"RESTIC_PASSWORD": repositories.PASSWORD})
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+        return output.decode()
+
+    @property
+    def backup_dir(self) -> Path:
+        """Where backups keep what they need from one to the next."""
+        return self.checkpoints / ".backup"
+
+    @property
+    def current(self) -> Path:
+        """What the last backup was stored from."""
+        return self.backup_dir / "current"
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        """What chromactl knows of the backups without the repository."""
+        found: dict[str, Any] = json.loads((self.backup_dir / "ledger.json").read_bytes())
+        return found
+
+    def edit_ledger(self, **values: object) -> None:
+        """Changes what it knows."""
+        path = self.backup_dir / "ledger.json"
+        path.write_text(json.dumps(self.ledger | values), encoding="utf-8")
+
     def spawn(
         self, argv: list[str | Path], account: Account | None = None, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
@@ -174,10 +232,14 @@ class Site:
 
     def copy_from(self, other: "Site") -> None:
         """Takes over data and backups of a stopped site."""
-        for source, target in ((other.data, self.data), (other.backups, self.backups)):
-            shutil.copytree(source, target, dirs_exist_ok=True)
-            for path in (target, *target.rglob("*")):
-                os.chown(path, self.account.uid, self.account.gid)
+        for source, target in (
+            (other.data, self.data),
+            (other.backups, self.backups),
+            (other.backup_dir, self.backup_dir),
+        ):
+            if source.exists():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+                self.give_all(target)
 
     def database_bytes(self) -> bytes:
         """All that the files of the database hold."""
@@ -185,7 +247,12 @@ class Site:
 
     def give(self, path: Path) -> None:
         """Makes the service user the owner."""
-        os.chown(path, self.account.uid, self.account.gid)
+        os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
+
+    def give_all(self, top: Path) -> None:
+        """Makes the service user the owner of all below it."""
+        for path in (top, *top.rglob("*")):
+            self.give(path)
 
     def end(self) -> None:
         """Ends all processes of the test."""

@@ -1,29 +1,17 @@
-"""Taking backups: with the service up or down, one at a time, whole or not at all."""
+"""Taking backups: with the service up or down, one at a time, proven or not counted."""
 
-import json
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.integration import mounts, records
-from tests.integration.account import BIN
+from tests.integration.account import BIN, current
 from tests.integration.site import Site
-
-
-def take(site: Site) -> Path:
-    """Takes a backup and gives its directory."""
-    result = site.chromactl("backup", "--json")
-    assert result.code == 0, result.output
-    return Path(result.json()["path"])
-
-
-def listed(site: Site) -> list[str]:
-    return [backup["name"] for backup in site.chromactl("backups", "--json").json()["backups"]]
 
 
 @pytest.fixture(scope="module")
@@ -47,30 +35,46 @@ def heavy(site: Site, _prepared: Site) -> Site:
 
 def paused(site: Site) -> subprocess.Popen[bytes]:
     """A backup that was stopped by SIGSTOP while it copies the database."""
+    site.make_repository()
+    copy = site.backup_dir / "next/chroma.sqlite3"
     for _ in range(20):
-        backup = site.spawn([BIN / "chromactl", "--config", site.config, "backup"])
+        backup = site.spawn([BIN / "chromactl", "--config", site.config, "backup", "--full"], current())
         while backup.poll() is None:
-            if list(site.backups.glob(".unfinished-*/chroma.sqlite3")):
+            if copy.exists():
                 backup.send_signal(signal.SIGSTOP)
                 os.waitid(os.P_PID, backup.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
                 break
-        if backup.poll() is None and list(site.backups.glob(".unfinished-*")):
+        if backup.poll() is None and copy.exists():
             return backup
         backup.send_signal(signal.SIGCONT)
         backup.wait()
     raise AssertionError("every backup was too fast to stop")
 
 
+def finish(backup: subprocess.Popen[bytes]) -> None:
+    backup.send_signal(signal.SIGCONT)
+    assert backup.wait(60) == 0
+
+
+def held(site: Site) -> dict[str, Any]:
+    """The manifest of the newest backup, as the repository has it."""
+    found: dict[str, Any] = site.chromactl("backups", "show", "latest", "--json").json()["manifest"]
+    return found
+
+
 def test_backup_of_a_running_service(site: Site) -> None:
     daemon = site.serve()
     records.fill(daemon.client(), "one", 150, sync_threshold=100)
     records.fill(daemon.client(), "two", 10)
-    result = site.chromactl("backup", "--json")
-    assert result.code == 0
-    found = result.json()
-    assert (found["collections"], found["records"], found["path"]) == (2, 160, f"{site.backups}/{found['name']}")
-    assert listed(site) == [found["name"]]
-    assert daemon.status()["state"] == "serving"
+    found = site.backup()
+    assert (found["collections"], found["records"], found["base"]) == (2, 160, "the first one here")
+    assert found["added"] > 0
+    [listed] = site.listed()
+    expected = {key: found[key] for key in ("id", "created", "collections", "records", "bytes", "added")}
+    assert listed == listed | expected | {"proven": True, "drilled": None}
+    status = daemon.status()
+    assert status["state"] == "serving"
+    assert status["backup"] == {"last_good": found["created"], "problem": None, "drill": None, "drill_problem": None}
     daemon.stop()
 
 
@@ -78,15 +82,27 @@ def test_manifest(site: Site) -> None:
     daemon = site.serve()
     records.fill(daemon.client(), "persisted", 150, sync_threshold=100)
     records.fill(daemon.client(), "in-log", 10)
-    backup = take(site)
-    manifest = json.loads((backup / "manifest.json").read_text(encoding="utf-8"))
-    held = {entry["name"]: (entry["records"], entry["seq_id"]) for entry in manifest["collections"]}
-    assert held["persisted"][0] == 150
-    assert held["persisted"][1] > 0
-    assert held["in-log"] == (10, None)
-    files = {str(path.relative_to(backup)) for path in backup.rglob("*") if path.is_file()}
+    site.backup()
+    manifest = held(site)
+    entries = {entry["name"]: entry for entry in manifest["collections"]}
+    assert entries["persisted"]["records"] == 150
+    assert entries["persisted"]["seq_id"] > 0
+    assert (entries["in-log"]["records"], entries["in-log"]["seq_id"]) == (10, None)
+    for entry in entries.values():
+        assert len(entry["samples"]) >= 5
+        assert all(sample["digest"] and sample["nearest"] for sample in entry["samples"]), "seen when it was proven"
+    files = {str(path.relative_to(site.current)) for path in site.current.rglob("*") if path.is_file()}
     assert {entry["path"] for entry in manifest["files"]} == files - {"manifest.json"}
-    assert (manifest["name"], manifest["format"]) == (backup.name, 1)
+    assert manifest["format"] == 2
+    assert manifest["base_created"] == manifest["created"]
+    assert not list(site.backup_dir.glob("proof*"))
+
+
+def test_metadata_of_a_collection_is_in_the_manifest(site: Site) -> None:
+    metadata = {"text": "t", "whole": 7, "part": 0.5, "truth": True}
+    site.serve().client().create_collection("some", metadata=metadata, embedding_function=None)
+    site.backup()
+    assert held(site)["collections"][0]["metadata"] == metadata
 
 
 def test_backup_with_the_service_down(site: Site) -> None:
@@ -94,8 +110,8 @@ def test_backup_with_the_service_down(site: Site) -> None:
     written = records.fill(daemon.client(), "kept", 150, sync_threshold=100)
     daemon.stop()
     before = site.tree()
-    take(site)
-    assert {name: facts for name, facts in site.tree().items() if "lock" not in name} == before
+    site.backup()
+    assert site.tree() == before
     site.wipe()
     assert site.chromactl("restore", "latest").code == 0
     records.assert_equal(site.serve().client(), "kept", written)
@@ -103,67 +119,69 @@ def test_backup_with_the_service_down(site: Site) -> None:
 
 def test_text_for_people(site: Site) -> None:
     records.fill(site.serve().client(), "one", 10)
-    name = site.chromactl("backup").output.split(":")[0]
-    result = site.chromactl("backups")
-    assert result.output.splitlines()[0].split() == ["NAME", "SIZE", "COLLECTIONS", "RECORDS", "PROBLEM"]
-    assert result.output.splitlines()[1].split()[0] == name
-    assert result.output.splitlines()[1].split()[-2:] == ["1", "10"]
+    site.make_repository()
+    result = site.chromactl("backup")
+    identity, _, rest = result.output.partition(":")
+    assert rest.startswith(" 1 collections, 10 records, ")
+    assert "proven" in rest
+    assert "a base of its own: the first one here" in rest
+    head, line = site.chromactl("backups").output.splitlines()
+    assert head.split() == ["ID", "CREATED", "AGE", "SIZE", "ADDED", "COLLECTIONS", "RECORDS", "PROVEN", "DRILLED"]
+    assert line.split()[0] == identity
+    assert line.split()[-3:] == ["1", "10", "yes"]
+    shown = site.chromactl("backups", "show", identity).output
+    assert shown.startswith(f"{identity} of ")
+    assert shown.splitlines()[-1].split() == ["one", "default_tenant", "default_database", "8", "10"]
 
 
 def test_files_are_private_and_belong_to_the_owner_of_the_data(site: Site) -> None:
     records.fill(site.serve().client(), "one", 150, sync_threshold=100)
-    backup = take(site)
-    for path in (backup, *backup.rglob("*")):
-        assert path.stat().st_uid == site.account.uid
-        assert path.stat().st_mode & 0o007 == 0
+    site.backup()
+    for path in (site.backup_dir, *site.backup_dir.rglob("*"), *site.backups.rglob("*")):
+        assert path.stat().st_uid == site.account.uid, path
+        # What restic encrypts it leaves readable; its directory closes the door.
+        assert path.is_relative_to(site.backups) or path.stat().st_mode & 0o007 == 0, path
+    assert site.backups.stat().st_mode & 0o007 == 0
 
 
-def test_second_backup_at_the_same_time(heavy: Site) -> None:
+def test_two_at_once(heavy: Site) -> None:
+    older = heavy.backup()["id"]
+    heavy.backup()
     first = paused(heavy)
-    second = heavy.chromactl("backup")
-    assert second.code == 75
-    assert f"is in use for a backup by pid {first.pid} (" in second.output
-    assert "HINT: wait for it" in second.output
-    first.send_signal(signal.SIGCONT)
-    assert first.wait(60) == 0
-    assert len(listed(heavy)) == 1
+    for words in (["backup"], ["verify"], ["restore"], ["backups", "forget", older, "--confirm"]):
+        second = heavy.chromactl(*words)
+        assert second.code == 75, second.output
+        assert f"is in use for a backup, a drill or a restore by pid {first.pid} (" in second.output
+        assert "HINT: wait for it" in second.output
+    assert heavy.asides() == []
+    finish(first)
+    assert len(heavy.listed()) == 3
 
 
 def test_killed_backup_leaves_nothing_that_counts(heavy: Site) -> None:
+    good = heavy.backup()
     backup = paused(heavy)
     backup.kill()
     backup.wait()
-    finished = listed(heavy)
-    assert list(heavy.backups.glob(".unfinished-*"))
-    take(heavy)
-    assert len(listed(heavy)) == len(finished) + 1
-    assert not list(heavy.backups.glob(".unfinished-*"))
+    assert [each["id"] for each in heavy.listed()] == [good["id"]]
+    assert (heavy.backup_dir / "next").exists()
+    again = heavy.backup("--full")
+    assert [each["id"] for each in heavy.listed()] == [good["id"], again["id"]]
+    assert not (heavy.backup_dir / "next").exists()
 
 
 def test_daemon_starts_while_a_backup_runs(heavy: Site) -> None:
     backup = paused(heavy)
     daemon = heavy.serve()
-    backup.send_signal(signal.SIGCONT)
-    assert backup.wait(60) == 0
+    finish(backup)
     daemon.stop()
-
-
-def test_no_restore_while_a_backup_runs(heavy: Site) -> None:
-    take(heavy)
-    backup = paused(heavy)
-    result = heavy.chromactl("restore", "latest")
-    assert result.code == 75
-    assert f"pid {backup.pid} (" in result.output
-    backup.send_signal(signal.SIGCONT)
-    assert backup.wait(60) == 0
 
 
 def test_daemon_stops_while_a_backup_runs(heavy: Site) -> None:
     daemon = heavy.serve()
     backup = paused(heavy)
     daemon.stop()
-    backup.send_signal(signal.SIGCONT)
-    assert backup.wait(60) == 0
+    finish(backup)
 
 
 def test_collection_deleted_by_a_client_is_not_in_it(site: Site) -> None:
@@ -171,76 +189,104 @@ def test_collection_deleted_by_a_client_is_not_in_it(site: Site) -> None:
     records.fill(client, "kept", 150, sync_threshold=100)
     records.fill(client, "gone", 150, sync_threshold=100)
     client.delete_collection("gone")
-    backup = take(site)
-    assert len([path for path in backup.iterdir() if path.is_dir()]) == 1
-
-
-def test_two_backups_in_a_row_have_two_names(used: Site) -> None:
-    first, second = take(used), take(used)
-    assert first.name < second.name
-    assert listed(used) == [first.name, second.name]
+    site.backup()
+    assert len([path for path in site.current.iterdir() if path.is_dir()]) == 1
 
 
 def test_no_database_yet(site: Site) -> None:
+    site.make_repository()
     result = site.chromactl("backup")
     assert result.code == 78
     assert f"{site.data} holds no Chroma database" in result.output
     assert "HINT: start the service once" in result.output
 
 
-def test_directory_is_made_for_the_owner_of_the_data(used: Site) -> None:
-    used.configure({"backup.directory": f"{used.backups}/new"})
-    backup = take(used)
-    assert backup.parent.stat().st_uid == used.account.uid
-    assert backup.parent.stat().st_mode & 0o777 == 0o750
+@pytest.mark.parametrize("words", [["backup"], ["backup", "--dry-run"], ["verify"], ["restore"]])
+def test_no_data_directory(used: Site, words: list[str]) -> None:
+    used.make_repository()
+    used.data.rename(used.root / "elsewhere")
+    result = used.chromactl(*words)
+    assert result.code in (1, 78), result.output
+    assert "Traceback" not in result.output
+    assert str(used.data) in result.output or "no proven backup" in result.output
+    assert "HINT: " in result.output
 
 
-def test_parent_of_the_directory_is_missing(used: Site) -> None:
-    used.configure({"backup.directory": f"{used.backups}/none/deep"})
-    result = used.chromactl("backup")
-    assert result.code == 78
-    assert f"{used.backups}/none does not exist" in result.output
-    assert "HINT: create backup.directory" in result.output
-
-
-def test_directory_that_may_not_be_written(used: Site) -> None:
-    used.backups.chmod(0o550)
+def test_no_checkpoint_directory(used: Site) -> None:
+    used.make_repository()
+    used.checkpoints.rmdir()
     result = used.chromactl("backup")
     assert result.code == 77
-    assert str(used.backups) in result.output
-    assert "Permission denied" in result.output
-    assert "HINT: " in result.output
+    assert f"{used.checkpoints} does not exist" in result.output
+    assert "HINT: start the service once" in result.output
 
 
-def test_file_in_place_of_the_directory(used: Site) -> None:
-    (used.root / "file").touch()
-    used.configure({"backup.directory": f"{used.root}/file"})
+def test_checkpoint_directory_that_may_not_be_written(used: Site) -> None:
+    used.make_repository()
+    used.checkpoints.chmod(0o550)
     result = used.chromactl("backup")
-    assert result.code == 78
-    assert f"{used.root}/file" in result.output
+    assert result.code == 77
+    assert f"{used.checkpoints}/.backup: Permission denied" in result.output
     assert "HINT: " in result.output
+
+
+def test_dry_run_does_nothing(used: Site) -> None:
+    used.make_repository()
+    before = used.tree(used.root)
+    plan = used.chromactl("backup", "--dry-run", "--json").json()
+    assert plan == plan | {"repository": str(used.backups), "base": "the first one here"}
+    assert used.tree(used.root) == before
+    taken = used.backup()
+    before = used.tree(used.root)
+    plan = used.chromactl("backup", "--dry-run", "--json").json()
+    assert (plan["base"], plan["bytes"]) == ("", taken["bytes"])
+    assert used.chromactl("backup", "--dry-run", "--full", "--json").json()["base"] == "asked for"
+    assert f"store it in {used.backups}" in used.chromactl("backup", "--dry-run").output
+    assert used.tree(used.root) == before
 
 
 @pytest.mark.root
-def test_no_space_for_a_backup(heavy: Site) -> None:
-    with mounts.full(heavy.backups, heavy.account):
+def test_no_space_for_a_base(heavy: Site) -> None:
+    heavy.make_repository()
+    heavy.backup_dir.mkdir()
+    with mounts.full(heavy.backup_dir, heavy.account):
         result = heavy.chromactl("backup")
         assert result.code == 1
-        assert f"{heavy.backups} has 0 bytes free" in result.output
+        assert "Traceback" not in result.output
+        assert "HINT: " in result.output
+        assert not (heavy.backup_dir / "current").exists()
+    assert heavy.listed() == []
+
+
+@pytest.mark.root
+def test_no_space_for_a_proof(heavy: Site) -> None:
+    """The base has room, its private copy would fill the file system beyond the fence."""
+    heavy.make_repository()
+    heavy.backup_dir.mkdir()
+    size = sum(path.stat().st_size for path in heavy.data.glob("chroma.sqlite3*"))
+    with mounts.small(heavy.backup_dir, size * 3 // 2):
+        heavy.give(heavy.backup_dir)
+        result = heavy.chromactl("backup")
+        assert result.code == 1
+        assert f"{heavy.backup_dir} has " in result.output
+        assert "below disk.fence_percent" in result.output
         assert "HINT: free some space" in result.output
-        assert [path.name for path in heavy.backups.iterdir()] == ["fill"]
+        assert heavy.ledger["last_good"] == ""
+        assert "below disk.fence_percent" in heavy.ledger["problem"]
+    assert heavy.listed() == []
 
 
 def test_damaged_database_is_not_backed_up(site: Site) -> None:
     daemon = site.serve()
     records.fill(daemon.client(), "one", 200)
+    good = site.backup()
     daemon.stop()
     with open(site.data / "chroma.sqlite3", "r+b") as file:
         file.seek(8192)
         file.write(os.urandom(40_000))
-    result = site.chromactl("backup")
+    result = site.chromactl("backup", "--full")
     assert result.code == 1
     assert "Traceback" not in result.output
     assert "HINT: " in result.output
-    assert listed(site) == []
-    assert not list(site.backups.iterdir())
+    assert [each["id"] for each in site.listed()] == [good["id"]]
+    assert (site.ledger["last_good"], bool(site.ledger["problem"])) == (good["created"], True)

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.integration.account import BIN
+from tests.integration.account import BIN, current
 from tests.integration.site import Site
 from tests.integration.writers import Writers
 
@@ -39,7 +39,8 @@ def test_backup_is_sound(site: Site) -> None:
     segment = site.first_segment()
     stop_within_persist(daemon.engine_pid, segment)
     since = writers.acknowledged()
-    backup = site.spawn([BIN / "chromactl", "--config", site.config, "backup"])
+    site.make_repository()
+    backup = site.spawn([BIN / "chromactl", "--config", site.config, "backup"], current())
     with suppress(subprocess.TimeoutExpired):
         backup.wait(2)
     os.kill(daemon.engine_pid, signal.SIGCONT)

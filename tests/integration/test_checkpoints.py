@@ -92,19 +92,34 @@ def test_newest_row_of_a_log_stays(site: Site) -> None:
 def test_log_waits_for_the_next_backup(site: Site) -> None:
     daemon = site.serve()
     held = records.fill(daemon.client(), "some", 200, sync_threshold=100)
-    assert site.chromactl("backup").code == 0
+    site.backup()
     records.upsert(daemon.client().get_collection("some", embedding_function=None), held)
     assert site.chromactl("checkpoint").code == 0
     assert log_rows(site) == 200, "covered by a checkpoint, but not by a backup"
-    assert site.chromactl("backup").code == 0
+    site.backup()
     assert site.chromactl("checkpoint").code == 0
     assert log_rows(site) == 1
+
+
+def test_log_stays_while_backups_fail(site: Site) -> None:
+    daemon = site.serve()
+    held = records.fill(daemon.client(), "some", 200, sync_threshold=100)
+    site.backup()
+    records.upsert(daemon.client().get_collection("some", embedding_function=None), held)
+    site.backups.rename(site.root / "elsewhere")
+    assert site.chromactl("backup").code == 78
+    assert site.chromactl("checkpoint", "--json").json()["purged"]
+    assert log_rows(site) == 200, "what came after the last good backup"
+    assert site.chromactl("checkpoint", "--json").json()["purged"] == 0
+    (site.root / "elsewhere").rename(site.backups)
+    assert site.backup()["base"] == ""
+    assert site.chromactl("checkpoint", "--json").json()["purged"] == 199
 
 
 def test_backup_of_another_history_covers_nothing(site: Site) -> None:
     daemon = site.serve()
     held = records.fill(daemon.client(), "some", 200, sync_threshold=100)
-    assert site.chromactl("backup").code == 0
+    site.backup()
     daemon.stop()
     assert site.chromactl("restore", "latest").code == 0
     daemon = site.serve()

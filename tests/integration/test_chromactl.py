@@ -1,6 +1,5 @@
 """The command line: what it prints for people and machines, and its exit codes."""
 
-import os
 import re
 
 import pytest
@@ -17,6 +16,10 @@ VERBS = [
     ["verify-persistence"],
     ["backup"],
     ["backups"],
+    ["backups", "show"],
+    ["backups", "init"],
+    ["backups", "forget"],
+    ["verify"],
     ["restore"],
 ]
 
@@ -136,7 +139,17 @@ def test_completion_of_verbs(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["restart"], ["restore"], ["status", "--jsno"], ["config", "check"], ["backup", "x"]]
+    "words",
+    [
+        ["restart"],
+        ["restore", "one", "two"],
+        ["status", "--jsno"],
+        ["config", "check"],
+        ["backup", "x"],
+        ["backups", "show"],
+        ["backups", "forget"],
+        ["backups", "x"],
+    ],
 )
 def test_usage_error(site: Site, words: list[str]) -> None:
     result = site.chromactl(*words)
@@ -145,17 +158,49 @@ def test_usage_error(site: Site, words: list[str]) -> None:
 
 
 def test_no_backups(site: Site) -> None:
+    site.make_repository()
     result = site.chromactl("backups")
     assert (result.code, result.output) == (0, f"no backups in {site.backups}\n")
-    assert site.chromactl("backups", "--json").json() == {"backups": []}
+    assert site.chromactl("backups", "--json").json() == {"repository": str(site.backups), "backups": []}
 
 
-@pytest.mark.parametrize("name", ["latest", "20260101T000000Z", "../data"])
-def test_restore_of_no_backup(site: Site, name: str) -> None:
-    result = site.chromactl("restore", name)
+@pytest.mark.parametrize("words", [["restore"], ["verify"], ["backups", "show", "oldest"]])
+def test_latest_of_no_backups(used: Site, words: list[str]) -> None:
+    used.make_repository()
+    result = used.chromactl(*words)
     assert result.code == 1
-    assert f"no backup '{name}' in {site.backups}" in result.output
+    assert f"no proven backup in {used.backups}" in result.output
+    assert "HINT: take one: chromactl backup" in result.output
+
+
+@pytest.mark.parametrize("name", ["0123abcd", "../data"])
+def test_restore_of_no_backup(used: Site, name: str) -> None:
+    used.make_repository()
+    result = used.chromactl("restore", name)
+    assert result.code == 1
+    assert f"no backup '{name}' in {used.backups}" in result.output
     assert "HINT: take one" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--into", "x"], "--into names a collection"),
+        (["--collection", "x", "--target", "/y"], "--target and --collection exclude each other"),
+        (["--repository", "/x"], "--repository needs --password-file and --target"),
+        (["--repository", "x", "--password-file", "/y", "--target", "/z"], "the path 'x' is relative"),
+        (["--repository", "/x", "--password-file", "y", "--target", "/z"], "the path 'y' is relative"),
+        (["--at", "yesterday"], "'yesterday' is not a time"),
+        (["--at", "0001-01-01T00:00:00+14:00"], "is not a time"),
+        (["--at", "2100-01-01T00:00:00Z"], "has yet to come"),
+    ],
+)
+def test_wrong_words_of_restore(site: Site, words: list[str], said: str) -> None:
+    result = site.chromactl("restore", *words)
+    assert result.code == 78, result.output
+    assert "Traceback" not in result.output
+    assert said in result.output
+    assert "HINT: " in result.output
 
 
 def test_persistence_of_a_stopped_service(site: Site) -> None:
@@ -190,14 +235,14 @@ def test_backup_by_a_stranger(serving: Site) -> None:
     assert "HINT: " in result.output
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_backups_that_may_not_be_read(site: Site) -> None:
+@pytest.mark.root
+def test_key_that_may_not_be_read(serving: Site) -> None:
     need_closed_doors()
-    site.backups.chmod(0o000)
-    result = site.chromactl("backups")
-    site.backups.chmod(0o750)
-    assert result.code == 77
-    assert f"{site.backups} is not readable for this user" in result.output
+    for words in (["backups"], ["backup"], ["verify"], ["restore"]):
+        result = serving.chromactl(*words, account=serving.account)
+        assert result.code == 77
+        assert f"{serving.key} is not readable for this user" in result.output
+        assert "HINT: run as root" in result.output
 
 
 def test_version(site: Site) -> None:

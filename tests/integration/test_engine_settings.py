@@ -42,7 +42,7 @@ def test_data_directory_with_special_characters(site: Site) -> None:
     daemon = site.serve()
     written = records.fill(daemon.client(), "kept", 150, sync_threshold=100)
     assert (odd / "chroma.sqlite3").exists()
-    assert site.chromactl("backup").code == 0
+    site.backup()
     daemon.stop()
     assert site.chromactl("restore", "latest").code == 0
     records.assert_equal(site.serve().client(), "kept", written)

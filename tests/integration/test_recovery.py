@@ -119,7 +119,7 @@ def test_damaged_file(site: Site, name: str) -> None:
 
 def test_damaged_checkpoint_is_not_used(site: Site) -> None:
     daemon, held = filled(site, checkpoint=False)
-    site.chromactl("backup")  # its log is needed from here on, so that the checkpoint's log is not purged
+    site.backup()  # its log is needed from here on, so that the checkpoint's log is not purged
     kill(daemon)
     daemon = site.serve()
     assert site.chromactl("checkpoint").code == 0

@@ -64,5 +64,5 @@ def test_control_socket_without_a_directory(site: Site) -> None:
 
 
 def test_backups_inside_the_data(site: Site) -> None:
-    site.configure({"backup.directory": f"{site.data}/backups"})
+    site.configure({"backup.repository": f"{site.data}/backups"})
     site.assert_refused(78, "lies inside data_dir", SHOW)

@@ -27,9 +27,9 @@ def test_runtime_key_is_applied(site: Site) -> None:
 
 def test_applied_keys_are_named(site: Site) -> None:
     daemon = site.serve()
-    site.configure({"log_level": "debug", "backup.directory": f"{site.root}/elsewhere"})
+    site.configure({"log_level": "debug", "backup.repository": f"{site.root}/elsewhere"})
     reload(daemon)
-    assert "reload: applied backup.directory, log_level" in daemon.log
+    assert "reload: applied backup.repository, log_level" in daemon.log
 
 
 def test_other_keys_need_a_restart(site: Site) -> None:

@@ -1,6 +1,5 @@
 """Putting a backup in place: the former data are kept, owner and mode are right, and failures change nothing."""
 
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ def _prepared() -> Iterator[Prepared]:
     site = Site()
     daemon = site.serve()
     written = records.fill(daemon.client(), "kept", 150, sync_threshold=100)
-    assert site.chromactl("backup").code == 0
+    site.backup()
     daemon.client().delete_collection("kept")
     records.fill(daemon.client(), "later", 10)
     daemon.stop()
@@ -53,7 +52,7 @@ def test_newer_checkpoints_of_the_former_data_are_not_put_back(site: Site) -> No
     """A power cut right after a restore: the checkpoints there are of the same segment, from a later time."""
     daemon = site.serve()
     written = records.fill(daemon.client(), "kept", 150, sync_threshold=100)
-    assert site.chromactl("backup").code == 0
+    site.backup()
     later = {key: records.make(key, 1) for key in written}
     records.upsert(daemon.client().get_collection("kept", embedding_function=None), later)
     daemon.stop()
@@ -78,7 +77,7 @@ def test_former_data_are_kept(backed_up: Prepared) -> None:
     found = result.json()
     assert (found["collections"], found["records"], found["restarted"], found["changed"]) == (1, 150, False, [])
     [replaced] = site.asides()
-    assert (found["replaced"], found["name"]) == (str(replaced), next(site.backups.iterdir()).name)
+    assert (found["replaced"], found["id"]) == (str(replaced), site.listed()[-1]["id"])
     assert replaced.name.startswith("replaced-")
     after = {name.removeprefix(f"restore/{replaced.name}"): facts for name, facts in site.tree(replaced).items()}
     assert after == before
@@ -104,12 +103,12 @@ def test_owner_and_modes(backed_up: Prepared) -> None:
         assert status.st_mode & 0o027 == 0, path
 
 
-def test_restore_by_name_of_an_older_backup(site: Site) -> None:
+def test_restore_of_an_older_backup(site: Site) -> None:
     daemon = site.serve()
     written = records.fill(daemon.client(), "kept", 20)
-    older = site.chromactl("backup", "--json").json()["name"]
+    older = site.backup()["id"]
     records.upsert(daemon.client().get_collection("kept", embedding_function=None), {"kept-0": records.make("x")})
-    assert site.chromactl("backup", "--json").json()["name"] > older
+    assert site.backup()["id"] != older
     daemon.stop()
     assert site.chromactl("restore", older).code == 0
     records.assert_equal(site.serve().client(), "kept", written)
@@ -120,6 +119,81 @@ def test_on_a_fresh_host(backed_up: Prepared) -> None:
     site.wipe()
     assert site.chromactl("restore", "latest").code == 0
     records.assert_equal(site.serve().client(), "kept", written)
+
+
+def test_dry_run_does_nothing(backed_up: Prepared) -> None:
+    site, _ = backed_up
+    before = site.tree(site.root)
+    plan = site.chromactl("restore", "--dry-run", "--json").json()
+    [listed] = site.listed()
+    assert plan == plan | {"id": listed["id"], "bytes": listed["bytes"], "would_stop_the_service": False}
+    assert "would fetch" in site.chromactl("restore", "--dry-run").output
+    assert site.tree(site.root) == before
+
+
+def test_into_a_new_directory(backed_up: Prepared) -> None:
+    """Beside a running service, which is not touched; what is restored is whole for itself."""
+    site, written = backed_up
+    daemon = site.serve()
+    target = site.root / "look"
+    result = site.chromactl("restore", "--target", str(target), "--json")
+    assert (result.code, result.json()["directory"], result.json()["replaced"]) == (0, str(target), None)
+    assert [collection.name for collection in daemon.client().list_collections()] == ["later"]
+    assert site.asides() == []
+    daemon.stop()
+    site.data.rename(site.root / "unwanted")
+    target.rename(site.data)
+    site.give(site.data)
+    for path in site.data.rglob("*"):
+        site.give(path)
+    records.assert_equal(site.serve().client(), "kept", written)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("data", 78, "exists and is not an empty directory"),
+        ("chromad.yml", 78, "exists and is not an empty directory"),
+        ("none/look", 78, "does not exist"),
+    ],
+)
+def test_target_that_cannot_be(backed_up: Prepared, name: str, code: int, said: str) -> None:
+    site, _ = backed_up
+    before = site.tree(site.root)
+    result = site.chromactl("restore", "--target", str(site.root / name))
+    assert result.code == code
+    assert said in result.output
+    assert "HINT: " in result.output
+    assert site.tree(site.root) == before
+
+
+def test_relative_target(backed_up: Prepared) -> None:
+    result = backed_up[0].chromactl("restore", "--target", "look")
+    assert result.code == 78
+    assert "the path look is relative" in result.output
+
+
+@pytest.mark.root
+def test_target_that_only_root_may_reach(backed_up: Prepared) -> None:
+    site, _ = backed_up
+    closed = site.root / "closed"
+    closed.mkdir(mode=0o700)
+    result = site.chromactl("restore", "--target", str(closed / "look"))
+    assert result.code == 0, result.output
+    assert site.holds(closed / "look", "kept")
+
+
+def test_with_only_repository_and_key(backed_up: Prepared) -> None:
+    """On a host that has neither configuration nor data."""
+    site, _ = backed_up
+    site.config.unlink()
+    site.data.rename(site.root / "elsewhere")
+    words = ["--repository", str(site.backups), "--password-file", str(site.key), "--target", str(site.root / "look")]
+    result = site.chromactl("restore", *words)
+    assert result.code == 0, result.output
+    assert site.holds(site.root / "look", "kept")
+    assert not list(site.root.glob("*.restic"))
+    assert not (site.root / ".chromad-restore").exists()
 
 
 def test_running_service_is_refused(backed_up: Prepared) -> None:
@@ -174,6 +248,7 @@ def test_missing_data_directory(backed_up: Prepared) -> None:
 
 def test_parent_that_may_not_be_written(backed_up: Prepared) -> None:
     site, _ = backed_up
+    site.give(site.key)
     if not AS_ROOT:
         site.root.chmod(0o555)
     result = site.chromactl("restore", "latest", account=site.account)
@@ -208,12 +283,14 @@ def test_mount_point_as_data_directory(backed_up: Prepared) -> None:
 def test_former_data_survive_a_parent_that_may_not_be_read(backed_up: Prepared) -> None:
     """After the swap of the directories a failure must not remove what was swapped out."""
     site, _ = backed_up
-    os.chown(site.root, site.account.uid, site.account.gid)
+    site.give(site.root)
+    site.give(site.key)
     site.root.chmod(0o311)
     result = site.chromactl("restore", "latest", account=site.account)
     site.root.chmod(0o755)
     assert "Traceback" not in result.output
     databases = [path.parent for path in site.root.rglob("chroma.sqlite3") if site.backups not in path.parents]
+    databases = [directory for directory in databases if site.checkpoints not in directory.parents]
     assert any(site.holds(directory, "later") for directory in databases), result.output
 
 

@@ -1,50 +1,60 @@
-"""Names in the backup directory."""
+"""Which backups count, and which host's; names of times."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from chromad.backup import catalog
+from chromad.backup import catalog, run
+from chromad.backup.repository import Repository, Snapshot
 from chromad.errors import BackupError
 
-
-def test_nothing_yet(tmp_path: Path) -> None:
-    assert catalog.backups(tmp_path) == []
-    assert catalog.backups(tmp_path / "missing") == []
+HERE = run.host()
 
 
-def test_only_finished_backups_count(tmp_path: Path) -> None:
-    for name in (
-        "20260102T000000Z",
-        "20260101T000000Z",
-        ".unfinished-20260103T000000Z",
-        "notes",
-        "20260101T000000Z.old",
-    ):
-        (tmp_path / name).mkdir()
-    assert [backup.name for backup in catalog.backups(tmp_path)] == ["20260101T000000Z", "20260102T000000Z"]
+def snapshot(number: int, host: str = HERE, tag: str = run.PROVEN) -> Snapshot:
+    return Snapshot(f"{number:08x}", f"2026-01-{number:02}T00:00:00+00:00", host, "/b", frozenset({"chromad", tag}), {})
 
 
-def test_latest_is_the_newest_name(tmp_path: Path) -> None:
-    for name in ("20260102T000000Z", "20251231T235959Z"):
-        (tmp_path / name).mkdir()
-    assert catalog.find(tmp_path, "latest").name == "20260102T000000Z"
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository("/srv/restic", b"key", cache_dir=tmp_path)
 
 
-def test_unreadable_manifest_is_listed_with_its_problem(tmp_path: Path) -> None:
-    (tmp_path / "20260101T000000Z").mkdir()
-    [found] = catalog.backups(tmp_path)
-    assert found.manifest is None
-    assert "manifest.json" in found.problem
+def chosen(repository: Repository, *found: Snapshot) -> list[str]:
+    return [each.id for each in catalog.of_one_host(repository, list(found))]
 
 
-@pytest.mark.parametrize("name", ["latest", "20260101T000000Z", "..", "", "/etc", "../20260101T000000Z"])
-def test_unknown_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BackupError, match="no backup") as caught:
-        catalog.find(tmp_path, name)
-    assert caught.value.hint
+def test_only_proven_ones_count(repository: Repository) -> None:
+    assert chosen(repository, snapshot(1), snapshot(2, tag=run.UNPROVEN), snapshot(3)) == ["00000001", "00000003"]
 
 
-def test_file_instead_of_the_directory(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(BackupError, match="not a directory"):
-        catalog.backups(tmp_path / "file")
+def test_those_of_this_host_come_first(repository: Repository) -> None:
+    assert chosen(repository, snapshot(1, "other"), snapshot(2), snapshot(3, "third")) == ["00000002"]
+
+
+def test_those_of_the_only_other_host(repository: Repository) -> None:
+    assert chosen(repository, snapshot(1, "other"), snapshot(2, "other")) == ["00000001", "00000002"]
+
+
+def test_unproven_ones_of_this_host_do_not_hide_another_host(repository: Repository) -> None:
+    assert chosen(repository, snapshot(1, "other"), snapshot(2, tag=run.UNPROVEN)) == ["00000001"]
+
+
+def test_several_other_hosts_are_named(repository: Repository) -> None:
+    with pytest.raises(BackupError, match=f"has backups of one, two, none of {HERE}") as caught:
+        chosen(repository, snapshot(1, "two"), snapshot(2, "one"))
+    assert "by its id" in caught.value.hint
+
+
+@pytest.mark.parametrize("found", [[], [snapshot(1, tag=run.UNPROVEN)]])
+def test_no_proven_one(repository: Repository, found: list[Snapshot]) -> None:
+    with pytest.raises(BackupError, match="no proven backup in /srv/restic") as caught:
+        chosen(repository, *found)
+    assert caught.value.hint == "take one: chromactl backup"
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-01-02T03:04:05Z", "2026-01-02T03:04:05", "2026-01-02T04:04:05+01:00", "2026-01-02 03:04:05"]
+)
+def test_time(text: str) -> None:
+    assert catalog.time_of(text) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -58,6 +58,13 @@ def test_all_keys(tmp_path: Path) -> None:
         listen: {host: "::1", port: 9000}
         warm: {collections: [one, two], memory_percent: 10, timeout: 90s}
         engine: {max_payload_size: 1G, cors_allow_origins: ["https://example.org"], allow_reset: true}
+        backup:
+          repository: "sftp:backup@192.0.2.1:/chromadb"
+          password_file: /etc/key
+          environment_file: /etc/environment
+          options: {sftp.command: "ssh -p 2222"}
+          keep: {last: 1, daily: 0, weekly: 0, monthly: 0}
+          copy_to: {repository: /mnt/copies}
         log_level: debug
         """,
     )
@@ -66,6 +73,10 @@ def test_all_keys(tmp_path: Path) -> None:
     assert loaded.warm.collections == ["one", "two"]
     assert loaded.warm.timeout == 90
     assert loaded.engine.max_payload_size == 1 << 30
+    assert loaded.backup.local_path is None
+    assert loaded.backup.options == {"sftp.command": "ssh -p 2222"}
+    assert loaded.backup.copy_to
+    assert loaded.backup.copy_to.password_file == Path("/etc/chromadb/backup.key")
 
 
 def test_localhost_is_loopback(tmp_path: Path) -> None:
@@ -77,7 +88,18 @@ def test_localhost_is_loopback(tmp_path: Path) -> None:
     [
         ("data_dir: data", "At 'data_dir': the path 'data' is relative; it must be absolute"),
         ("data_dir: /a/../b", "At 'data_dir': the path '/a/../b' must not contain '..'"),
-        ("backup: {directory: /opt/chromadb/data/backups}", "lies inside data_dir"),
+        ("backup: {directory: /var/backups}", "At 'backup.directory': unknown key"),
+        ("backup: {repository: backups}", "At 'backup.repository': the path 'backups' is relative"),
+        ("backup: {repository: ''}", "At 'backup.repository': a repository is a path, or restic's name of a place"),
+        ("backup: {repository: 7}", "At 'backup.repository'"),
+        ("backup: {repository: 'rest:https://me:secret@example.org/'}", "must not hold a password"),
+        ("backup: {copy_to: {repository: 'rest:https://me:secret@example.org/'}}", "At 'backup.copy_to.repository'"),
+        ("backup: {copy_to: {}}", "At 'backup.copy_to.repository'"),
+        ("backup: {password_file: key}", "At 'backup.password_file': the path 'key' is relative"),
+        ("backup: {keep: {last: 0, daily: 0, weekly: 0, monthly: 0}}", "keeps no backup at all"),
+        ("backup: {keep: {last: -1}}", "At 'backup.keep.last'"),
+        ("backup: {keep: {yearly: 1}}", "At 'backup.keep.yearly': unknown key"),
+        ("backup: {options: {sftp.command: 1}}", "At 'backup.options.sftp.command'"),
         ("listen: {port: 0}", "At 'listen.port'"),
         ("listen: {port: '8000'}", "At 'listen.port'"),
         ("listen: {host: example.org}", "'example.org' is not an IP address"),
@@ -103,11 +125,13 @@ def test_problem(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_all_problems_are_named(tmp_path: Path) -> None:
-    message = problem(tmp_path, "dta_dir: /x\nlisten: {port: 70000}\nwarm: {tiemout: 1s}\nbackup: {directory: here}")
+    message = problem(
+        tmp_path, "dta_dir: /x\nlisten: {port: 70000}\nwarm: {tiemout: 1s}\nbackup: {password_file: here}"
+    )
     first, *rest = message.splitlines()
     assert first.endswith("chromad.yml: 4 problems")
     assert [line.partition("'")[2].partition("'")[0] for line in rest] == [
-        "backup.directory",
+        "backup.password_file",
         "dta_dir",
         "listen.port",
         "warm.tiemout",
@@ -127,9 +151,13 @@ def test_all_contradictions_are_named(tmp_path: Path) -> None:
         ("checkpoint_dir: /opt/chromadb/data/c", "checkpoint_dir /opt/chromadb/data/c lies inside data_dir"),
         ("checkpoint_dir: /opt/chromadb/data", "checkpoint_dir /opt/chromadb/data lies inside data_dir"),
         ("checkpoint_dir: /opt/chromadb/quarantine", "lies inside the quarantine /opt/chromadb/quarantine"),
-        ("checkpoint_dir: /var/backups", "backup.directory /var/backups/chromadb lies inside checkpoint_dir"),
+        ("checkpoint_dir: /var/backups", "backup.repository /var/backups/chromadb lies inside checkpoint_dir"),
         ("data_dir: /x/quarantine", "data_dir /x/quarantine lies inside the quarantine /x/quarantine"),
-        ("backup: {directory: /opt/chromadb/data/b}", "backup.directory /opt/chromadb/data/b lies inside data_dir"),
+        ("backup: {repository: /opt/chromadb/data/b}", "backup.repository /opt/chromadb/data/b lies inside data_dir"),
+        ("backup: {repository: /opt}", "data_dir /opt/chromadb/data lies inside backup.repository /opt"),
+        ("backup: {repository: /opt/chromadb/checkpoints/.backup}", "lies inside checkpoint_dir"),
+        ("backup: {copy_to: {repository: /opt/chromadb/data/b}}", "lies inside data_dir"),
+        ("backup: {copy_to: {repository: /var/backups/chromadb}}", "lies inside backup.repository"),
     ],
 )
 def test_directories_in_each_other(tmp_path: Path, text: str, said: str) -> None:
@@ -142,7 +170,7 @@ def test_number_out_of_range(tmp_path: Path, key: str, value: str) -> None:
     problem(tmp_path, key % value)
 
 
-@pytest.mark.parametrize("key", ["data_dir: %s", "control_socket: %s", "backup: {directory: %s}"])
+@pytest.mark.parametrize("key", ["data_dir: %s", "control_socket: %s", "backup: {repository: %s}"])
 @pytest.mark.parametrize("path", [r'"/a\0b"', r'"/a\ud800b"'])
 def test_path_that_no_kernel_takes(tmp_path: Path, key: str, path: str) -> None:
     problem(tmp_path, key % path)
@@ -176,5 +204,43 @@ def test_differences(tmp_path: Path) -> None:
     assert config.differences(old, new) == ["listen.port", "log_level", "warm.collections"]
 
 
-def test_runtime_keys_exist() -> None:
-    assert set(config.RUNTIME_KEYS) <= set(config._flat(config.Config().model_dump()))
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "/srv/restic",
+        "sftp:backup@example.org:/chromadb",
+        "sftp://backup@example.org:2222//chromadb",
+        "rest:https://me@example.org:8000/chromadb",
+        "s3:https://s3.example.org/bucket/path",
+        "rclone:remote:path",
+        "b2:bucket:path",
+    ],
+)
+def test_repository_as_restic_takes_it(tmp_path: Path, repository: str) -> None:
+    loaded = load(tmp_path, f"backup: {{repository: '{repository}'}}").backup
+    assert loaded.repository == repository
+    assert (loaded.local_path is not None) == repository.startswith("/")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "backup: {repository: /srv/other}",
+        "backup: {password_file: /srv/key}",
+        "backup: {environment_file: /srv/environment}",
+        "backup: {options: {sftp.command: ssh}}",
+        "backup: {keep: {daily: 1}}",
+        "backup: {copy_to: {repository: /srv/copies}}",
+        "backup: {copy_to: {repository: /srv/copies, password_file: /srv/key}}",
+    ],
+)
+def test_all_of_backup_is_taken_over_by_a_running_daemon(tmp_path: Path, text: str) -> None:
+    before, after = load(tmp_path, ""), load(tmp_path, text)
+    changed = [*config.differences(before, after), *config.differences(after, before)]
+    assert changed
+    assert all(config.is_runtime(key) for key in changed)
+
+
+def test_runtime_keys_exist(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "backup: {copy_to: {repository: /srv/copies}, options: {some: thing}}")
+    assert set(config._flat(loaded.model_dump())) >= config.RUNTIME_KEYS

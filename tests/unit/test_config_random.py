@@ -11,7 +11,8 @@ from chromad.errors import ConfigurationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-DOTTED = sorted(config._flat(config.Config().model_dump()))
+SECTIONS = ["backup.options.x", "backup.copy_to.repository", "backup.copy_to.password_file"]
+DOTTED = sorted({*config._flat(config.Config().model_dump()), *SECTIONS})
 KEYS = sorted({part for key in DOTTED for part in key.split(".")} | {"other"})
 
 SCALARS = (
@@ -21,7 +22,21 @@ SCALARS = (
     | st.sampled_from([10**400, -(10**400)])
     | st.floats()
     | st.text(max_size=20)
-    | st.sampled_from(["all", "none", "/data", "/d\0", "127.0.0.1", "::1", "10m", "9" * 400 + "s", "9" * 5000 + "M"])
+    | st.sampled_from(
+        [
+            "all",
+            "none",
+            "/data",
+            "/d\0",
+            "sftp:a:/b",
+            "rest:https://a:b@c/",
+            "127.0.0.1",
+            "::1",
+            "10m",
+            "9" * 400 + "s",
+            "9" * 5000 + "M",
+        ]
+    )
     | st.dates()
 )
 DOCUMENTS = st.recursive(
@@ -59,9 +74,14 @@ def test_any_document(document: Any) -> None:
 def test_any_values_of_known_keys(values: dict[str, Any]) -> None:
     document: dict[str, Any] = {}
     for dotted, value in values.items():
-        section, _, key = dotted.rpartition(".")
-        place = document.setdefault(section, {}) if section else document
-        place[key] = value
+        *sections, key = dotted.split(".")
+        place = document
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                break
+        else:
+            place[key] = value
     assert_told(outcome(yaml.safe_dump(document)))
 
 

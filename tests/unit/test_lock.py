@@ -62,9 +62,11 @@ def test_held_as_long_as_a_child_has_it_open(tmp_path: Path) -> None:
         pass
 
 
-def test_backup_and_directory_locks_are_independent(tmp_path: Path) -> None:
-    with lock.directory_lock(tmp_path), lock.backup_lock(tmp_path) as held:
-        assert held.fd >= 0
+def test_second_backup_is_refused_by_name(tmp_path: Path) -> None:
+    with lock.directory_lock(tmp_path), lock.backup_lock(tmp_path), pytest.raises(TryAgain) as caught:
+        lock.backup_lock(tmp_path).acquire()
+    said = f"{tmp_path} is in use for a backup, a drill or a restore by pid {os.getpid()} ("
+    assert caught.value.message.startswith(said)
 
 
 def test_backup_holder(tmp_path: Path) -> None:

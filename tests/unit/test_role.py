@@ -1,4 +1,4 @@
-"""The role's files say the same as each other."""
+"""The roles' files say the same as each other, and as the units."""
 
 import re
 from collections.abc import Callable
@@ -7,23 +7,38 @@ from typing import Any
 
 import pytest
 import yaml
-from chromad.config import Config, parse_duration, parse_size
+from chromad.config import Backup, Config, CopyTo, parse_duration, parse_size
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLE = ROOT / "ansible" / "roles" / "chromadb"
-OPTIONS: dict[str, Any] = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"][
-    "options"
-]
-DEFAULTS: dict[str, Any] = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+ROLES = ROOT / "ansible" / "roles"
+SPECS: dict[str, dict[str, Any]] = {
+    role.name: yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+    for role in sorted(ROLES.iterdir())
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    role: yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text()) for role in SPECS
+}
+SERVICE, BACKUP = DEFAULTS["chromadb"], DEFAULTS["chromadb_backup"]
+BACKUP_UNITS = ("chromadb-backup.service", "chromadb-verify.service")
+EXPRESSION = re.compile(r"{{.*?}}")
 
 
-def test_argument_specs_and_defaults_agree() -> None:
-    assert {name: option["default"] for name, option in OPTIONS.items()} == DEFAULTS
+@pytest.mark.parametrize("role", SPECS)
+def test_argument_specs_and_defaults_agree(role: str) -> None:
+    assert {name: option["default"] for name, option in SPECS[role].items()} == DEFAULTS[role]
 
 
 def test_every_variable_is_changed_in_the_alternative_scenario() -> None:
     changed = yaml.safe_load((ROOT / "tests/molecule/alternative/vars/all.yml").read_text())
-    assert set(DEFAULTS) <= set(changed) | {"chromadb_index_url", "chromadb_wheelhouse"}
+    apart = {"chromadb_index_url", "chromadb_wheelhouse"}
+    # Filled by the role chromadb_backup
+    apart |= {"chromadb_backup"}
+    # The scenario backup has two hosts for SFTP.
+    apart |= {"chromadb_backup_ssh_key", "chromadb_backup_known_hosts"}
+    wanted = {**SERVICE, **BACKUP}.items()
+    assert [name for name, value in wanted if name not in apart and changed.get(name, value) == value] == [
+        "chromadb_python"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -31,7 +46,6 @@ def test_every_variable_is_changed_in_the_alternative_scenario() -> None:
     [
         ("chromadb_data_dir", str(Config().data_dir)),
         ("chromadb_checkpoint_dir", str(Config().checkpoint_dir)),
-        ("chromadb_backup_dir", str(Config().backup.directory)),
         ("chromadb_listen_host", Config().listen.host),
         ("chromadb_listen_port", Config().listen.port),
         ("chromadb_disk_warn_percent", Config().disk.warn_percent),
@@ -44,10 +58,14 @@ def test_every_variable_is_changed_in_the_alternative_scenario() -> None:
         ("chromadb_engine_allow_reset", Config().engine.allow_reset),
         ("chromadb_allow_unauthenticated_network", Config().allow_unauthenticated_network),
         ("chromadb_log_level", Config().log_level),
+        ("chromadb_backup_repository", Config().backup.repository),
+        ("chromadb_backup_key_file", str(Config().backup.password_file)),
+        ("chromadb_backup_options", Config().backup.options),
+        ("chromadb_backup_keep", Config().backup.keep.model_dump()),
     ],
 )
-def test_role_and_daemon_have_the_same_defaults(variable: str, value: object) -> None:
-    assert DEFAULTS[variable] == value
+def test_roles_and_daemon_have_the_same_defaults(variable: str, value: object) -> None:
+    assert (SERVICE | BACKUP)[variable] == value
 
 
 @pytest.mark.parametrize(
@@ -62,26 +80,71 @@ def test_role_and_daemon_have_the_same_defaults(variable: str, value: object) ->
 def test_role_and_daemon_have_the_same_durations_and_sizes(
     variable: str, parse: Callable[[object], float], value: float
 ) -> None:
-    assert parse(DEFAULTS[variable]) == value
+    assert parse(SERVICE[variable]) == value
 
 
 def test_every_key_of_the_configuration_is_written_by_the_role() -> None:
-    template = yaml.safe_load(re.sub(r"{{.*?}}", "x", (ROLE / "templates" / "chromad.yml.j2").read_text()))
-    # The daemon as root is for trials and containers, never for a host.
-    assert _keys(Config().model_dump()) - _keys(template) == {"allow_root"}
+    template = yaml.safe_load(EXPRESSION.sub("x", (ROLES / "chromadb/templates/chromad.yml.j2").read_text()))
+    # The daemon as root is for trials and containers, never for a host. The section backup comes from the other role.
+    written = _keys(template)
+    assert "backup" in written
+    assert {key for key in _keys(Config().model_dump()) if not key.startswith("backup.")} - written == {"allow_root"}
+
+
+def test_every_key_of_the_section_backup_is_written_by_its_role() -> None:
+    section = yaml.safe_load((ROLES / "chromadb_backup/vars/main.yml").read_text())["_chromadb_backup_section"]
+    assert set(re.findall(r"'(\w+)':", section)) == Backup.model_fields.keys() | CopyTo.model_fields.keys()
 
 
 def test_static_units_say_the_defaults() -> None:
-    service = (ROOT / "systemd/chromadb.service").read_text().splitlines()
-    timer = (ROOT / "systemd/chromadb-backup.timer").read_text().splitlines()
-    assert f"User={DEFAULTS['chromadb_user']}" in service
-    assert f"TimeoutStartSec={DEFAULTS['chromadb_start_timeout']}" in service
-    assert f"TimeoutStopSec={DEFAULTS['chromadb_stop_timeout']}" in service
-    data, checkpoints = DEFAULTS["chromadb_data_dir"], DEFAULTS["chromadb_checkpoint_dir"]
+    service = _unit("chromadb.service")
+    data, checkpoints, repository = (
+        SERVICE["chromadb_data_dir"],
+        SERVICE["chromadb_checkpoint_dir"],
+        BACKUP["chromadb_backup_repository"],
+    )
+    assert f"User={SERVICE['chromadb_user']}" in service
+    assert f"TimeoutStartSec={SERVICE['chromadb_start_timeout']}" in service
+    assert f"TimeoutStopSec={SERVICE['chromadb_stop_timeout']}" in service
     assert f"ReadWritePaths=-{data} -{checkpoints} -{Config().quarantine_dir}" in service
     assert f"RequiresMountsFor={data} {checkpoints}" in service
-    assert f"OnCalendar={DEFAULTS['chromadb_backup_schedule']}" in timer
-    assert f"RandomizedDelaySec={DEFAULTS['chromadb_backup_randomized_delay']}" in timer
+    for name in BACKUP_UNITS:
+        lines = _unit(name)
+        assert f"User={SERVICE['chromadb_user']}" in lines
+        assert f"ReadWritePaths=-{data} -{checkpoints} -{repository}" in lines
+        assert f"RequiresMountsFor={data} {checkpoints} {repository}" in lines
+        key = Path(BACKUP["chromadb_backup_key_file"])
+        assert f"LoadCredential={key.name}:{key}" in lines
+
+
+@pytest.mark.parametrize(("timer", "variable"), [("chromadb-backup", ""), ("chromadb-verify", "drill_")])
+def test_static_timers_say_the_defaults(timer: str, variable: str) -> None:
+    lines = _unit(f"{timer}.timer")
+    schedule, delay = f"chromadb_backup_{variable}schedule", f"chromadb_backup_{variable}randomized_delay"
+    assert f"OnCalendar={BACKUP[schedule]}" in lines
+    assert f"RandomizedDelaySec={BACKUP[delay]}" in lines
+    # The role installs a drop-in where a variable differs from what the static file says.
+    roles = (ROLES / "chromadb_backup/vars/main.yml").read_text()
+    assert f"{schedule} != '{BACKUP[schedule]}' or {delay} != '{BACKUP[delay]}'" in roles
+
+
+def test_what_a_drop_in_replaces_is_what_the_static_unit_says() -> None:
+    template = (ROLES / "chromadb_backup/templates/service.j2").read_text()
+    for key in re.findall(r"^(\w+)=", EXPRESSION.sub("x", template), re.MULTILINE):
+        for name in BACKUP_UNITS:
+            assert any(line.startswith(f"{key}=") for line in _unit(name)), f"{name} has no {key}="
+
+
+def test_a_backup_and_a_drill_have_the_same_sandbox() -> None:
+    first, second = ([line for line in _unit(name) if not line.startswith("#")] for name in BACKUP_UNITS)
+    differing = {line.split("=")[0] for line in set(first) ^ set(second)}
+    assert differing == {"Description", "After", "ExecStart"}
+
+
+def test_the_engine_that_proves_a_backup_may_do_what_the_serving_one_may() -> None:
+    served = {line for line in _unit("chromadb.service") if re.match(r"SystemCall|Restrict|Memory|LimitNOFILE", line)}
+    for name in BACKUP_UNITS:
+        assert served <= set(_unit(name))
 
 
 @pytest.mark.parametrize(
@@ -98,13 +161,17 @@ def test_every_playbook_of_a_scenario_exists(scenario: str) -> None:
     assert any(entry.startswith("verify") for entry in sequence)
 
 
-def test_what_the_unit_may_write_is_made_at_boot() -> None:
-    service = (ROOT / "systemd/chromadb.service").read_text()
-    lines = (ROOT / "systemd/tmpfiles.d/chromadb.conf").read_text().splitlines()
+@pytest.mark.parametrize("name", ["chromadb.service", *BACKUP_UNITS])
+def test_what_a_unit_may_write_is_made_at_boot(name: str) -> None:
+    lines = [line for path in (ROOT / "systemd/tmpfiles.d").iterdir() for line in path.read_text().splitlines()]
     made = {path: (mode, user) for _, path, mode, user, *_ in (line.split() for line in lines if line[0] == "d")}
-    [written] = re.findall(r"^ReadWritePaths=(.*)$", service, re.MULTILINE)
+    [written] = re.findall(r"^ReadWritePaths=(.*)$", "\n".join(_unit(name)), re.MULTILINE)
     for path in written.split():
         assert made[path.removeprefix("-")] == ("0750", "chromadb")
+
+
+def _unit(name: str) -> list[str]:
+    return (ROOT / "systemd" / name).read_text().splitlines()
 
 
 def _keys(document: dict[str, Any], prefix: str = "") -> set[str]:

@@ -1,0 +1,254 @@
+"""The log archive: what a database has logged since the newest mark, cut at a second and put into a copy of the base."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from chromad.errors import BackupError
+from chromad.store import archive, sqlite
+
+from tests.segments.workload import Workload
+
+NOON = datetime(2100, 1, 1, 12, tzinfo=UTC)
+
+
+class Data:
+    """A data directory with its archive, and what clients do to it."""
+
+    def __init__(self, directory: Path, path: Path) -> None:
+        self.directory = directory
+        self.path = path
+
+    def begin(self) -> int:
+        """Makes the archive, with this as its base."""
+        with sqlite.connect(self.directory) as connection:
+            return archive.create(self.path, connection, NOON.isoformat())
+
+    def mark(self, hour: int) -> int:
+        with sqlite.connect(self.directory) as connection:
+            return archive.append(self.path, connection, (NOON + timedelta(hours=hour)).isoformat())
+
+    def run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(self.directory / sqlite.FILE)) as connection, connection:
+            return connection.execute(statement, values).fetchall()
+
+    def collection(self, name: str) -> str:
+        """Makes another one, as a copy of the first; gives its topic."""
+        self.run(
+            "INSERT INTO collections SELECT ?, ?, dimension, database_id, config_json_str, schema_str"
+            " FROM collections LIMIT 1",
+            name,
+            name,
+        )
+        for scope in ("VECTOR", "METADATA"):
+            self.run(
+                "INSERT INTO segments SELECT ?, type, scope, ? FROM segments WHERE scope = ? LIMIT 1",
+                f"{name}-{scope}",
+                name,
+                scope,
+            )
+        return f"persistent://default/default/{name}"
+
+    def write(self, topic: str, key: str, second: int = 0) -> None:
+        self.run(
+            "INSERT INTO embeddings_queue (created_at, operation, topic, id) VALUES (?, 2, ?, ?)",
+            f"{NOON + timedelta(seconds=second):%Y-%m-%d %H:%M:%S}",
+            topic,
+            key,
+        )
+
+    def drop(self, topic: str) -> None:
+        """As the engine deletes a collection."""
+        name = topic.rpartition("/")[2]
+        self.run("DELETE FROM embeddings_queue WHERE topic = ?", topic)
+        self.run("DELETE FROM segments WHERE collection = ?", name)
+        self.run("DELETE FROM collections WHERE id = ?", name)
+
+    def log(self, after: int = 0) -> list[tuple[object, ...]]:
+        return self.run("SELECT * FROM embeddings_queue WHERE seq_id > ? ORDER BY seq_id", after)
+
+    def archived(self) -> list[str]:
+        with closing(sqlite3.connect(self.path)) as connection:
+            return [key for (key,) in connection.execute("SELECT id FROM log ORDER BY seq_id")]
+
+
+@pytest.fixture
+def data(recorded: tuple[Path, Workload], tmp_path: Path) -> Data:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    shutil.copy(recorded[0] / sqlite.FILE, directory)
+    return Data(directory, tmp_path / archive.FILE)
+
+
+@pytest.fixture
+def topic(data: Data) -> str:
+    """Of a collection that was empty when the first mark was set."""
+    topic = data.collection("a")
+    assert data.begin() == sqlite.last_seq_id(data.directory)
+    return topic
+
+
+@pytest.fixture
+def copied(data: Data, topic: str, tmp_path: Path) -> Data:
+    """A copy of the base."""
+    directory = tmp_path / "copy"
+    shutil.copytree(data.directory, directory)
+    return Data(directory, tmp_path / "unused")
+
+
+def test_what_came_since_the_mark(data: Data, topic: str) -> None:
+    assert data.archived() == []
+    first = sqlite.last_seq_id(data.directory)
+    data.write(topic, "x")
+    data.write(topic, "y")
+    assert data.mark(1) == archive.last_seq_id(data.path) == first + 2
+    assert data.archived() == ["x", "y"]
+    assert archive.rows(data.path) == 2
+    data.write(topic, "z")
+    data.mark(2)
+    assert data.archived() == ["x", "y", "z"]
+    assert [mark.last_seq_id for mark in archive.marks(data.path)] == [first, first + 2, first + 3]
+
+
+def test_mark_knows_the_collections(data: Data, topic: str) -> None:
+    data.collection("b")
+    data.mark(1)
+    before, after = archive.marks(data.path)
+    assert after.taken == "2100-01-01T13:00:00+00:00"
+    assert after.collections().keys() - before.collections().keys() == {"b"}
+    assert after.collections()["b"][0] == "b"
+
+
+def test_failure_leaves_no_trace(data: Data, topic: str) -> None:
+    def fail(_connection: sqlite3.Connection) -> None:
+        raise KeyError
+
+    data.write(topic, "x")
+    before = data.path.read_bytes()
+    with sqlite.connect(data.directory) as connection, pytest.raises(KeyError):
+        archive.append(data.path, connection, NOON.isoformat(), fail)
+    assert data.path.read_bytes() == before
+    data.mark(1)
+    assert data.archived() == ["x"]
+
+
+def test_collection_that_was_written_last_is_gone(data: Data, topic: str) -> None:
+    data.write(topic, "x")
+    data.mark(1)
+    other = data.collection("b")
+    data.drop(topic)
+    data.write(other, "y")
+    with pytest.raises(archive.Broken, match="seq ids may be used again"):
+        data.mark(2)
+
+
+def test_other_collections_may_go(data: Data, topic: str) -> None:
+    other = data.collection("b")
+    data.write(other, "x")
+    data.write(topic, "y")
+    data.mark(1)
+    data.drop(other)
+    data.write(topic, "z")
+    data.mark(2)
+    assert data.archived() == ["x", "y", "z"]
+
+
+def test_purged_rows_are_not_missed(data: Data, topic: str) -> None:
+    data.write(topic, "x")
+    data.write(topic, "y")
+    data.mark(1)
+    data.run("DELETE FROM embeddings_queue WHERE id = 'x'")
+    data.write(topic, "z")
+    data.mark(2)
+    assert data.archived() == ["x", "y", "z"]
+
+
+def test_cut(data: Data, topic: str) -> None:
+    base = sqlite.last_seq_id(data.directory)
+    for second in (1, 1, 3):
+        data.write(topic, "x", second)
+    data.mark(1)
+    found = [archive.cut(data.path, NOON + timedelta(seconds=second)) - base for second in (0, 1, 2, 3, 4)]
+    assert found == [0, 2, 2, 3, 3]
+
+
+def test_cut_where_the_clock_was_set_back(data: Data, topic: str) -> None:
+    base = sqlite.last_seq_id(data.directory)
+    for second in (1, 5, 2):
+        data.write(topic, "x", second)
+    data.mark(1)
+    assert archive.cut(data.path, NOON + timedelta(seconds=3)) == base + 1
+
+
+def test_topics(data: Data, topic: str) -> None:
+    other = data.collection("b")
+    data.write(topic, "x")
+    data.write(other, "y")
+    last = data.mark(1)
+    assert archive.topics(data.path, last) == {"a", "b"}
+    assert archive.topics(data.path, last - 1) == {"a"}
+
+
+def test_copy_of_the_base_gets_the_log(data: Data, topic: str, copied: Data) -> None:
+    data.write(topic, "x")
+    data.write(data.collection("b"), "y")
+    last = data.mark(1)
+    assert archive.apply(copied.directory, data.path, last, archive.marks(data.path)[-1].catalog) == []
+    assert copied.log() == data.log()
+    for table in ("collections", "segments", "databases", "tenants"):
+        assert copied.run(f"SELECT * FROM {table}") == data.run(f"SELECT * FROM {table}")
+
+
+def test_up_to_a_row(data: Data, topic: str, copied: Data) -> None:
+    data.write(topic, "x")
+    data.write(topic, "y")
+    last = data.mark(1)
+    archive.apply(copied.directory, data.path, last - 1, archive.marks(data.path)[0].catalog)
+    assert copied.log() == data.log()[:-1]
+
+
+def test_segments_that_are_no_more(data: Data, topic: str, copied: Data) -> None:
+    """Nothing is left of a collection that was deleted after the base: no record of it comes up in another one."""
+    data.write(data.collection("b"), "x")
+    data.mark(1)
+    before = {uuid for (uuid,) in copied.run("SELECT id FROM segments WHERE collection NOT IN ('a')")}
+    (first,) = copied.run("SELECT id FROM collections WHERE id NOT IN ('a')")
+    catalog = archive.marks(data.path)[-1].catalog
+    for table, column in (("collections", "id"), ("segments", "collection"), ("collection_metadata", "collection_id")):
+        place = catalog[table]["columns"].index(column)
+        catalog[table]["rows"] = [row for row in catalog[table]["rows"] if row[place] != first[0]]
+    assert copied.run("SELECT count(*) FROM embeddings")[0][0]
+    assert set(archive.apply(copied.directory, data.path, sqlite.last_seq_id(data.directory), catalog)) == before
+    for table in ("embeddings", "embedding_metadata", "embedding_fulltext_search"):
+        assert copied.run(f"SELECT count(*) FROM {table}") == [(0,)]
+    assert copied.run("SELECT DISTINCT topic FROM embeddings_queue") == [("persistent://default/default/b",)]
+
+
+def test_tables_of_another_engine(data: Data, topic: str, copied: Data) -> None:
+    copied.run("ALTER TABLE collections ADD COLUMN novelty")
+    with pytest.raises(BackupError, match="collections is not that of the base"):
+        archive.apply(copied.directory, data.path, 0, archive.marks(data.path)[-1].catalog)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", bytes(8192)])
+@pytest.mark.parametrize("read", [archive.last_seq_id, archive.marks, archive.rows])
+def test_damaged(tmp_path: Path, content: bytes, read: Callable[[Path], object]) -> None:
+    (tmp_path / archive.FILE).write_bytes(content)
+    with pytest.raises(BackupError):
+        read(tmp_path / archive.FILE)
+
+
+def test_damaged_catalog(data: Data, topic: str) -> None:
+    with closing(sqlite3.connect(data.path)) as connection, connection:
+        connection.execute("UPDATE marks SET catalog = x'00'")
+    with pytest.raises(BackupError, match="is damaged"):
+        archive.marks(data.path)
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match="is missing"):
+        archive.last_seq_id(tmp_path / archive.FILE)

@@ -1,0 +1,98 @@
+"""ledger.json: what counts as covered, what a status shows, and that a damaged one is told of."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from chromad.backup import ledger
+from chromad.backup.ledger import Drill, Ledger, Taken
+from chromad.errors import BackupError
+
+GOOD = Ledger(
+    data_id="d",
+    last_seq_id=12,
+    last_good="2026-01-01T00:00:00+00:00",
+    taken=[Taken("aa", "2026-01-01T00:00:00+00:00", proven=True, added=5, seconds=1.5)],
+    drills=[Drill("2026-01-02T00:00:00+00:00", "aa", 1.5, "1/10", "")],
+)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    assert ledger.read(tmp_path) == Ledger()
+    ledger.write(tmp_path, GOOD)
+    assert ledger.read(tmp_path) == GOOD
+    assert [path.name for path in tmp_path.iterdir()] == [ledger.FILE]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"taken": [{}]}', b'{"last_seq_id": "12"}'])
+def test_damaged(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ledger.FILE).write_bytes(content)
+    with pytest.raises(BackupError, match="is damaged") as caught:
+        ledger.read(tmp_path)
+    assert caught.value.hint
+
+
+def test_newer_format(tmp_path: Path) -> None:
+    ledger.write(tmp_path, GOOD)
+    path = tmp_path / ledger.FILE
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"format": 2}), encoding="utf-8")
+    with pytest.raises(BackupError, match="has format 2"):
+        ledger.read(tmp_path)
+
+
+def test_covers_the_history_that_was_backed_up(tmp_path: Path) -> None:
+    assert ledger.covers(tmp_path, "d") is None
+    ledger.write(tmp_path, GOOD)
+    assert ledger.covers(tmp_path, "d") == 12
+    assert ledger.covers(tmp_path, "another") is None
+
+
+def test_failed_backup_covers_what_the_last_good_one_did(tmp_path: Path) -> None:
+    ledger.write(tmp_path, replace(GOOD, problem="full", attempted="2026-01-03T00:00:00+00:00"))
+    assert ledger.covers(tmp_path, "d") == 12
+
+
+def test_nothing_is_covered_until_the_first_one_is_good(tmp_path: Path) -> None:
+    ledger.write(tmp_path, Ledger(data_id="d", problem="full"))
+    assert ledger.covers(tmp_path, "d") == 0
+
+
+def test_what_is_known_of_a_backup() -> None:
+    again = replace(GOOD, drills=[*GOOD.drills, Drill("2026-01-03T00:00:00+00:00", "aa", 1.5, "2/10", "gone")])
+    assert (again.added("aa"), again.added("bb")) == (5, None)
+    assert again.drill("aa") == again.drills[1]
+    assert again.drill("bb") is None
+
+
+def test_stays_short(tmp_path: Path) -> None:
+    many = [replace(GOOD.taken[0], id=f"{number}") for number in range(1000)]
+    ledger.write(tmp_path, replace(GOOD, taken=many))
+    kept = ledger.read(tmp_path).taken
+    assert len(kept) < 1000
+    assert kept[-1].id == "999"
+
+
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [
+        (Ledger(), {"last_good": None, "problem": None, "drill": None, "drill_problem": None}),
+        (
+            GOOD,
+            {"last_good": GOOD.last_good, "problem": None, "drill": GOOD.drills[0].ended, "drill_problem": None},
+        ),
+        (
+            replace(GOOD, problem="full", drills=[replace(GOOD.drills[0], problem="gone")]),
+            {"last_good": GOOD.last_good, "problem": "full", "drill": GOOD.drills[0].ended, "drill_problem": "gone"},
+        ),
+    ],
+)
+def test_summary(tmp_path: Path, known: Ledger, shown: dict[str, str | None]) -> None:
+    ledger.write(tmp_path, known)
+    assert ledger.summary(tmp_path) == shown
+
+
+def test_summary_of_a_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / ledger.FILE).write_text("{", encoding="utf-8")
+    found = ledger.summary(tmp_path)
+    assert "is damaged" in str(found["problem"])

@@ -1,0 +1,111 @@
+"""Which backup leads back to a second, and which log is missing then."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from chromad.backup import timetravel
+from chromad.backup.repository import Snapshot
+from chromad.backup.timetravel import Target
+from chromad.errors import BackupError, ConfigurationError
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def at(hour: int) -> datetime:
+    return datetime(2026, 1, 1, hour, tzinfo=UTC)
+
+
+def snapshot(hour: int, base: int) -> Snapshot:
+    facts = {"created": at(hour).isoformat(), "base": at(base).isoformat()}
+    return Snapshot(f"at-{hour}", facts["created"], "host", "/b", frozenset(), facts)
+
+
+# Two bases with a second backup each
+TWO, FOUR, SIX, EIGHT = ALL = [snapshot(2, 2), snapshot(4, 2), snapshot(6, 6), snapshot(8, 6)]
+
+
+@pytest.mark.parametrize(
+    ("hour", "target"),
+    [
+        (3, Target(at(3), FOUR)),
+        (5, Target(at(5), FOUR, joined=SIX)),
+        (7, Target(at(7), EIGHT)),
+        (9, Target(at(9), EIGHT, live=True)),
+    ],
+)
+def test_between_two(hour: int, target: Target) -> None:
+    assert timetravel.choose(ALL, at(hour)) == target
+
+
+def test_second_of_a_backup() -> None:
+    """More may have been written later in that second, so the log goes on in the next one."""
+    assert timetravel.choose(ALL, at(2)) == Target(at(2), FOUR)
+    assert timetravel.choose(ALL, at(4)) == Target(at(4), FOUR, joined=SIX)
+    assert timetravel.choose(ALL, at(8)) == Target(at(8), EIGHT, live=True)
+
+
+def test_only_the_first_of_a_base_is_left() -> None:
+    assert timetravel.choose([TWO, SIX], at(5)) == Target(at(5), TWO, joined=SIX)
+
+
+def test_first_of_a_base_is_forgotten() -> None:
+    assert timetravel.choose([FOUR], at(3)) == Target(at(3), FOUR)
+
+
+def test_before_the_oldest() -> None:
+    with pytest.raises(BackupError, match=r"reaches back to 2026-01-01T01:00:00Z; the oldest .* 2026-01-01T02:00:00"):
+        timetravel.choose(ALL, at(1))
+
+
+def test_no_backup() -> None:
+    with pytest.raises(BackupError, match="no backup reaches back"):
+        timetravel.choose([], at(1))
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=8), st.integers(0, 23))
+def test_any_history(steps: list[tuple[int, bool]], hour: int) -> None:
+    """The chosen base is not younger than the time, and the log reaches to it."""
+    history: list[Snapshot] = []
+    base = 0
+    for created, new in sorted(steps):
+        base = created if new or not history else base
+        history.append(snapshot(created, base))
+    try:
+        found = timetravel.choose(history, at(hour))
+    except BackupError:
+        assert all(datetime.fromisoformat(each.facts["base"]) > at(hour) for each in history)
+        return
+    assert datetime.fromisoformat(found.snapshot.facts["base"]) <= at(hour)
+    end = found.joined or found.snapshot
+    assert found.live or datetime.fromisoformat(end.time) > at(hour)
+    assert not (found.live and found.joined)
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-01-02T03:04:05Z", "2026-01-02T03:04:05", "2026-01-02T04:04:05+01:00", "2026-01-01T22:04:05-05:00"]
+)
+def test_time(text: str) -> None:
+    assert timetravel.parse(text) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "1", "2026-13-01", "2026-01-01T25:00:00Z", "latest", "0001-01-01T00:00:00+14:00"]
+)
+def test_not_a_time(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a time") as caught:
+        timetravel.parse(text)
+    assert "2026-01-02T03:04:05Z" in caught.value.hint
+
+
+def test_time_to_come() -> None:
+    later = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    with pytest.raises(ConfigurationError, match="has yet to come"):
+        timetravel.parse(later)
+
+
+@given(st.text(max_size=30))
+def test_any_text(text: str) -> None:
+    try:
+        assert timetravel.parse(text).tzinfo
+    except ConfigurationError as error:
+        assert error.hint
