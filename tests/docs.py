@@ -10,6 +10,8 @@ import yaml
 
 _ROOT = Path(__file__).resolve().parent.parent
 _ROLES = _ROOT / "ansible" / "roles"
+# By role, the marker of its table in the main README
+_TABLES = {"chromadb": "variables", "chromadb_backup": "variables chromadb_backup"}
 
 
 def main() -> int:
@@ -17,13 +19,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.docs", description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
+    main_page = _ROOT / "README.md"
+    places = [(_ROLES / role / "README.md", "variables", role) for role in _TABLES]
+    places += [(main_page, marker, role) for role, marker in _TABLES.items()]
     stale = []
-    table = variables("chromadb")
-    for path in (_ROOT / "README.md", _ROLES / "chromadb" / "README.md"):
+    for path, marker, role in places:
         before = path.read_text(encoding="utf-8")
-        after = _replace(before, "variables", table)
+        after = _replace(before, marker, variables(role), path)
         if after != before:
-            stale.append(str(path.relative_to(_ROOT)))
+            stale.append(f"{path.relative_to(_ROOT)} ({role})")
             if not check:
                 path.write_text(after, encoding="utf-8")
     if check and stale:
@@ -50,13 +54,15 @@ def _default(option: dict[str, Any]) -> str:
         return "empty"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, dict):
+        return f"`{yaml.safe_dump(value, default_flow_style=True, sort_keys=False).strip()}`"
     return f"`{value}`"
 
 
-def _replace(text: str, name: str, content: str) -> str:
+def _replace(text: str, name: str, content: str, path: Path) -> str:
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"no markers for {name}")
+        raise SystemExit(f"{path.relative_to(_ROOT)} has no <!-- {name} --> … <!-- /{name} -->")
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
