@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import checkpoint, recovery, start, writes
+from . import backup, checkpoint, recovery, start, writes
 from .figure import Figure, file_system, show, to_json
 from .options import Options
 
@@ -15,6 +15,7 @@ _BENCHMARKS: dict[str, Callable[[Options], list[Figure]]] = {
     "writes": writes.measure,
     "checkpoint": checkpoint.measure,
     "recovery": recovery.measure,
+    "backup": backup.measure,
 }
 
 
@@ -25,13 +26,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10, help="runs of each side; medians are compared")
     parser.add_argument("--percent", type=int, default=100, help="of the full sizes, for a quick look")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on the file system to measure on")
+    parser.add_argument("--output", type=Path, default=Path("var"), help="where pictures go")
     parser.add_argument("--json", type=Path, help="write all values to this file")
     arguments = parser.parse_args()
     if file_system(arguments.directory) in ("tmpfs", "ramfs"):
         parser.error(f"{arguments.directory} is in memory; name a directory on a disk")
     figures: dict[str, list[Figure]] = {}
     with tempfile.TemporaryDirectory(prefix="chromad-bench-", dir=arguments.directory) as directory:
-        options = Options(arguments.rounds, arguments.percent, Path(directory))
+        options = Options(arguments.rounds, arguments.percent, Path(directory), arguments.output)
         for name in arguments.benchmarks or _BENCHMARKS:
             figures[name] = _BENCHMARKS[name](options)
             show(figures[name])

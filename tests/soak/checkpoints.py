@@ -37,18 +37,21 @@ def _soak(root: Path, wanted: int) -> list[str]:
     taken: set[Path] = set()
     cycles = put_off = records = 0
     wrong: list[str] = []
+    set_back: set[str] = set()
     with Chromad(root, _SETTINGS) as server:
         writers = writer.start(server.port)
         while len(taken) < wanted and not wrong:
             put_off += server.ask("checkpoint")["left"]
-            new = set(server.checkpoints.glob("*/*")) - taken
+            new = set(server.checkpoints.glob("[!.]*/*")) - taken
             taken |= new
             if new:
                 cycles += 1
                 windows = _copy(server, root / "second" / "data", writers)
-                compared, wrong = second.differences(root / "second", windows)
+                seen = second.differences(root / "second", windows)
+                wrong = seen.wrong
+                set_back |= seen.set_back
                 shutil.rmtree(root / "second")
-                records += compared
+                records += seen.records
         for each in writers:
             each.stop()
         names = {each.segment: each.name for each in sqlite.collections(server.data)}
@@ -59,6 +62,7 @@ def _soak(root: Path, wanted: int) -> list[str]:
         "operations": sum(each.count for each in writers),
         "records_compared": records,
         "wrong": len(wrong),
+        "vectors_set_back_by_chroma_itself": len(set_back),
         "seconds": round(time.monotonic() - started),
     }
     print(json.dumps(result))

@@ -69,6 +69,8 @@ class Script:
         self._keys = [f"{prefix}-{number}" for number in range(pool)]
         self._present: set[str] = set()
         self._version = 0
+        # Vectors of updates that came before the record and must not have had an effect, by key.
+        self.early: dict[str, set[bytes]] = {}
 
     def first(self) -> list[Operation]:
         """Operations that fill half of the pool."""
@@ -99,7 +101,11 @@ class Script:
             self._present.difference_update(chosen)
         elif verb != "update":
             self._present.update(chosen)
-        return Operation(verb, self._records(chosen), frozenset(fields))
+        records = self._records(chosen)
+        if verb == "update" and "vector" in fields:
+            for key in records.keys() - self._present:
+                self.early.setdefault(key, set()).add(records[key].vector)
+        return Operation(verb, records, frozenset(fields))
 
     def _records(self, keys: Sequence[str]) -> State:
         self._version += 1

@@ -1,8 +1,8 @@
 """Clients that write all the time, and what must be there after each of their operations."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tests.bench.client import Client
 
@@ -11,11 +11,16 @@ from .model import Operation, Script, State
 
 @dataclass(frozen=True)
 class Window:
-    """A writer's records at one time, and its operations in a span after it."""
+    """A writer's records at one time, and its operations in a span after it.
+
+    early: vectors of updates that came before the record. Chroma itself sets a vector back to one of them at times, crash
+    or not, when it applies its log a second time (see tests/crash/model.py).
+    """
 
     prefix: str
     state: State
     sent: list[Operation]
+    early: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
 
     def states(self) -> Iterator[State]:
         """The state, then that after each operation."""
@@ -97,7 +102,8 @@ class Writer(threading.Thread):
     def window(self) -> "Window":
         """What may have been there at some time since `settle`."""
         with self._lock:
-            return Window(self.prefix, dict(self._settled), list(self._sent))
+            early = {key: frozenset(vectors) for key, vectors in list(self._script.early.items())}
+            return Window(self.prefix, dict(self._settled), list(self._sent), early)
 
     def _operations(self) -> Iterator[Operation]:
         yield from self._script.first()
