@@ -46,7 +46,7 @@ ssh: venv ## Open a shell on the throwaway host (root)
 run: venv ## Run the daemon in the foreground with its data under var/; Ctrl-C flushes and stops
 	@mkdir -p -m 0750 var/data var/backups
 	@printf '%s\n' 'data_dir: $(CURDIR)/var/data' 'control_socket: $(CURDIR)/var/chromad.sock' \
-	  'backup: {directory: $(CURDIR)/var/backups}' 'allow_root: true' >var/chromad.yml
+	  'backup: {repository: $(CURDIR)/var/backups, password_file: $(CURDIR)/var/backup.key}' 'allow_root: true' >var/chromad.yml
 	@exec $(BIN)/chromad --config var/chromad.yml
 
 .PHONY: test
@@ -54,7 +54,7 @@ test: test-fast molecule ## Everything: lint, unit, integration, and the roles o
 
 .PHONY: test-fast
 test-fast: lint ## Lint, unit and integration tests; needs no root, leaves out what does
-	$(BIN)/pytest --quiet tests/unit tests/integration
+	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile tests/unit tests/integration
 
 .PHONY: molecule
 molecule: venv ## The roles on booted Debian 12 and 13, all scenarios (root)
@@ -77,7 +77,11 @@ docs: venv ## Write the generated tables into the READMEs
 
 .PHONY: bench
 bench: venv ## Measure against stock Chroma, ROUNDS=10 interleaved runs; fails where a promised limit does not hold
-	$(BIN)/python -m tests.bench --rounds $(ROUNDS)
+	$(BIN)/python -m tests.bench start writes checkpoint recovery --rounds $(ROUNDS)
+
+.PHONY: bench-backup
+bench-backup: venv ## Measure backups beside tar and rsync at 10,000 to 1,000,000 vectors; takes hours (root)
+	$(BIN)/python -m tests.bench backup --rounds 1
 
 .PHONY: crash
 crash: venv ## Kill the service at all moments that matter, ROUNDS=1000; every acknowledged record must be there (root)
@@ -90,6 +94,10 @@ crash-power: venv ## Cut the power, ROUNDS=200 (root; ext4 on XFS on loop device
 .PHONY: crash-full
 crash-full: venv ## Fill the disk, ROUNDS=50 (root)
 	$(BIN)/python -m tests.crash full --rounds $(ROUNDS) --seed $(SEED)
+
+.PHONY: crash-backup
+crash-backup: venv ## Kill backups, drills and restores at random moments, ROUNDS=34 of each (root)
+	$(BIN)/python -m tests.crash.backups --rounds $(ROUNDS) --seed $(SEED)
 
 .PHONY: lock
 lock: venv ## Resolve the dependencies anew and write both lock files
