@@ -120,9 +120,9 @@ class Daemon:
         state.write(data_dir, state.new(self._data_id, self._engine_version, clean=False))
         startup.serve()
         self._status.cold = startup.cold
-        self._status.cold_ids = [
-            each.id for each in sqlite.collections(data_dir, counted=False) if warm.qualified(each) in startup.cold
-        ]
+        # An engine that was stopped before it served has made no tables yet.
+        found = sqlite.collections(data_dir, counted=False) if startup.cold else []
+        self._status.cold_ids = [each.id for each in found if warm.qualified(each) in startup.cold]
         self._status.recovered = [
             {"collection": outcome.collection.name, "action": outcome.action, "reason": outcome.reason}
             for outcome in startup.outcomes

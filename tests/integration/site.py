@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import stat
@@ -34,7 +35,8 @@ class Result:
 
     def json(self) -> Any:
         """The output as one JSON document, after warnings on the other stream if there are any."""
-        return json.loads(self.output[max(self.output.find("{"), 0) :])
+        start = re.search(r"^[\[{]", self.output, re.MULTILINE)
+        return json.loads(self.output[start.start() if start else 0 :])
 
 
 class Site:
