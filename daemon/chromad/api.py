@@ -132,9 +132,9 @@ class Api:
             "metadata": found["metadatas"][0],
         }
 
-    def delete_collection(self, name: str) -> None:
-        """Deletes a collection of the default database."""
-        self.request("DELETE", f"{_database(DEFAULT_TENANT, DEFAULT_DATABASE)}/collections/{quote(name)}")
+    def delete_collection(self, name: str, tenant: str = DEFAULT_TENANT, database: str = DEFAULT_DATABASE) -> None:
+        """Deletes a collection, given by its name."""
+        self.request("DELETE", f"{_database(tenant, database)}/collections/{quote(name, safe='')}")
 
 
 def _database(tenant: str, database: str) -> str:

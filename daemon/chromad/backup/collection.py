@@ -114,7 +114,7 @@ def _copy(source: Api, target: Api, entry: CollectionEntry, name: str, progress:
             raise EngineError(f"the copy has {count} records, the backup {entry.records}")
         _compare(source, target, entry, created["id"])
     except (EngineError, OSError) as error:
-        target.request("DELETE", f"tenants/{entry.tenant}/databases/{entry.database}/collections/{name}")
+        target.delete_collection(name, *place)
         raise BackupError(f"copying stopped: {error}", "the incomplete copy is removed again; try again") from None
 
 

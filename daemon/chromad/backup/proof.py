@@ -21,7 +21,7 @@ from chromad.backup.manifest import CollectionEntry, Sample
 from chromad.config import Config, Listen
 from chromad.engine import Engine
 from chromad.errors import BackupError, EngineError
-from chromad.store import lock, sqlite
+from chromad.store import lock, log, sqlite
 
 # Records sampled of a collection: those written last, and others.
 _RECENT, _ANY = 5, 5
@@ -74,7 +74,7 @@ def entries(connection: sqlite3.Connection, seq_ids: Mapping[str, int | None]) -
             database=each.database,
             name=each.name,
             dimension=each.dimension,
-            records=each.records + sqlite.pending_records(connection, each),
+            records=each.records + log.pending_records(connection, each),
             segment=each.segment,
             seq_id=seq_ids.get(each.segment),
             metadata=sqlite.collection_metadata(connection, each.id),
@@ -156,7 +156,10 @@ def prove(
             seen.append(replace(entry, samples=samples))
             tick(len(seen), len(entries))
     if problems:
-        raise BackupError("the backup is not what it should be:\n" + "\n".join(problems), "journalctl has the rest")
+        raise BackupError(
+            "the backup is not what it should be:\n" + "\n".join(problems),
+            "choose another backup; when new ones fail as well, look at journalctl -u chromadb",
+        )
     return seen
 
 

@@ -64,7 +64,10 @@ class Account:
 
 
 class Repository:
-    """One restic repository. Every method raises ConfigurationError, TryAgain or BackupError with what restic says."""
+    """One restic repository. Every method raises ConfigurationError, TryAgain or BackupError with what restic says.
+
+    lock_fd: of the lock that restic shares, so that it is held as long as restic runs, whatever becomes of us; -1 for none.
+    """
 
     def __init__(
         self,
@@ -76,7 +79,6 @@ class Repository:
         environment: Mapping[str, str] | None = None,
         account: Account | None = None,
     ) -> None:
-        """lock_fd: of the lock that restic shares, so that it is held as long as restic runs, whatever becomes of us."""
         self.location = location
         self._password = password
         self._options = options or {}

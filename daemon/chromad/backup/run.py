@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -100,9 +101,10 @@ def run(config: Config, primary: Repository, second: Repository | None, *, full:
 
 
 def failed(config: Config, error: ChromadError) -> None:
-    """Leaves in the ledger why a backup could not even begin."""
-    prepare(config)
-    _note(config, ledger.now(), _one_line(error))
+    """Leaves in the ledger why a backup could not even begin, where that is possible."""
+    with suppress(ChromadError, OSError):
+        prepare(config)
+        _note(config, ledger.now(), _one_line(error))
 
 
 def prepare(config: Config) -> None:

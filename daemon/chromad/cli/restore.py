@@ -77,14 +77,14 @@ def _elsewhere(location: str, key: Path | None, target: Path | None) -> Config:
         raise ConfigurationError(
             "--repository needs --password-file and --target", "without them, restore takes the configuration's"
         )
+    if not target.is_absolute():
+        raise ConfigurationError(f"the path {target} is relative", "give an absolute one")
     try:
         backup = Backup.model_validate({"repository": location, "password_file": str(key)})
+        return Config(data_dir=target, checkpoint_dir=target.parent / ".chromad-restore", backup=backup)
     except ValidationError as error:
         problems = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
         raise ConfigurationError(problems, "restic names a place as sftp:user@host:/path, for example") from None
-    if not target.is_absolute():
-        raise ConfigurationError(f"the path {target} is relative", "give an absolute one")
-    return Config(data_dir=target, checkpoint_dir=target.parent / ".chromad-restore", backup=backup)
 
 
 def _show_plan(config: Config, choice: Choice, target: Path | None, only: str, *, as_json: bool) -> None:

@@ -90,6 +90,31 @@ def ids_without_vector(connection: sqlite3.Connection, collection: sqlite.Collec
     return {record for (record,) in rows}
 
 
+def pending_records(connection: sqlite3.Connection, collection: sqlite.Collection) -> int:
+    """By how many the records of a collection change when the rows are applied that its metadata segment has yet to apply.
+
+    A write is first logged, then applied: a copy of the database may fall in between.
+    """
+    rows = connection.execute(
+        "SELECT operation, id FROM embeddings_queue WHERE topic = ? AND seq_id > ? ORDER BY seq_id",
+        (collection.topic, collection.written),
+    ).fetchall()
+    change = 0
+    present: dict[str, bool] = {}
+    for operation, record in rows:
+        if record not in present:
+            found = connection.execute(
+                "SELECT 1 FROM embeddings WHERE embedding_id = ? AND segment_id IN"
+                " (SELECT id FROM segments WHERE collection = ? AND scope = 'METADATA')",
+                (record, collection.id),
+            ).fetchone()
+            present[record] = found is not None
+        before = present[record]
+        present[record] = operation in (ADD, UPSERT) or (operation == UPDATE and before)
+        change += present[record] - before
+    return change
+
+
 def prepend(
     connection: sqlite3.Connection, collection: sqlite.Collection, vectors: Iterable[tuple[str, bytes]]
 ) -> None:

@@ -229,32 +229,6 @@ def copy(data_dir: Path, target: Path, progress: Callable[[int, int], None]) -> 
     return moment
 
 
-def pending_records(connection: sqlite3.Connection, collection: Collection) -> int:
-    """By how many the records of a collection change when the rows are applied that its metadata segment has yet to apply.
-
-    A write is first logged, then applied: a copy of the database may fall in between.
-    """
-    rows = connection.execute(
-        "SELECT operation, id FROM embeddings_queue WHERE topic = ? AND seq_id > ? ORDER BY seq_id",
-        (collection.topic, collection.written),
-    ).fetchall()
-    change = 0
-    present: dict[str, bool] = {}
-    for operation, record in rows:
-        if record not in present:
-            found = connection.execute(
-                "SELECT 1 FROM embeddings WHERE embedding_id = ? AND segment_id IN"
-                " (SELECT id FROM segments WHERE collection = ? AND scope = 'METADATA')",
-                (record, collection.id),
-            ).fetchone()
-            present[record] = found is not None
-        before = present[record]
-        # 0 add, 1 update, 2 upsert, 3 delete
-        present[record] = operation in (0, 2) or (operation == 1 and before)
-        change += present[record] - before
-    return change
-
-
 def is_cosine(connection: sqlite3.Connection, collection: Collection) -> bool:
     """Whether a collection's distance is cosine, by its schema (Chroma 1.5) or its metadata (before)."""
     (schema,) = connection.execute("SELECT schema_str FROM collections WHERE id = ?", (collection.id,)).fetchone()
