@@ -45,10 +45,11 @@ class Startup:
         data_dir = self._config.data_dir
         if not sqlite.exists(data_dir) or not sqlite.has_tables(data_dir):
             return
-        if before is None or not before.clean:
+        trust = _trust(before)
+        if trust != "clean":
             self._enter("recovering", "recovering: looking at the vector segments")
             started = time.monotonic()
-            self.outcomes += self._recovery.run(_trust(before))
+            self.outcomes += self._recovery.run(trust)
             log.info("recovery looked at all segments in %.2f s", time.monotonic() - started)
         missing = [
             collection
@@ -63,6 +64,7 @@ class Startup:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 log.error("no space for checkpoints in %s", self._config.checkpoint_dir)
+        self.outcomes += self._recovery.run("clean")
 
     def serve(self) -> None:
         """Starts the engine and warms it. A collection that the engine cannot open is mended, and all begins again."""
@@ -141,6 +143,8 @@ class Startup:
 def _trust(before: state.State | None) -> Trust:
     if before is None:
         return "unknown"
+    if before.clean:
+        return "clean"
     return "boot" if before.boot_id and before.boot_id == state.boot_id() else "power"
 
 

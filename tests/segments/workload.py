@@ -20,8 +20,7 @@ class Workload:
     """A collection, and what it must hold.
 
     random: where the next step comes from. largest: records of a batch. given: ids made so far. kinds: weights of the kinds
-    of steps; a churn adds records and deletes them at once. Updates are left out while there are less than three records:
-    the engine forgets, in its next persist, the update of a record that is alone among deleted ones.
+    of steps; a churn adds records and deletes them at once.
     """
 
     name: str
@@ -40,7 +39,7 @@ class Workload:
     def step(self, collection: "Collection") -> None:
         """Does one random batch in the collection and here."""
         kind = self.random.choices(list(self.kinds), list(self.kinds.values()))[0]
-        if kind in ("update", "churn") and len(self.vectors) < 3:
+        if kind == "update" and not self.vectors:
             kind = "add"
         if kind == "delete" and len(self.vectors) < 4:
             kind = "upsert"
@@ -48,7 +47,8 @@ class Workload:
         self._do(collection, kind, count)
 
     def _do(self, collection: "Collection", kind: str, count: int) -> None:
-        old = self.random.sample(sorted(self.vectors), max(0, min(count, len(self.vectors) - 2)))
+        left = 0 if kind == "update" else 2
+        old = self.random.sample(sorted(self.vectors), max(0, min(count, len(self.vectors) - left)))
         if kind == "churn":
             fleeting = self._new(count)
             collection.add(ids=fleeting, embeddings=np.array([self._vector() for _ in fleeting]))

@@ -1,7 +1,8 @@
 """The validator of segments against many inputs: python -m tests.soak.soundness --fuzz 100000 --segments 1000 --tears 10
 
 Fuzz: damaged segments never make it crash, take long, or use much memory; of those that it calls sound, some are given to the
-engine, which must not crash either. Segments: those of random workloads are sound after each batch, in each life of the engine.
+engine, which must not crash either. Segments: those of random workloads are sound after each batch, in each life of the engine;
+vectors that the engine loses are seen by the comparison with the log, no others, and it has all of them when they are mended.
 Tears: a persist that a kill stops anywhere is either seen, or put right by the engine's replay; nothing that is called sound,
 after a power cut either, makes the engine crash.
 """
@@ -23,7 +24,7 @@ from chromad.store.damage import Damage
 from rich.console import Console
 from rich.progress import track
 
-from tests.segments import damage, engine, pieces, tears, workload
+from tests.segments import claims, damage, engine, pieces, tears, workload
 from tests.segments.workload import Workload
 
 # Of one input of a few KiB: seconds of processor time, since a busy machine may let any process wait, and bytes.
@@ -70,7 +71,7 @@ def main() -> int:
 
 def _segments(top: Path, wanted: int, seed: int) -> list[str]:
     failures = []
-    examined = elements = 0
+    examined = elements = lost = 0
     started = time.monotonic()
     for number in track(range(wanted), "sound segments", console=_console):
         data = top / "segments"
@@ -79,15 +80,21 @@ def _segments(top: Path, wanted: int, seed: int) -> list[str]:
             for _ in range(found.random.randint(2, 4)):
                 found, count = engine.run(workload.phase, data, found, found.random.randint(2, 10), limit=300)
                 examined += count
+                mended = claims.mend(data, found.name)
+                lost += mended
+                # Looked at in an engine that ends before it writes anything, so that the next life begins with it.
+                if not engine.same(engine.run(engine.read, data, found.name), found.vectors):
+                    failures.append(
+                        f"workload {number} of seed {seed}: the engine has other vectors than were written, {mended} mended"
+                    )
+                    break
             elements += found.given
-            if not engine.same(engine.run(engine.read, data, found.name), found.vectors):
-                failures.append(f"workload {number} of seed {seed}: the engine has other vectors than were written")
         except (RuntimeError, engine.EngineCrash) as error:
             failures.append(f"workload {number} of seed {seed}: {error}")
         shutil.rmtree(data)
     _console.print(
-        f"{wanted} collections with {elements} records, examined {examined} times while there was something to examine: "
-        f"{len(failures)} failures, {time.monotonic() - started:.0f} s"
+        f"{wanted} collections with {elements} records, examined {examined} times while there was something to examine, "
+        f"{lost} vectors that the engine did not persist mended: {len(failures)} failures, {time.monotonic() - started:.0f} s"
     )
     return failures
 

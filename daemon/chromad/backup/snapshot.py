@@ -224,7 +224,7 @@ def _link_segments(
                 linked[uuid] = checkpoint
                 files += [Entry(f"{uuid}/{file.name}", file.size, file.sha256) for file in checkpoint.files]
             elif (config.data_dir / uuid / segment.PICKLE).exists() and not log.rebuilds(connection, collection):
-                linked[uuid] = _copy_segment(connection, collection, config.data_dir / uuid, place)
+                linked[uuid] = _copy_segment(connection, store, collection, config.data_dir / uuid, place)
                 for path in sorted(place.iterdir()):
                     entry = manifest.hash_file(path, _ignore)
                     files.append(replace(entry, path=f"{uuid}/{entry.path}"))
@@ -242,9 +242,12 @@ def _link(store: Store, uuid: str, place: Path) -> Checkpoint | None:
     return checkpoint
 
 
-def _copy_segment(connection: sqlite3.Connection, collection: sqlite.Collection, source: Path, target: Path) -> int:
+def _copy_segment(
+    connection: sqlite3.Connection, store: Store, collection: sqlite.Collection, source: Path, target: Path
+) -> int:
     seq_id = segment.copy_live(connection, collection.segment, source, target)
-    verdict = soundness.examine([target], lambda: None)[target]
+    claim = store.claim(connection, collection, seq_id or 0, mend=True)
+    verdict = soundness.examine([target], lambda: None, {target: claim})[target]
     if seq_id is None or not (verdict.sound or verdict.empty):
         raise BackupError(
             f"the segment of {collection.name!r} is not sound: {verdict.problem or 'its log is gone'}",

@@ -43,7 +43,8 @@ class File:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """segment: uuid. seq_id: up to where the copy has applied the log. data_id: see `state.State`. taken: UTC, ISO 8601."""
+    """segment: uuid. seq_id: up to where the copy has applied the log. data_id: see `state.State`. taken: UTC, ISO 8601.
+    mended: vectors that are as they were logged, but were not in the live files (see `vectors`)."""
 
     format: int
     segment: str
@@ -51,6 +52,7 @@ class Checkpoint:
     data_id: str
     taken: str
     files: list[File]
+    mended: int = 0
 
     def is_of(self, live: Stats) -> bool:
         """Whether the live files are untouched since this was taken."""
@@ -130,11 +132,14 @@ class Store:
                     if draft:
                         drafts.append(draft)
                     progress(0)
-            verdicts = soundness.examine([draft.path for draft in drafts], lambda: progress(0))
+            claims = {draft.path: draft.claim for draft in drafts}
+            verdicts = soundness.examine(list(claims), lambda: progress(0), claims)
             for draft in drafts:
                 verdict = verdicts[draft.path]
                 if verdict.sound or verdict.empty:
-                    taken[draft.collection.id] = self._publish(draft)
+                    taken[draft.collection.id] = self._publish(draft, verdict.unlike)
+                elif verdict.unread:
+                    journal.error("checkpoint of %s: %s", draft.collection.name, verdict.problem)
                 else:
                     self.unsound[draft.collection.id] = verdict.problem
                     journal.error(
@@ -196,6 +201,22 @@ class Store:
         except OSError:
             return False
 
+    def claim(
+        self, connection: sqlite3.Connection, collection: sqlite.Collection, upto: int, *, mend: bool
+    ) -> soundness.Claim:
+        """That a segment is the newest checkpoint with the log after it applied, up to a seq id."""
+        last = self.latest(collection.segment)
+        known = self._known[collection.segment]
+        return soundness.Claim(
+            data_dir=self._data_dir,
+            topic=collection.topic,
+            after=last.seq_id if last else 0,
+            upto=upto,
+            before=known[0] if known else None,
+            cosine=sqlite.is_cosine(connection, collection),
+            mend=mend,
+        )
+
     def drop_others(self, wanted: set[str]) -> None:
         """Removes the checkpoints of segments that are not (any more) in the database, and those of another history."""
         for path in self._segments():
@@ -229,9 +250,16 @@ class Store:
         if not log.replays_exactly(connection, collection, seq_id):
             journal.debug("checkpoint of %s: after its next persist", collection.name)
             return None
-        return _Draft(collection, target, seq_id, segment.stats(self._data_dir / uuid))
+        live_stats = segment.stats(self._data_dir / uuid)
+        return _Draft(collection, target, seq_id, live_stats, self.claim(connection, collection, seq_id, mend=True))
 
-    def _publish(self, draft: "_Draft") -> Checkpoint:
+    def _publish(self, draft: "_Draft", mended: int) -> Checkpoint:
+        if mended:
+            journal.warning(
+                "checkpoint of %s: %d vectors that the engine did not persist are put right from the log",
+                draft.collection.name,
+                mended,
+            )
         files = []
         for name, (_, size, mtime_ns) in sorted(segment.stats(draft.path).items()):
             files.append(
@@ -244,6 +272,7 @@ class Store:
             self._data_id,
             datetime.now(UTC).isoformat(timespec="microseconds"),
             files,
+            mended,
         )
         state.write_atomically(draft.path / FILE, json.dumps(asdict(checkpoint)) + "\n", 0o640)
         for _ in segment.sync(draft.path):
@@ -290,6 +319,7 @@ class _Draft:
     path: Path
     seq_id: int
     live: Stats
+    claim: soundness.Claim
 
 
 def _hash(path: Path, tick: Callable[[], None]) -> str:

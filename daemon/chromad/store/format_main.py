@@ -1,4 +1,5 @@
-"""The process that examines segments. Argument: the pid of its parent. Standard input: a JSON list of directories.
+"""The process that examines segments. Argument: the pid of its parent. Standard input: a JSON list of pairs, a directory
+and the fields of a `soundness.Claim` or null.
 
 Prints a line when it can begin, then one JSON line for each, in order: the fields of `soundness.Verdict`.
 """
@@ -12,26 +13,31 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from chromad.store import format, soundness
+from chromad.errors import ChromadError
+from chromad.store import format, soundness, vectors
 from chromad.store.damage import Damage
 from chromad.store.idmap import Older
+from chromad.store.soundness import Claim
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def verdict(directory: Path) -> dict[str, object]:
-    """Examines one directory, whatever it holds."""
+def verdict(directory: Path, claim: Claim | None = None) -> dict[str, object]:
+    """Examines one directory, whatever it holds, and compares it with the log where there is a claim."""
     try:
         facts = format.examine(directory)
+        unlike = vectors.compare(directory, claim) if claim else 0
     except Older as older:
         return _unsound(str(older)) | {"older": True}
     except Damage as damage:
         return _unsound(str(damage))
     except OSError as error:
         return _unsound(f"cannot be read: {error}")
+    except ChromadError as error:
+        return _unsound(f"could not be compared with the log: {error.message}") | {"unread": True}
     except Exception as error:
         return _unsound(f"could not be examined: {type(error).__name__}: {error}")
-    return {"sound": facts.live > 0, "problem": "", "empty": facts.live == 0, **asdict(facts)}
+    return {"sound": facts.live > 0, "problem": "", "empty": facts.live == 0, "unlike": unlike, **asdict(facts)}
 
 
 def _unsound(problem: str) -> dict[str, object]:
@@ -46,8 +52,8 @@ def main() -> None:
     with contextlib.suppress(PermissionError):
         os.nice(10)
     print(soundness.READY, flush=True)
-    for path in json.load(sys.stdin):
-        print(json.dumps(verdict(Path(path))), flush=True)
+    for path, claim in json.load(sys.stdin):
+        print(json.dumps(verdict(Path(path), soundness.read_claim(claim) if claim else None)), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from chromad.output import log as journal
 from chromad.store import fence, log, quarantine, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Checkpoint, Store
 
-Trust = Literal["boot", "power", "unknown"]
+Trust = Literal["clean", "boot", "power", "unknown"]
 Action = Literal["kept", "restored", "rebuilt", "quarantined"]
 
 _STAGING = ".restoring-"
@@ -45,10 +45,10 @@ class Recovery:
         self._tick = tick
 
     def run(self, trust: Trust) -> list[Outcome]:
-        """Looks at every segment after a stop that was not clean; gives what was done with those not simply kept.
+        """Looks at every segment before the engine starts; gives what was done with those not simply kept.
 
-        trust: what can be believed of the files. `boot`: the same kernel has kept all that was written. `power`:
-        nothing but what was fsynced, so no segment that differs from its checkpoint. `unknown`: another program
+        trust: what can be believed of the files. `clean`: all. `boot`: the same kernel has kept all that was written.
+        `power`: nothing but what was fsynced, so no segment that differs from its checkpoint. `unknown`: another program
         wrote them, or nobody knows when.
         """
         for path in self._data_dir.glob(f"{_STAGING}*"):
@@ -95,22 +95,34 @@ class Recovery:
     def _doubts(self, collections: list[sqlite.Collection], trust: Trust) -> list[tuple[sqlite.Collection, str]]:
         doubts: dict[str, str] = {}
         to_examine: dict[Path, sqlite.Collection] = {}
+        claims: dict[Path, soundness.Claim] = {}
         with sqlite.connect(self._data_dir) as connection:
             for collection in collections:
+                path = self._data_dir / collection.segment
                 reason = self._doubt(connection, collection, trust)
                 if reason:
                     doubts[collection.id] = reason
                 elif reason is None:
-                    to_examine[self._data_dir / collection.segment] = collection
+                    to_examine[path] = collection
+                    if collection.persisted is not None:
+                        claims[path] = self._checkpoints.claim(connection, collection, collection.persisted, mend=False)
                 self._tick()
-        for path, verdict in soundness.examine(list(to_examine), self._tick).items():
+        for path, verdict in soundness.examine(list(to_examine), self._tick, claims).items():
             if not verdict.sound and not verdict.empty:
                 doubts[to_examine[path].id] = verdict.problem
+            elif verdict.unlike:
+                doubts[to_examine[path].id] = f"{verdict.unlike} vectors in it are not as they were logged"
         return [(collection, doubts[collection.id]) for collection in collections if collection.id in doubts]
 
     def _doubt(self, connection: sqlite3.Connection, collection: sqlite.Collection, trust: Trust) -> str | None:
         """Why a segment cannot be kept; empty when it can, None when its content has to be looked at."""
         live = segment.stats(self._data_dir / collection.segment)
+        checkpoint = self._checkpoints.latest(collection.segment)
+        untouched = checkpoint and collection.persisted == checkpoint.seq_id and checkpoint.is_of(live)
+        if checkpoint and checkpoint.mended and untouched:
+            return f"{checkpoint.mended} vectors in it are not as they were logged"
+        if trust == "clean":
+            return ""
         if segment.PICKLE not in live:
             if collection.persisted is not None:
                 return "its files are gone"
@@ -119,7 +131,6 @@ class Recovery:
                 shutil.rmtree(self._data_dir / collection.segment)
                 return ""
             return "its first persist was not completed" if live else ""
-        checkpoint = self._checkpoints.latest(collection.segment)
         if trust == "power":
             if checkpoint and collection.persisted == checkpoint.seq_id:
                 same = self._checkpoints.same_content(checkpoint, self._tick)
@@ -127,7 +138,7 @@ class Recovery:
             if checkpoint or log.rebuilds(connection, collection):
                 return "it was persisted after its checkpoint, and the power may have gone"
             return None
-        if checkpoint and collection.persisted == checkpoint.seq_id and checkpoint.is_of(live):
+        if untouched:
             return ""
         if trust == "boot" and segment.is_torn(self._data_dir / collection.segment, live):
             return "a persist of it was not completed"
@@ -143,9 +154,14 @@ class Recovery:
         if staging.exists():
             shutil.rmtree(staging)
         self._checkpoints.put_back(checkpoint, staging, self._tick)
-        self._move_out(collection.segment)
+        path = self._data_dir / collection.segment
+        if checkpoint.mended and checkpoint.is_of(segment.stats(path)):
+            # The checkpoint was made of these files, and differs in what the log says better.
+            shutil.rmtree(path)
+        else:
+            self._move_out(collection.segment)
         self._set_seq_id(collection, checkpoint.seq_id)
-        staging.rename(self._data_dir / collection.segment)
+        staging.rename(path)
         state.fsync_path(self._data_dir)
 
     def _is_sound(self, collection: sqlite.Collection) -> bool:

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -20,13 +21,32 @@ _TICK = 0.2
 
 
 @dataclass(frozen=True)
+class Claim:
+    """Which rows of the log a segment has applied, so that its vectors can be compared with them (`vectors.compare`).
+
+    data_dir: of the database with the log. The rows are those of `topic` after one seq id, and up to another. before: a
+    segment that has applied the log up to the first, None when there is none. cosine: see `sqlite.is_cosine`. mend: whether
+    vectors that are not as they were logged are to be put right in the files.
+    """
+
+    data_dir: Path
+    topic: str
+    after: int
+    upto: int
+    before: Path | None
+    cosine: bool
+    mend: bool
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What became of one directory.
 
     sound: the engine can open it, and what it holds agrees. empty: there is nothing to open, so that the engine would begin
     a new index; then it is not sound, and there is no problem. problem: what is wrong, else empty. live: ids.
     elements: vectors, deleted ones included. dimension: numbers of a vector. older: a Chroma before 1.0 wrote the pickle; the
-    engine can read it, but it was not examined, so that it is not known to be sound.
+    engine can read it, but it was not examined, so that it is not known to be sound. unlike: vectors that are not (or, mended,
+    were not) what the log says. unread: the log could not be read for that, and nothing is said of the segment.
     """
 
     sound: bool
@@ -36,13 +56,26 @@ class Verdict:
     dimension: int = 0
     empty: bool = False
     older: bool = False
+    unlike: int = 0
+    unread: bool = False
 
 
 _VERDICT = TypeAdapter(Verdict)
 
 
-def examine(directories: Sequence[Path], tick: Callable[[], None]) -> dict[Path, Verdict]:
+def read_claim(fields: Mapping[str, Any]) -> Claim:
+    """A claim from its fields in JSON."""
+    before = fields["before"]
+    paths = {"data_dir": Path(fields["data_dir"]), "before": None if before is None else Path(before)}
+    return Claim(**{**fields, **paths})
+
+
+def examine(
+    directories: Sequence[Path], tick: Callable[[], None], claims: Mapping[Path, Claim] | None = None
+) -> dict[Path, Verdict]:
     """Examines segments that no engine has open. Calls `tick` about every 0.2 s meanwhile; it may raise to give up.
+
+    claims: of those that are to be compared with the log.
 
     A segment that the child dies of is not sound. Raises ChromadError when the child cannot run at all, which says nothing
     about segments. The calling thread must live on until this ends.
@@ -50,7 +83,7 @@ def examine(directories: Sequence[Path], tick: Callable[[], None]) -> dict[Path,
     verdicts: dict[Path, Verdict] = {}
     todo = list(dict.fromkeys(directories))
     while todo:
-        answers, end = _run(todo, tick)
+        answers, end = _run(todo, tick, claims or {})
         verdicts.update(zip(todo, answers, strict=False))
         todo = todo[len(answers) :]
         if todo:
@@ -59,11 +92,14 @@ def examine(directories: Sequence[Path], tick: Callable[[], None]) -> dict[Path,
     return verdicts
 
 
-def _run(directories: Sequence[Path], tick: Callable[[], None]) -> tuple[list[Verdict], str]:
+def _run(
+    directories: Sequence[Path], tick: Callable[[], None], claims: Mapping[Path, Claim]
+) -> tuple[list[Verdict], str]:
     """Gives the answers of one child, up to the first bad one, and how it ended."""
     question = os.memfd_create("segments")
     try:
-        os.write(question, json.dumps([str(path) for path in directories]).encode())
+        asked = [[str(path), asdict(claims[path]) if path in claims else None] for path in directories]
+        os.write(question, json.dumps(asked, default=str).encode())
         os.lseek(question, 0, os.SEEK_SET)
         process = subprocess.Popen(
             [sys.executable, "-I", "-m", "chromad.store.format_main", str(os.getpid())],
