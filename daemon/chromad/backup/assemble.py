@@ -11,6 +11,7 @@ from chromad.backup import manifest
 from chromad.backup.manifest import Manifest
 from chromad.errors import BackupError, ConfigurationError
 from chromad.store import archive, segment, sqlite
+from chromad.store.soundness import Claim
 
 # phase, bytes done, bytes in all
 Progress = Callable[[str, int, int], None]
@@ -59,14 +60,18 @@ def _check_names(source: Path, expected: set[str]) -> None:
 
 
 def copy(source: Path, found: Manifest, target: Path, progress: Progress) -> None:
-    """A private copy of a backup's files in a new directory: nothing in it is shared with what was copied."""
+    """A private copy of a backup's files in a new directory: nothing in it is shared with what was copied.
+
+    Segments are not put on disk, which the engine does not do either, and the copy will not live for long. The database is,
+    a little at a time: the engine would do so at once, and make the clients of the live one wait.
+    """
     target.mkdir(mode=0o700)
     done = 0
     for entry in found.files:
         place = target / entry.path
         place.parent.mkdir(mode=0o750, exist_ok=True)
         try:
-            segment.copy_file(source / entry.path, place)
+            segment.copy_file(source / entry.path, place, flush=entry.path == sqlite.FILE)
         except FileNotFoundError:
             raise BackupError(f"{source / entry.path} is missing from the backup", "take a new one") from None
         done += entry.size
@@ -90,6 +95,18 @@ def bring_up(
     path.unlink()
     (directory / manifest.FILE).unlink(missing_ok=True)
     sqlite.use_wal(directory)
+
+
+def settle(directory: Path, found: Manifest) -> None:
+    """Spares the engine that opens a private copy, after `bring_up`, to find new neighbours for each updated record."""
+    from chromad.store import vectors  # here: numpy is not for the daemon
+
+    with sqlite.connect(directory) as connection:
+        for each in sqlite.read_collections(connection, counted=False):
+            if each.persisted is not None:
+                cosine = sqlite.is_cosine(connection, each)
+                claim = Claim(directory, each.topic, each.persisted, found.last_seq_id, None, cosine, mend=True)
+                vectors.settle(directory / each.segment, connection, claim)
 
 
 def free_bytes(directory: Path) -> int:

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,11 @@ def compare(directory: Path, claim: Claim) -> int:
         wrong = wanted.wrong_presence(labels)
         suspects: list[_Element] = []
         if labels.any():
-            suspects = _unlike(directory, connection, claim, wanted, labels)
+            suspects = [
+                _Element(group, number, stored.tobytes())
+                for group, number, stored, logged in _pairs(directory, connection, claim, wanted.likely(), labels)
+                if not _same(stored, logged, claim)
+            ]
         doubtful = {suspect.group for suspect in suspects} | set(wrong)
         if not doubtful:
             return 0
@@ -56,12 +60,47 @@ def compare(directory: Path, claim: Claim) -> int:
         return _mend(directory, connection, claim, suspects, wanted, existed, later)
 
 
+def settle(directory: Path, connection: sqlite3.Connection, claim: Claim) -> int:
+    """Writes the new vectors of updated records straight into a segment, and takes them out of the log: both private copies
+    that serve to look at records and are thrown away.
+
+    An engine that replays the log then has the same records, but did not connect the updated ones to their new neighbours,
+    which takes it milliseconds for each. Records that were added or deleted are left to the replay. Gives how many records
+    it was. connection: autocommit, to the database that `claim` names.
+    """
+    wanted = _Wanted(connection, claim)
+    if not wanted.keys.size:
+        return 0
+    labels = np.where(wanted.deleted, 0, _labels(directory, wanted))
+    if not labels.any():
+        return 0
+    done: set[int] = set()
+    with _Writer(directory, claim) as writer:
+        for group, number, stored, logged in _pairs(directory, connection, claim, wanted.vectors_of_old(), labels):
+            done.add(int(wanted.keys[group]))
+            if not _same(stored, logged, claim):
+                writer.write(number, logged)
+    rows = connection.execute(
+        "SELECT CAST(id AS BLOB), seq_id FROM embeddings_queue"
+        " WHERE topic = ? AND seq_id > ? AND seq_id <= ? AND operation IN (?, ?)",
+        (claim.topic, claim.after, claim.upto, log.UPDATE, log.UPSERT),
+    )
+    settled = [(log.UPDATE, seq_id) for record, seq_id in rows if hash(record) in done]
+    connection.execute("BEGIN")
+    connection.executemany(
+        "UPDATE embeddings_queue SET operation = ?, vector = NULL, encoding = NULL WHERE seq_id = ?", settled
+    )
+    connection.execute("COMMIT")
+    return len(done)
+
+
 class _Wanted:
     """What the rows of the log make of each id that is in them.
 
     keys: hashes of ids, sorted. Whether an id was there before the first of its rows may matter, as an add of one that is
     there is ignored, and so is an update of one that is not. So there are two outcomes of each, for an id that was `new` then
-    and one that was `old`: whether it is there in the end, and the seq id of its vector, 0 for the one before.
+    and one that was `old`: whether it is there in the end, and the seq id of its vector, 0 for the one before. deleted:
+    whether it was at any time.
     """
 
     def __init__(self, connection: sqlite3.Connection, claim: Claim) -> None:
@@ -84,6 +123,7 @@ class _Wanted:
         self.keys: NDArray[np.int64] = found[first]
         self._present = np.zeros((2, len(self.keys)), bool)
         self._vector = np.zeros((2, len(self.keys)), np.int64)
+        self.deleted = np.zeros(len(self.keys), bool)
         group = -1
         state: list[Any] = []
         for start in range(0, len(order), _AT_ONCE):
@@ -92,6 +132,7 @@ class _Wanted:
                 if begins:
                     self._keep(group, state)
                     group, state = group + 1, [False, 0, True, 0]
+                self.deleted[group] |= operations[at] == log.DELETE
                 _apply(state, operations[at], seq_ids[at] if with_vector[at] else 0)
         self._keep(group, state)
 
@@ -103,6 +144,11 @@ class _Wanted:
     def vector(self, group: int, *, existed: bool) -> int:
         """The seq id of the row that has its vector, 0 when none has."""
         return int(self._vector[int(existed), group])
+
+    def vectors_of_old(self) -> NDArray[np.int64]:
+        """`vector` of each, if it was there before."""
+        old: NDArray[np.int64] = self._vector[1]
+        return old
 
     def likely(self) -> NDArray[np.int64]:
         """`vector` of each, as it is if it is there: of an id that was new, where such a one would be there."""
@@ -159,16 +205,14 @@ def _read_ids(directory: Path, take: Callable[[NDArray[np.int64], Sequence[int]]
                 take(np.fromiter(map(hash, ids), np.int64, len(ids)), found)
 
 
-def _unlike(
-    directory: Path, connection: sqlite3.Connection, claim: Claim, wanted: _Wanted, labels: NDArray[np.int64]
-) -> list[_Element]:
-    """The elements that have not the likely vector."""
+def _pairs(
+    directory: Path, connection: sqlite3.Connection, claim: Claim, rows: NDArray[np.int64], labels: NDArray[np.int64]
+) -> Iterator[tuple[int, int, _Floats, _Floats]]:
+    """Of each id with a label and a row: its place, the number of its element, its vector in the files and in the row."""
     header = format.read_header(directory)
-    rows = wanted.likely()
     group_of = np.full(int(labels.max()) + 1, -1, np.int64)
     compared = np.flatnonzero((labels > 0) & (rows > 0))
     group_of[labels[compared]] = compared
-    suspects = []
     for first, words, lengths in _elements(directory, header, claim.cosine):
         low = words[:, -2]
         numbers = np.flatnonzero((words[:, 0] >> 16 == 0) & (low < len(group_of)))
@@ -180,10 +224,9 @@ def _unlike(
             logged = _fetch(connection, rows[groups[part]].tolist(), header.dimension)
             for number, group in zip(numbers[part].tolist(), groups[part].tolist(), strict=True):
                 vector = logged.get(int(rows[group]))
-                stored = vectors[number] if lengths is None else vectors[number] * lengths[number]
-                if vector is not None and not _same(stored, vector, claim):
-                    suspects.append(_Element(group, first + number, stored.tobytes()))
-    return suspects
+                if vector is not None:
+                    stored = vectors[number] if lengths is None else vectors[number] * lengths[number]
+                    yield group, first + number, stored, vector
 
 
 def _elements(
@@ -276,30 +319,51 @@ def _mend(
     """Counts the suspects that are not what the log says, and puts right what is to be mended."""
     if not suspects:
         return 0
-    header = format.read_header(directory)
     count = 0
-    mode = "r+b" if claim.mend else "rb"
-    paths = [directory / name for name in (format.LEVEL0_FILE, format.LENGTH_FILE)]
-    times = [path.stat() for path in paths]
-    with open(paths[0], mode) as level0, open(paths[1], mode) as lengths:
+    with _Writer(directory, claim) as writer:
         for suspect in suspects:
             key = int(wanted.keys[suspect.group])
             seq_id = wanted.vector(suspect.group, existed=key in existed)
             stored = np.frombuffer(suspect.vector, "<f4")
-            logged = _fetch(connection, [seq_id], header.dimension).get(seq_id)
-            ahead = _fetch(connection, later.get(key, [])[-_AT_ONCE:], header.dimension).values()
+            logged = _fetch(connection, [seq_id], len(stored)).get(seq_id)
+            ahead = _fetch(connection, later.get(key, [])[-_AT_ONCE:], len(stored)).values()
             if logged is None or any(_same(stored, other, claim) for other in (logged, *ahead)):
                 continue
             count += 1
             if claim.mend:
-                norm = np.float32(np.linalg.norm(logged.astype(np.float64)))
-                level0.seek(suspect.number * header.element_size + header.data_offset)
-                level0.write((logged / (norm + np.float32(_TINY)) if claim.cosine else logged).tobytes())
-                if claim.cosine:
-                    lengths.seek(4 * suspect.number)
-                    lengths.write(norm.tobytes())
-    if claim.mend:
-        # Their order tells whether a persist was complete, and what a copy is of.
-        for path, status in zip(paths, times, strict=True):
-            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+                writer.write(suspect.number, logged)
     return count
+
+
+class _Writer:
+    """Writes vectors into the files of a segment, whose times stay as they were: their order tells whether a persist was
+    complete, and what a copy is of."""
+
+    def __init__(self, directory: Path, claim: Claim) -> None:
+        self._header = format.read_header(directory)
+        self._cosine = claim.cosine
+        self._files = [
+            open(directory / name, "r+b" if claim.mend else "rb")  # noqa: SIM115 (closed in __exit__)
+            for name in (format.LEVEL0_FILE, format.LENGTH_FILE)
+        ]
+        self._times = [os.fstat(file.fileno()) for file in self._files]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file, status in zip(self._files, self._times, strict=True):
+            if file.writable():
+                file.flush()
+                os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+            file.close()
+
+    def write(self, number: int, vector: _Floats) -> None:
+        """Gives an element this vector, as the engine would store it."""
+        level0, lengths = self._files
+        norm = np.float32(np.linalg.norm(vector.astype(np.float64)))
+        level0.seek(number * self._header.element_size + self._header.data_offset)
+        level0.write((vector / (norm + np.float32(_TINY)) if self._cosine else vector).tobytes())
+        if self._cosine:
+            lengths.seek(4 * number)
+            lengths.write(norm.tobytes())
