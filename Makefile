@@ -49,8 +49,10 @@ run: venv ## Run the daemon in the foreground with its data under var/; Ctrl-C f
 	  'backup: {repository: $(CURDIR)/var/backups, password_file: $(CURDIR)/var/backup.key}' 'allow_root: true' >var/chromad.yml
 	@exec $(BIN)/chromad --config var/chromad.yml
 
+# Hosts mostly wait for themselves, so the rest goes on beside them.
 .PHONY: test
-test: test-fast molecule ## Everything: lint, unit, integration, and the roles on booted systemd hosts (root)
+test: venv ## Everything: lint, unit, integration, and the roles on booted systemd hosts (root)
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target molecule test-fast
 
 .PHONY: test-fast
 test-fast: lint ## Lint, unit and integration tests; needs no root, leaves out what does

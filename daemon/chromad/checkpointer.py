@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chromad.backup import ledger
@@ -98,13 +98,18 @@ class Checkpointer(threading.Thread):
         if self.is_alive():
             self.join()
 
-    def cycle(self, progress: Progress, *, live: bool = True) -> Summary:
-        """Takes all checkpoints that are due, then purges and clears away. Raises what went wrong."""
+    def cycle(self, progress: Progress, *, live: bool = True, damaged: Sequence[str] = ()) -> Summary:
+        """Takes all checkpoints that are due, then purges and clears away. Raises what went wrong.
+
+        damaged: segments whose checkpoint is not what it was; it is moved to quarantine, and a new one is due.
+        """
         started = time.monotonic()
         with self._turn:
             self._wanted.clear()
             self._logged = 0
             data_dir = self.config.data_dir
+            for uuid in damaged:
+                self._checkpoints.set_aside(uuid, self.config.quarantine_dir)
             collections = sqlite.collections(data_dir, counted=False)
             due = self._checkpoints.stale(collections)
 

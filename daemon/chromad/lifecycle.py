@@ -336,9 +336,12 @@ class Daemon:
             "unfence": self._lift_fence,
         }
 
-    def _take_checkpoints(self, _request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    def _take_checkpoints(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         self._need_serving()
-        return asdict(self._checkpointer.cycle(progress))
+        damaged = request.get("damaged", [])
+        if not isinstance(damaged, list) or not all(isinstance(each, str) for each in damaged):
+            raise ConfigurationError("damaged is not a list of segments", "chromactl checkpoint")
+        return asdict(self._checkpointer.cycle(progress, damaged=damaged))
 
     def _compact(self, _request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         self._need_serving()

@@ -79,13 +79,13 @@ class Chromactl(Way):
         self.place = server.repository
 
     def clear(self) -> None:
-        shutil.rmtree(self.place, ignore_errors=True)
+        for path in (self.place, self.server.checkpoints / ".backup"):
+            shutil.rmtree(path, ignore_errors=True)
         self.server.chromactl("backups", "init")
         self.server.ask("checkpoint")
 
     def _take(self, first: bool) -> None:
-        # A full one into an empty repository does all that the very first one does.
-        found = json.loads(self.server.chromactl("backup", "--json", *(["--full"] if first else [])))
+        found = json.loads(self.server.chromactl("backup", "--json"))
         if bool(found["base"]) != first:
             raise SystemExit(f"the backup has a base of its own ({found['base']!r}); that is not what is measured")
 

@@ -117,6 +117,9 @@ def test_segment_while_the_service_runs(site: Site) -> None:
     flip_a_bit(next(site.current.glob("*/data_level0.bin")))
     assert_recovers(site, held, "data_level0.bin is not what the manifest says (damaged)")
     opened.assert_holds(client, held)
+    assert list(site.quarantine.glob("*-checkpoint-*")), "the damaged checkpoint was renewed"
+    [checkpoint] = site.checkpoints.glob("[!.]*/*/data_level0.bin")
+    assert checkpoint.stat().st_nlink == 2, "and the base shares the new one"
 
 
 def test_ledger(prepared: Prepared) -> None:

@@ -23,6 +23,7 @@ from chromad.checks import processes
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, PermissionProblem, TryAgain
+from chromad.output import log as journal
 from chromad.store import lock, sqlite, state
 
 _AT_FDCWD = -100  # fcntl.h
@@ -62,6 +63,9 @@ def run_in_place(
     run.prepare(config)
     with lock.backup_lock(config.backup_dir) as held:
         repository.lock_fd = held.fd
+        for path in staging_place(data_dir).glob("staging-*"):
+            # Either a copy that was not complete, or the former data, if it was between two renames.
+            journal.warning("%s is left of a restore that did not come to its end; look at it, then remove it", path)
         staged = stage.stage(config, repository, choice, staging_place(data_dir), progress)
         try:
             need_exact(staged, inexact)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -81,7 +81,7 @@ def run(config: Config, primary: Repository, second: Repository | None, *, full:
         _begin_history(config)
         try:
             taken = snapshot.take(
-                config, full=full, checkpoint=lambda: _checkpoint(config, progress), progress=progress
+                config, full=full, checkpoint=lambda damaged: _checkpoint(config, damaged, progress), progress=progress
             )
             problem = _prove(config, taken, progress)
             stored = _store(config, primary, taken, problem, started, progress)
@@ -143,9 +143,9 @@ def scratch_space(config: Config, size: int) -> None:
         )
 
 
-def _checkpoint(config: Config, progress: Progress) -> None:
+def _checkpoint(config: Config, damaged: Sequence[str], progress: Progress) -> None:
     try:
-        ask(config.control_socket, "checkpoint", progress=progress)
+        ask(config.control_socket, "checkpoint", {"damaged": list(damaged)}, progress=progress)
     except (TryAgain, PermissionProblem) as error:
         journal.info("backup: no new checkpoints: %s", error.message)
 

@@ -8,7 +8,7 @@ are not touched. The purge of the log waits for backups, see `ledger.covers`.
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,8 @@ _TRIES = 3
 
 # phase, done, total: bytes, pages or segments, whatever the phase counts
 Progress = Callable[[str, int, int], None]
+# Has the running service take new checkpoints where they are due, and of the segments that are named
+Renew = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,10 @@ def why_base(config: Config, *, full: bool) -> str:
     return ""
 
 
-def take(config: Config, *, full: bool, checkpoint: Callable[[], None], progress: Progress) -> Snapshot:
+def take(config: Config, *, full: bool, checkpoint: Renew, progress: Progress) -> Snapshot:
     """Brings `current` up to date; gives it with samples to be proven. The caller holds the backup lock.
 
-    checkpoint: takes new checkpoints where the service runs. Raises BackupError and others when it cannot be taken; what
+    Raises BackupError and others when it cannot be taken; what
     was there is untouched then, or is continued by the next one.
     """
     _check_database(config)
@@ -92,9 +94,9 @@ def take(config: Config, *, full: bool, checkpoint: Callable[[], None], progress
         except archive.Broken as error:
             reason = str(error)
     for _ in range(_TRIES):
-        checkpoint()
+        checkpoint([])
         try:
-            return _base(config, reason, progress)
+            return _base(config, reason, checkpoint, progress)
         except _Purged as error:
             journal.info("backup: %s; once more", error)
     raise BackupError(
@@ -142,7 +144,7 @@ def _add(config: Config) -> Snapshot:
     return Snapshot(directory, result, "")
 
 
-def _base(config: Config, reason: str, progress: Progress) -> Snapshot:
+def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) -> Snapshot:
     """A new base takes the place of the one before."""
     target = config.backup_dir / _NEXT
     _remove(target)
@@ -157,16 +159,16 @@ def _base(config: Config, reason: str, progress: Progress) -> Snapshot:
     store = Store(config.data_dir, config.checkpoint_dir, data_id)
     target.mkdir(mode=0o750)
     try:
-        linked, files = _link_segments(config, store, target, progress)
+        linked, files = _link_segments(config, store, target, checkpoint, progress)
         created = sqlite.copy(
             config.data_dir, target / sqlite.FILE, lambda done, total: progress("database", done, total)
         )
-        for uuid, checkpoint in linked.items():
+        seq_ids = {uuid: each.seq_id if isinstance(each, Checkpoint) else each for uuid, each in linked.items()}
+        for uuid, seq_id in seq_ids.items():
             # Up to the newest checkpoint the log may have gone.
             newest = store.latest(uuid)
-            if newest and newest.seq_id > (checkpoint.seq_id if isinstance(checkpoint, Checkpoint) else checkpoint):
+            if newest and newest.seq_id > seq_id:
                 raise _Purged(f"the checkpoint of {uuid} was renewed meanwhile")
-        seq_ids = {uuid: each.seq_id if isinstance(each, Checkpoint) else each for uuid, each in linked.items()}
         with sqlite.connect(target) as connection:
             _prepare_copy(connection, seq_ids)
             entries = proof.entries(connection, seq_ids)
@@ -199,7 +201,7 @@ def _base(config: Config, reason: str, progress: Progress) -> Snapshot:
 
 
 def _link_segments(
-    config: Config, store: Store, target: Path, progress: Progress
+    config: Config, store: Store, target: Path, checkpoint: Renew, progress: Progress
 ) -> tuple[dict[str, Checkpoint | int], list[Entry]]:
     """Puts a sound copy of each segment into the base; gives the checkpoints, or the seq ids of copies, and the files.
 
@@ -219,10 +221,10 @@ def _link_segments(
                 )
             uuid = collection.segment
             place = target / uuid
-            checkpoint = _link(store, uuid, place)
-            if checkpoint:
-                linked[uuid] = checkpoint
-                files += [Entry(f"{uuid}/{file.name}", file.size, file.sha256) for file in checkpoint.files]
+            found = _link(store, uuid, place, checkpoint)
+            if found:
+                linked[uuid] = found
+                files += [Entry(f"{uuid}/{file.name}", file.size, file.sha256) for file in found.files]
             elif (config.data_dir / uuid / segment.PICKLE).exists() and not log.rebuilds(connection, collection):
                 linked[uuid] = _copy_segment(connection, store, collection, config.data_dir / uuid, place)
                 for path in sorted(place.iterdir()):
@@ -231,15 +233,27 @@ def _link_segments(
     return linked, files
 
 
-def _link(store: Store, uuid: str, place: Path) -> Checkpoint | None:
-    """As `Store.link`, of a checkpoint that is what it was; one that is damaged is left for recovery to find."""
+def _link(store: Store, uuid: str, place: Path, renew: Renew) -> Checkpoint | None:
+    """As `Store.link`, of a checkpoint that is what it was; one that is damaged is renewed where the service runs."""
     checkpoint = store.link(uuid, place)
-    for file in checkpoint.files if checkpoint else []:
-        if manifest.hash_file(place / file.name, _ignore).sha256 != file.sha256:
-            journal.error("backup: %s of the checkpoint of %s is damaged; the disk may be at fault", file.name, uuid)
+    if checkpoint and _damaged(checkpoint, place):
+        shutil.rmtree(place)
+        renew([uuid])
+        checkpoint = store.link(uuid, place)
+        if checkpoint and _damaged(checkpoint, place):
             shutil.rmtree(place)
             return None
     return checkpoint
+
+
+def _damaged(checkpoint: Checkpoint, place: Path) -> bool:
+    for file in checkpoint.files:
+        if manifest.hash_file(place / file.name, _ignore).sha256 != file.sha256:
+            journal.error(
+                "backup: %s of the checkpoint of %s is damaged; the disk may be at fault", file.name, checkpoint.segment
+            )
+            return True
+    return False
 
 
 def _copy_segment(

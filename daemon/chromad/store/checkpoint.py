@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from chromad.errors import BackupError, ConfigurationError
 from chromad.output import log as journal
-from chromad.store import log, segment, soundness, sqlite, state
+from chromad.store import log, quarantine, segment, soundness, sqlite, state
 from chromad.store.segment import Stats
 
 FILE = "checkpoint.json"
@@ -216,6 +216,14 @@ class Store:
             cosine=sqlite.is_cosine(connection, collection),
             mend=mend,
         )
+
+    def set_aside(self, uuid: str, quarantine_dir: Path) -> None:
+        """Moves the checkpoint of a segment, which is damaged, to quarantine, where there is one."""
+        home = self._directory / uuid
+        if home in self._segments():
+            target = quarantine.move(home, quarantine_dir, "checkpoint", _ignore)
+            self._known.pop(uuid, None)
+            journal.error("%s is damaged, and is moved to %s; the disk may be at fault", home, target)
 
     def drop_others(self, wanted: set[str]) -> None:
         """Removes the checkpoints of segments that are not (any more) in the database, and those of another history."""
