@@ -6,7 +6,7 @@ from tests.integration.account import until
 from tests.integration.site import Site
 from tests.integration.writers import Seen, Writers
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
