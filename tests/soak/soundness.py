@@ -34,6 +34,9 @@ _MEMORY = 30 << 20
 # Fuzzed segments that are given to the engine although the validator calls them sound.
 _OPENED = 300
 
+# Where the data of workloads that failed are kept
+_EVIDENCE = Path("var/soundness")
+
 _console = Console()
 
 
@@ -70,27 +73,32 @@ def main() -> int:
 
 
 def _segments(top: Path, wanted: int, seed: int) -> list[str]:
-    failures = []
+    failures: list[str] = []
     examined = elements = lost = 0
     started = time.monotonic()
     for number in track(range(wanted), "sound segments", console=_console):
         data = top / "segments"
         found = workload.make(seed * 1_000_000 + number)
+        step = ""
+        before = len(failures)
         try:
-            for _ in range(found.random.randint(2, 4)):
+            for life in range(found.random.randint(2, 4)):
+                step = f"writing, life {life}"
                 found, count = engine.run(workload.phase, data, found, found.random.randint(2, 10), limit=300)
                 examined += count
+                step = f"mending, life {life}"
                 mended = claims.mend(data, found.name)
                 lost += mended
+                step = f"reading, life {life}, {mended} vectors mended"
                 # Looked at in an engine that ends before it writes anything, so that the next life begins with it.
                 if not engine.same(engine.run(engine.read, data, found.name), found.vectors):
-                    failures.append(
-                        f"workload {number} of seed {seed}: the engine has other vectors than were written, {mended} mended"
-                    )
+                    failures.append(f"workload {number} of seed {seed}: other vectors than were written, {step}")
                     break
             elements += found.given
         except (RuntimeError, engine.EngineCrash) as error:
-            failures.append(f"workload {number} of seed {seed}: {error}")
+            failures.append(f"workload {number} of seed {seed}: {error}, {step}")
+        if len(failures) > before:
+            shutil.copytree(data, _EVIDENCE / f"{seed}-{number}", dirs_exist_ok=True)
         shutil.rmtree(data)
     _console.print(
         f"{wanted} collections with {elements} records, examined {examined} times while there was something to examine, "
