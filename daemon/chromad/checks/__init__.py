@@ -6,13 +6,16 @@ from typing import Literal
 
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain
 
+Status = Literal["ok", "warn", "fail", "skip"]
+
 
 @dataclass(frozen=True)
 class Result:
-    """name: of the check. status: ok or fail. fact and hint: for people. error: the class that a failure raises."""
+    """name: of the check. status: `skip` where it could not look. fact and hint: for people. error: the class that a failure
+    raises."""
 
     name: str
-    status: Literal["ok", "fail"]
+    status: Status
     fact: str
     hint: str = ""
     error: type[ChromadError] = ChromadError
@@ -24,6 +27,14 @@ def ok(name: str, fact: str) -> Result:
 
 def fail(name: str, error: type[ChromadError], fact: str, hint: str) -> Result:
     return Result(name, "fail", fact, hint, error)
+
+
+def warn(name: str, fact: str, hint: str) -> Result:
+    return Result(name, "warn", fact, hint)
+
+
+def skip(name: str, fact: str) -> Result:
+    return Result(name, "skip", fact)
 
 
 def raise_failures(results: Iterable[Result]) -> None:

@@ -15,6 +15,7 @@ from chromad.cli import (
     checkpoint,
     compact,
     config,
+    doctor,
     fence,
     repair,
     restore,
@@ -59,6 +60,7 @@ def options(
 
 
 app.command("status")(status.run)
+app.command("doctor")(doctor.run)
 app.add_typer(config.app, name="config")
 app.command("verify-persistence")(verify_persistence.run)
 app.command("backup")(backup.take)
