@@ -151,6 +151,8 @@ class Laboratory:
             if path.name.split("-")[0] not in ("current", "ledger.json", "backup.lock"):
                 losses.append(f"{path} is left behind")
         try:
+            # As chromactl does when it meets the lock of a restic that was killed: only such locks are removed.
+            site.restic("unlock")
             site.restic("check")
         except AssertionError as error:
             losses.append(f"the repository is damaged: {error}")
