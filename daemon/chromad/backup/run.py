@@ -279,7 +279,8 @@ def _one_line(error: Exception) -> str:
 
 def remove_leftovers(config: Config) -> None:
     """Removes private copies of runs that were killed; the caller holds the backup lock."""
-    for path in (config.backup_dir / _PROOF, *config.backup_dir.glob("drill-*")):
+    names = (_PROOF, snapshot.NEXT)
+    for path in (*(config.backup_dir / name for name in names), *config.backup_dir.glob("drill-*")):
         shutil.rmtree(path, ignore_errors=True)
 
 

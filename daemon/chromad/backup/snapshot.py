@@ -24,7 +24,7 @@ from chromad.store import archive, fence, log, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Checkpoint, Store
 
 CURRENT = "current"
-_NEXT = "next"
+NEXT = "next"
 # The archive may take this part of the base, or this many bytes where that is more, before there is a new base.
 _PART, _SMALL = 0.2, 8 << 20
 # The same of records: replaying the update of one costs an engine some milliseconds, in each proof and each restore.
@@ -146,7 +146,7 @@ def _add(config: Config) -> Snapshot:
 
 def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) -> Snapshot:
     """A new base takes the place of the one before."""
-    target = config.backup_dir / _NEXT
+    target = config.backup_dir / NEXT
     _remove(target)
     size = sum(path.stat().st_size for path in sqlite.files(config.data_dir))
     if (free := free_bytes(config.backup_dir)) < size:
