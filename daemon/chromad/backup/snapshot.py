@@ -27,7 +27,7 @@ CURRENT = "current"
 NEXT = "next"
 # The archive may take this part of the base, or this many bytes where that is more, before there is a new base.
 _PART, _SMALL = 0.2, 8 << 20
-# The same of records: replaying the update of one costs an engine some milliseconds, in each proof and each restore.
+# The same of records: replaying the update of one costs an engine some milliseconds, in each restore and each drill.
 _ROWS, _FEW = 0.03, 1000
 _TRIES = 3
 
@@ -83,8 +83,7 @@ def why_base(config: Config, *, full: bool) -> str:
 def take(config: Config, *, full: bool, checkpoint: Renew, progress: Progress) -> Snapshot:
     """Brings `current` up to date; gives it with samples to be proven. The caller holds the backup lock.
 
-    Raises BackupError and others when it cannot be taken; what
-    was there is untouched then, or is continued by the next one.
+    Raises BackupError and others when it cannot be taken; what was there is untouched then, or is continued by the next one.
     """
     _check_database(config)
     reason = why_base(config, full=full)
