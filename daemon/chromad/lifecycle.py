@@ -3,6 +3,7 @@
 import logging
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from chromad.api import Api
 from chromad.backup import ledger
 from chromad.checkpointer import Checkpointer
 from chromad.checks import preflight, raise_failures
+from chromad.clock import Clock
 from chromad.config import Config
 from chromad.control import Progress, Server
 from chromad.engine import Engine
@@ -62,6 +64,9 @@ class Daemon:
         self._api = Api(config.listen)
         self._engine_version = versions.engine()
         self._status = Status()
+        self._clock = Clock()
+        # Where a link may point elsewhere by and by.
+        self._environment = str(Path(sys.prefix).resolve())
         self._engine: Engine | None = None
         self._guard = Guard(config)
         self._fences: dict[str, str] = {}
@@ -330,6 +335,7 @@ class Daemon:
     def _verbs(self) -> dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]]:
         return {
             "status": lambda _request, _progress: self._describe(),
+            "configuration": lambda _request, _progress: self._config.model_dump(mode="json"),
             "checkpoint": self._take_checkpoints,
             "compact": self._compact,
             "fence": self._put_fence,
@@ -393,6 +399,8 @@ class Daemon:
             "data_dir": str(config.data_dir),
             "pid": os.getpid(),
             "engine_pid": self._engine.pid if self._engine else 0,
+            "clock_step": round(self._clock.step(), 1),
+            "environment": self._environment,
             "chromad_version": versions.chromad(),
             "engine_version": self._engine_version,
             "supervised": notify.supervised(),

@@ -14,6 +14,8 @@ from chromad.errors import EngineError
 from chromad.output import human_bytes, log
 from chromad.store import segment, sqlite
 
+NOT_CHOSEN = "not in warm.collections"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -57,7 +59,7 @@ def plan(config: Config, collections: list[sqlite.Collection], recovered: set[st
             chosen.append(collection)
             continue
         if wanted == "none" or (wanted != "all" and collection.name not in wanted):
-            cold[qualified(collection)] = "not in warm.collections"
+            cold[qualified(collection)] = NOT_CHOSEN
             continue
         size = _memory(config.data_dir, collection)
         if size > budget:

@@ -71,7 +71,7 @@ def occupancy(config: Config, engine_version: str) -> Iterator[Result]:
     yield alone
     if alone.status == "fail":
         return  # It may keep the database locked.
-    yield _version(config.data_dir, engine_version)
+    yield version(config.data_dir, engine_version)
     yield _port(config.listen)
 
 
@@ -146,7 +146,8 @@ def foreign(config: Config) -> Result:
     return ok("single_writer", f"no other process has {sqlite.FILE} open")
 
 
-def _version(data_dir: Path, engine_version: str) -> Result:
+def version(data_dir: Path, engine_version: str) -> Result:
+    """Whether an engine understands the data."""
     before = state.read(data_dir)
     hint = f"install Chroma {before.engine_version if before else 'as new as the data'} again, or restore a backup that this version wrote"
     if before and versions.numbers(before.engine_version) > versions.numbers(engine_version):

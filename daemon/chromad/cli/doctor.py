@@ -1,16 +1,19 @@
 """chromactl doctor."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from chromad import control
-from chromad.checks import Result, Status, doctor
+from chromad.checks import Fix, Result, Status, doctor, fail
+from chromad.checks.host import Host
 from chromad.cli import ui
-from chromad.errors import TryAgain
+from chromad.config import Config
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain
 
 _COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 _WORDS = ("OK", "WARNING", "CRITICAL")
@@ -27,21 +30,27 @@ class Output(StrEnum):
 def run(
     context: typer.Context,
     deep: Annotated[bool, typer.Option("--deep", help="Read all of the database and of the vector files.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend, after showing it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before mending.")] = False,
     output: Annotated[Output, typer.Option("--output", help="nagios: one line, as its plugins print.")] = Output.text,
     json: ui.Json = False,
 ) -> None:
-    """Look at everything that goes wrong with a Chroma host, and say what to do. Changes nothing.
+    """Look at everything that goes wrong with a Chroma host, and say what to do. Changes nothing without --fix.
 
-    Exits 0 when all is well, 1 with warnings, 2 when something is broken.
+    Exits 0 when all is well, 1 with warnings, 2 when something is broken. --fix sets owners and modes, makes missing
+    directories, and moves segments of no collection to quarantine; it ends with a second look.
 
-    Example: sudo chromactl doctor
+    Example: sudo chromactl doctor --fix
     """
     settings = ui.settings(context)
-    results = list(doctor.examine(_host(settings), deep=deep))
+    output = Output.json if json or settings.json else output
+    results = _examine(settings, deep)
+    if fix:
+        _mend(results, yes, quiet=output is not Output.text)
+        results = _examine(settings, deep)
     code = max((2 if each.status == "fail" else int(each.status == "warn") for each in results), default=0)
-    if json or settings.json or output is Output.json:
-        fields = ("name", "status", "fact", "hint")
-        ui.print_json([{key: value for key, value in asdict(each).items() if key in fields} for each in results])
+    if output is Output.json:
+        ui.print_json([_document(each) for each in results])
     elif output is Output.nagios:
         typer.echo(_nagios(results, code))
     else:
@@ -49,12 +58,58 @@ def run(
     raise typer.Exit(code)
 
 
-def _host(settings: ui.Settings) -> doctor.Host:
-    config = settings.config
+def _examine(settings: ui.Settings, deep: bool) -> list[Result]:
     try:
-        return doctor.Host(config, control.ask(config.control_socket, "status"))
-    except TryAgain as error:
-        return doctor.Host(config, None, error.message)
+        config = settings.config
+    except (ConfigurationError, PermissionProblem) as error:
+        return [fail("configuration", type(error), error.message, error.hint)]
+    try:
+        answer = control.ask(config.control_socket, "status")
+        host = Host(config, settings.path, answer, _loaded(config) if answer else None)
+    except (TryAgain, PermissionProblem) as error:
+        host = Host(config, settings.path, silent=error.message)
+    return list(doctor.examine(host, deep=deep))
+
+
+def _loaded(config: Config) -> Config | None:
+    """The configuration that the daemon runs with; None when it is of another version, which does not say or is not understood."""
+    try:
+        return Config.model_validate(control.ask(config.control_socket, "configuration"))
+    except (ChromadError, ValidationError):
+        return None
+
+
+def _mend(results: Sequence[Result], yes: bool, *, quiet: bool) -> None:
+    fixes: list[Fix] = [each.fix for each in results if each.fix]
+    if not fixes:
+        ui.err.print("nothing that can be mended here", style="dim")
+        return
+    if os.geteuid() != 0:
+        raise PermissionProblem("only root may mend", "sudo chromactl doctor --fix")
+    if not quiet:
+        _show([each for each in results if each.fix])
+    for each in fixes:
+        ui.err.print(f"to do: {each.what}", markup=False, highlight=False)
+    if not yes:
+        typer.confirm("Go on?", abort=True, err=True)
+    for each in fixes:
+        try:
+            each.do()
+        except (ChromadError, OSError) as error:
+            ui.err.print(f"not done: {each.what}: {error}", style="red", markup=False, highlight=False)
+        else:
+            ui.err.print(f"done: {each.what}", style="green", markup=False, highlight=False)
+
+
+def _document(result: Result) -> dict[str, object]:
+    return {
+        "name": result.name,
+        "status": result.status,
+        "fact": result.fact,
+        "hint": result.hint,
+        "data": dict(result.data),
+        "fix": result.fix.what if result.fix else None,
+    }
 
 
 def _show(results: Sequence[Result]) -> None:
@@ -69,4 +124,6 @@ def _nagios(results: Sequence[Result], code: int) -> str:
     """One line, https://nagios-plugins.org/doc/guidelines.html: what is wrong, then how many checks there were."""
     wrong = [f"{each.name}: {each.fact}" for each in results if each.status in ("fail", "warn")]
     counts = " ".join(f"{status}={sum(each.status == status for each in results)}" for status in _COLORS)
-    return f"CHROMADB {_WORDS[code]} - {'; '.join(wrong) or 'all is well'} | {counts}".replace("\n", " ")
+    # A bar would begin the performance data.
+    text = ("; ".join(wrong) or "all is well").replace("|", "/").replace("\n", " ")
+    return f"CHROMADB {_WORDS[code]} - {text} | {counts}"

@@ -1,0 +1,153 @@
+"""Owners and modes of everything that the service reads and writes."""
+
+import os
+import pwd
+import shlex
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from chromad.checks import Fix, Result, fail, ok, warn
+from chromad.checks.host import Host, unit_properties, user_name
+from chromad.errors import ConfigurationError, PermissionProblem
+from chromad.service import UNIT
+
+_SHOWN = 5
+
+
+def check(host: Host) -> Iterator[Result]:
+    """Directories, what is in them, the way to them, and the files that hold secrets."""
+    config = host.config
+    data_dir = config.data_dir
+    if not data_dir.is_dir():
+        yield fail(
+            "data_dir",
+            ConfigurationError,
+            f"{data_dir} is not a directory",
+            "mount or create it, or correct data_dir",
+        )
+        return
+    owner = _service_user(host)
+    if owner == 0 and not config.allow_root:
+        fact = f"{data_dir} belongs to root, and nothing tells here whose it should be"
+        yield fail("owner", PermissionProblem, fact, f"chown -R the service's user: {shlex.quote(str(data_dir))}")
+    tops = [data_dir, config.checkpoint_dir, config.quarantine_dir]
+    for top in tops:
+        if top.is_dir():
+            yield _strangers(top, owner)
+            yield _directory_mode(top)
+        else:
+            yield _missing(top, owner)
+    blocked = [path for path in data_dir.parents if not _may_pass(path, owner)]
+    if blocked:
+        fact = f"{user_name(owner)} cannot pass {blocked[-1]}, which is above {data_dir}"
+        yield fail("parents", PermissionProblem, fact, f"chmod o+x {shlex.quote(str(blocked[-1]))}")
+    else:
+        yield ok("parents", f"{user_name(owner)} can reach {data_dir}")
+    yield _configuration_file(host.path, owner)
+    backup = config.backup
+    for secret in (backup.password_file, backup.environment_file, backup.copy_to and backup.copy_to.password_file):
+        if secret and secret.exists():
+            yield _secret(secret)
+
+
+def _service_user(host: Host) -> int:
+    """Whose the data should be: their owner's, or the service's user where root has taken them."""
+    uid = host.config.data_dir.stat().st_uid
+    if uid or host.config.allow_root:
+        return uid
+    name = unit_properties(UNIT, "User").get("User") or "chromadb"
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return uid
+
+
+def _missing(top: Path, owner: int) -> Result:
+    def make() -> None:
+        top.mkdir(mode=0o750)
+        os.chown(top, owner, _group(owner))
+
+    command = f"install -d -m 0750 -o {user_name(owner)} {shlex.quote(str(top))}"
+    return warn("directories", f"{top} does not exist", command, fix=Fix(command, make))
+
+
+def _strangers(top: Path, owner: int) -> Result:
+    found = [path for path in _everything(top) if path.lstat().st_uid != owner]
+    if not found:
+        return ok("owner", f"all below {top} belongs to {user_name(owner)}")
+    names = ", ".join(str(path) for path in found[:_SHOWN]) + (" …" if len(found) > _SHOWN else "")
+    count = "1 file" if len(found) == 1 else f"{len(found)} files"
+    fact = f"{count} at or below {top} not of {user_name(owner)}: {names}"
+    command = f"chown -R {user_name(owner)}: {shlex.quote(str(top))}"
+    fix = Fix(command, lambda: _give(top, owner)) if owner else None
+    return fail("owner", PermissionProblem, fact, command, {"files": len(found)}, fix)
+
+
+def _give(top: Path, owner: int) -> None:
+    """As chown -R, but it follows no link, and leaves alone what has another name somewhere else."""
+    group = _group(owner)
+    os.chown(top, owner, group, follow_symlinks=False)
+    for _, names, files, directory in os.fwalk(top, follow_symlinks=False):
+        for name in (*names, *files):
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if status.st_uid != owner and (stat.S_ISDIR(status.st_mode) or status.st_nlink == 1):
+                os.chown(name, owner, group, dir_fd=directory, follow_symlinks=False)
+
+
+def _everything(top: Path) -> Iterator[Path]:
+    yield top
+    for directory, names, files in os.walk(top):
+        yield from (Path(directory, name) for name in (*names, *files))
+
+
+def _directory_mode(path: Path) -> Result:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    command, fix = _chmod(path, 0o750)
+    data = {"mode": f"{mode:04o}"}
+    if mode & 0o022:
+        return fail("mode", PermissionProblem, f"others can write {path} ({mode:04o})", command, data, fix)
+    if mode & 0o007:
+        return warn("mode", f"others can read {path} ({mode:04o})", command, data, fix)
+    return ok("mode", f"{path} has mode {mode:04o}", data)
+
+
+def _configuration_file(path: Path, owner: int) -> Result:
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o022:
+        command, fix = _chmod(path, mode & ~0o022)
+        return fail("mode", PermissionProblem, f"others can write {path} ({mode:04o})", command, fix=fix)
+    if status.st_uid == owner != 0 and status.st_uid != os.geteuid():
+        hint = f"chown root {shlex.quote(str(path))}"
+        return warn("mode", f"{path} belongs to {user_name(owner)}, so the service could change it", hint)
+    return ok("mode", f"{path} has mode {mode:04o}")
+
+
+def _secret(path: Path) -> Result:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if not mode & 0o077:
+        return ok("mode", f"{path} is for its owner alone")
+    command, fix = _chmod(path, 0o400)
+    return fail("mode", PermissionProblem, f"{path} holds a secret, and has mode {mode:04o}", command, fix=fix)
+
+
+def _chmod(path: Path, mode: int) -> tuple[str, Fix]:
+    command = f"chmod {mode:04o} {shlex.quote(str(path))}"
+    do: Callable[[], None] = lambda: path.chmod(mode)  # noqa: E731 (typed)
+    return command, Fix(command, do)
+
+
+def _may_pass(path: Path, uid: int) -> bool:
+    status = path.stat()
+    if uid in (0, status.st_uid):
+        return uid == 0 or bool(status.st_mode & stat.S_IXUSR)
+    groups = os.getgrouplist(user_name(uid), _group(uid))
+    return bool(status.st_mode & (stat.S_IXGRP if status.st_gid in groups else stat.S_IXOTH))
+
+
+def _group(uid: int) -> int:
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return -1

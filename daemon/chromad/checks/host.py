@@ -1,0 +1,40 @@
+"""What the checks of a host look at, and small questions that several of them ask."""
+
+import pwd
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chromad import service
+from chromad.config import Config
+
+
+@dataclass(frozen=True)
+class Host:
+    """path: of the configuration file. answer: what the running daemon says of itself, None when none runs. loaded: the
+    configuration that it runs with. silent: why it says nothing although it runs."""
+
+    config: Config
+    path: Path
+    answer: dict[str, Any] | None = None
+    loaded: Config | None = None
+    silent: str = ""
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, `uid N` where there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def unit_properties(unit: str, *names: str) -> dict[str, str]:
+    """Properties of a unit as `systemctl show` gives them; empty where systemd does not run this host or has no such unit."""
+    if not service.available():
+        return {}
+    asked = ["systemctl", "show", unit, f"--property=LoadState,{','.join(names)}"]
+    result = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=10)
+    found = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+    return found if found.get("LoadState") == "loaded" else {}

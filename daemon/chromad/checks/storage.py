@@ -1,0 +1,166 @@
+"""Chroma's files: the database, its log, checkpoints, what was put aside, and whether all is whole."""
+
+import shlex
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from chromad import control
+from chromad.checks import Fix, Result, fail, ok, skip, warn
+from chromad.checks.host import Host
+from chromad.errors import ChromadError
+from chromad.output import human_bytes
+from chromad.store import fence, lock, log, quarantine, segment, soundness, sqlite, state
+from chromad.store.checkpoint import Store
+
+# A log that has grown to this many times checkpoint.after_log is held back by something.
+_LOG_PARTS = 4
+# Checkpoints that are older than so many intervals are not taken any more.
+_INTERVALS = 3
+_MANY_PAGES = 16384
+_CLOCK = 60.0  # seconds
+
+
+def check(host: Host) -> Iterator[Result]:
+    """What can be seen in moments."""
+    data_dir = host.config.data_dir
+    if not data_dir.is_dir() or not sqlite.exists(data_dir):
+        yield skip("database", f"{data_dir} holds no database yet")
+        return
+    if not sqlite.has_tables(data_dir):
+        yield skip("database", f"the database in {data_dir} has no tables yet")
+        return
+    sqlite.check_schema(data_dir)
+    yield from _database(host)
+    yield _checkpoints(host)
+    yield _orphans(host)
+    yield from _quarantine(host)
+    if host.answer is None:
+        yield from _torn(host)
+
+
+def deep(host: Host) -> Iterator[Result]:
+    """All of the database, and of the segments where no engine has them open."""
+    config = host.config
+    if not sqlite.exists(config.data_dir):
+        return
+    with sqlite.connect(config.data_dir) as connection:
+        verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if verdict == "ok":
+        yield ok("integrity", f"{sqlite.FILE} is sound")
+    else:
+        yield fail("integrity", ChromadError, f"{sqlite.FILE} is damaged: {verdict}", "restore a backup")
+    if host.answer:
+        yield skip("segments", "the engine has them open; stop the service to look at them, it does so after a crash")
+        return
+    for path, found in soundness.examine(segment.directories(config.data_dir), lambda: None).items():
+        if found.problem:
+            yield fail("segments", ChromadError, f"{path} is not sound: {found.problem}", "the next start mends it")
+        else:
+            yield ok("segments", f"{path} is sound")
+
+
+def _database(host: Host) -> Iterator[Result]:
+    with sqlite.connect(host.config.data_dir, busy_timeout=1.0) as connection:
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        (pages, free, page) = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        size, _ = log.size_after(connection, 0)
+        (ahead,) = connection.execute(
+            "SELECT unixepoch(max(created_at)) - unixepoch('now') FROM embeddings_queue"
+        ).fetchone()
+    if mode == "wal":
+        yield ok("journal_mode", "the database is in WAL mode")
+    else:
+        yield warn("journal_mode", f"the database is in {mode} mode", "systemctl restart chromadb puts it right")
+    fact, data = f"the log holds {human_bytes(size)}", {"bytes": size}
+    if size > _LOG_PARTS * host.config.checkpoint.after_log:
+        hint = "it is kept until checkpoints and the last backup cover it: chromactl status says which of them fails"
+        yield warn("log", fact, hint, data)
+    else:
+        yield ok("log", fact, data)
+    if ahead is not None and ahead > _CLOCK:
+        fact = f"the newest record in the log was written {ahead} s from now: the clock was set back"
+        yield warn("log_time", fact, "see timedatectl; restores to a time go by what the clock said then")
+    fact = f"{human_bytes(free * page)} of the database's {human_bytes(pages * page)} are free"
+    data = {"free": free * page, "bytes": pages * page}
+    if 2 * free > pages > _MANY_PAGES:
+        yield warn("free_pages", fact, "chromactl compact gives them back; writes wait meanwhile", data)
+    else:
+        yield ok("free_pages", fact, data)
+
+
+def _checkpoints(host: Host) -> Result:
+    config = host.config
+    error = host.answer and host.answer["checkpoint"]["error"]
+    if error:
+        return fail(
+            "checkpoints", ChromadError, f"the last try failed: {error}", "the log grows; journalctl -u chromadb"
+        )
+    before = state.read(config.data_dir)
+    if before is None:
+        return skip("checkpoints", "chromad never ran on these data")
+    checkpoints = Store(config.data_dir, config.checkpoint_dir, before.data_id)
+    stale = checkpoints.stale(sqlite.collections(config.data_dir, counted=False))
+    newest = checkpoints.newest()
+    fact = f"the newest is of {newest}" if newest else "there is none yet"
+    if not stale or host.answer is None:
+        return ok("checkpoints", f"{fact}; {len(stale)} due" if stale else fact)
+    began = newest or host.answer["since"]
+    age = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds() if began else 0.0
+    if age > _INTERVALS * config.checkpoint.interval:
+        return warn("checkpoints", f"{fact}, and {len(stale)} segments have changed since", "sudo chromactl checkpoint")
+    return ok("checkpoints", f"{fact}; {len(stale)} due")
+
+
+def _orphans(host: Host) -> Result:
+    data_dir = host.config.data_dir
+    found = segment.directories(data_dir)
+    # In this order: a collection is entered before its directory is made.
+    known = sqlite.segments(data_dir)
+    orphans = [path for path in found if path.name not in known]
+    if not orphans:
+        return ok("orphans", "each segment belongs to a collection")
+    size = human_bytes(sum(segment.allocated(path) for path in orphans))
+    fact = f"{len(orphans)} segments ({size}) in {data_dir} belong to no collection, {orphans[0].name} among them"
+    hint = "sudo chromactl checkpoint moves them to quarantine" if host.answer else "the next start clears them away"
+
+    def move() -> None:
+        if host.answer:
+            control.ask(host.config.control_socket, "checkpoint", progress=lambda _phase, _done, _total: None)
+            return
+        with lock.directory_lock(data_dir):
+            for path in orphans:
+                quarantine.move_orphan(path, host.config.quarantine_dir, lambda: None)
+
+    what = f"move {', '.join(path.name for path in orphans)} to {host.config.quarantine_dir}"
+    return warn("orphans", fact, hint, {"segments": len(orphans)}, Fix(what, move))
+
+
+def _quarantine(host: Host) -> Iterator[Result]:
+    config = host.config
+    fenced = fence.read(config.data_dir)
+    for uuid in sorted(fenced.keys() - {fence.OPERATOR, fence.DISK}):
+        yield fail(
+            "quarantine",
+            ChromadError,
+            f"the collection {uuid} refuses writes: {fenced[uuid]}",
+            "systemctl stop chromadb; chromactl repair; systemctl start chromadb. Or restore a backup",
+        )
+    left = sorted(config.quarantine_dir.glob("*-broken-*")) if config.quarantine_dir.is_dir() else []
+    if left:
+        size = human_bytes(sum(segment.allocated(path) for path in left))
+        fact = f"{len(left)} broken segments ({size}) are in {config.quarantine_dir}"
+        yield warn("leftovers", fact, f"when the collections are in order: rm -r {shlex.quote(str(left[0]))} …")
+    else:
+        yield ok("quarantine", "it holds no broken segment")
+
+
+def _torn(host: Host) -> Iterator[Result]:
+    """A quick look at files that nobody writes."""
+    for path in segment.directories(host.config.data_dir):
+        live = segment.stats(path)
+        if segment.monster(path):
+            yield fail("segments", ChromadError, f"{path} claims more than it holds", "the next start mends it")
+        elif segment.PICKLE in live and segment.is_torn(path, live):
+            yield fail("segments", ChromadError, f"{path} was cut off in a persist", "the next start mends it")

@@ -1,0 +1,264 @@
+"""chromactl doctor on what lies outside the data: configuration, mounts, clock, limits, other versions, other environments."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chromad.checks import disks
+from chromad.store import sqlite
+
+from tests.integration import records
+from tests.integration.account import AS_ROOT, BIN, until
+from tests.integration.site import Site
+from tests.integration.test_doctor import doctor, wrong
+
+
+@pytest.fixture(scope="module")
+def serving() -> Iterator[Site]:
+    """A served site without backups."""
+    site = Site()
+    records.fill(site.serve().client(), "some", 30, sync_threshold=20)
+    yield site
+    site.remove()
+
+
+def test_configuration_is_not_loaded(serving: Site) -> None:
+    serving.configure({"checkpoint.interval": "10m"})
+    try:
+        [found] = [each for each in doctor(serving, 1) if each["name"] == "configuration"]
+        assert "checkpoint.interval" in found["fact"]
+        assert found["hint"] == "systemctl reload chromadb"
+        serving.configure({"warm.timeout": "9m"})
+        [found] = [each for each in doctor(serving, 1) if each["name"] == "configuration"]
+        assert "checkpoint.interval, warm.timeout" in found["fact"]
+        assert found["hint"] == "systemctl restart chromadb"
+    finally:
+        serving.configure({"checkpoint.interval": "15m", "warm.timeout": "10m"})
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"), [("data_dir: data\n", "is relative"), ("{", "not valid YAML"), ("color: blue\n", "unknown key")]
+)
+def test_configuration_is_wrong(site: Site, text: str, fact: str) -> None:
+    site.write_config(text)
+    [found] = doctor(site, 2)
+    assert found["name"] == "configuration"
+    assert fact in found["fact"]
+    line = site.chromactl("doctor", "--output", "nagios").output
+    assert line.startswith("CHROMADB CRITICAL - configuration: ")
+    assert line.count("\n") == 1
+
+
+def test_log_and_checkpoints(site: Site) -> None:
+    client = site.serve().client()
+    records.fill(client, "some", 30, sync_threshold=10)
+    assert site.chromactl("checkpoint").code == 0
+    records.fill(client, "other", 30, sync_threshold=10)
+    site.configure({"checkpoint.interval": "1s", "checkpoint.after_log": "1K"})
+    time.sleep(3.5)
+    found = wrong(doctor(site, 1))
+    assert "KiB" in found["log"]
+    assert "1 segments have changed since" in found["checkpoints"]
+    site.configure({"checkpoint.interval": "15m", "checkpoint.after_log": "256M"})
+    assert not wrong(doctor(site, 1)).keys() & {"log", "checkpoints", "configuration"}
+
+
+def test_open_files(site: Site) -> None:
+    daemon = site.start(wrapper=("prlimit", "--nofile=170:170")).ready()
+    client = daemon.client()
+    for number in range(15):
+        client.create_collection(f"some-{number}")
+    until(lambda: daemon.status()["collections"] == 15, "15 collections")
+    assert "may open 170 files, 15 collections take up to 124" in wrong(doctor(site, 1))["open_files"]
+    for number in range(15, 30):
+        client.create_collection(f"some-{number}")
+    until(lambda: daemon.status()["collections"] == 30, "30 collections")
+    assert "30 collections take up to 184" in wrong(doctor(site, 2))["open_files"]
+
+
+def test_clock_of_the_log(used: Site) -> None:
+    daemon = used.serve()
+    records.fill(daemon.client(), "some", 5)
+    daemon.stop()
+    with sqlite.connect(used.data) as connection:
+        connection.execute("UPDATE embeddings_queue SET created_at = datetime('now', '+1 hour')")
+    assert "the clock was set back" in wrong(doctor(used, 1))["log_time"]
+
+
+def test_clock_is_set(site: Site, faketime: Path) -> None:
+    offset = site.root / "offset"
+    offset.write_text("+0\n", encoding="ascii")
+    offset.chmod(0o644)
+    environment = {
+        "LD_PRELOAD": str(faketime),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_NO_CACHE": "1",
+    }
+    site.serve(environment)
+    assert "clock" not in wrong(doctor(site, 1))
+    offset.write_text("-90\n", encoding="ascii")
+    assert "set back by 90 s" in wrong(doctor(site, 1))["clock"]
+    offset.write_text("+3600\n", encoding="ascii")
+    assert "set forward by 3600 s" in wrong(doctor(site, 1))["clock"]
+
+
+def test_free_pages(used: Site) -> None:
+    connection = sqlite3.connect(used.data / sqlite.FILE)
+    connection.execute("CREATE TABLE filler (content)")
+    connection.execute("INSERT INTO filler VALUES (zeroblob(80000000))")
+    connection.execute("DROP TABLE filler")
+    connection.commit()
+    connection.close()
+    used.give_all(used.data)
+    assert "MiB are free" in wrong(doctor(used, 1))["free_pages"]
+
+
+def test_cut_off_in_a_persist(site: Site) -> None:
+    daemon = site.serve()
+    records.fill(daemon.client(), "some", 20, sync_threshold=10)
+    segment = site.first_segment()
+    daemon.stop()
+    # The pickle is what a persist writes last.
+    os.utime(segment / "header.bin")
+    assert "cut off in a persist" in wrong(doctor(site, 2))["segments"]
+
+
+def test_collections_left_cold(site: Site) -> None:
+    daemon = site.serve()
+    records.fill(daemon.client(), "some", 20, sync_threshold=10)
+    daemon.stop()
+    site.configure({"warm.timeout": 0.000001})
+    site.serve()
+    assert "warm.timeout was over" in wrong(doctor(site, 1))["warm"]
+    site.daemon.stop()
+    # What the operator wants is no fault.
+    site.configure({"warm.collections": "none", "warm.timeout": "10m"})
+    site.serve()
+    assert "warm" not in wrong(doctor(site, 1))
+
+
+def test_quarantined(site: Site) -> None:
+    daemon = site.serve()
+    records.fill(daemon.client(), "some", 20, sync_threshold=10)
+    assert site.chromactl("checkpoint").code == 0
+    segment = site.first_segment()
+    daemon.stop()
+    # Neither the segment nor its checkpoint can be read, and the log is purged.
+    for path in (segment, *site.checkpoints.glob(f"{segment.name}/*")):
+        (path / "index_metadata.pickle").write_bytes(b"nothing")
+    with sqlite.connect(site.data) as connection:
+        connection.execute("DELETE FROM embeddings_queue")
+    (site.data / "chromad.json").unlink()
+    site.serve()
+    found = wrong(doctor(site, 2))
+    assert "refuses writes" in found["quarantine"]
+    assert "1 broken segments" in found["leftovers"]
+
+
+# Other environments
+
+
+def test_another_python(serving: Site, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    other = _environment(tmp_path / "other", chromadb="0.6.3")
+    environment = {"PATH": f"{other / 'bin'}:{BIN}:/usr/bin:/bin", "VIRTUAL_ENV": str(other)}
+    found = wrong(doctor(serving, 1, environment=environment))
+    assert f"{other / 'bin/python3'} has chromadb 0.6.3" in found["python"]
+    assert str(other) in found["environments"]
+
+
+def test_service_of_another_environment(serving: Site, tmp_path: Path) -> None:
+    other = _environment(tmp_path / "other")
+    packages = next((BIN.parent / "lib").glob("python*/site-packages"))
+    (next((other / "lib").glob("python*/site-packages")) / "all.pth").write_text(
+        f"import site; site.addsitedir({str(packages)!r})\n", encoding="utf-8"
+    )
+    script = "from chromad.cli import main; main()"
+    argv: list[str | Path] = [other / "bin/python", "-c", script, "--config", serving.config, "doctor"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert f"running: the service runs from {BIN.parent.resolve()}, this chromactl is of {other}" in done.stdout
+
+
+def test_another_engine_in_the_environment(serving: Site, tmp_path: Path) -> None:
+    _distribution(tmp_path, "chromadb", "1.0.0")
+    tmp_path.chmod(0o755)
+    found = wrong(doctor(serving, 2, environment={"PYTHONPATH": str(tmp_path)}))
+    assert "chromadb is 1.0.0, chromad was made for 1." in found["packages"]
+    assert "PYTHONPATH" in found["environment"]
+    assert "Chroma 1.0.0 is installed, the service runs 1." in found["running"]
+    assert "was last written by Chroma 1." in found["version"]
+
+
+def test_restic_is_missing(serving: Site) -> None:
+    serving.backup_dir.mkdir(exist_ok=True)
+    (serving.backup_dir / "ledger.json").write_text("{}", encoding="ascii")
+    serving.give_all(serving.backup_dir)
+    found = doctor(serving, 2, environment={"PATH": str(BIN)})
+    assert "not installed" in wrong(found)["restic"]
+    (serving.backup_dir / "ledger.json").unlink()
+
+
+def test_network_file_system() -> None:
+    mountinfo = (
+        "29 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+        "61 29 0:52 / /srv/my\\040data rw,relatime shared:30 - nfs4 files:/srv rw,vers=4.2\n"
+    )
+    assert disks.file_system(Path("/srv/my data/chroma"), mountinfo) == "nfs4"
+    assert disks.file_system(Path("/srv/my"), mountinfo) == "ext4"
+
+
+@pytest.mark.root
+def test_volume_is_not_mounted(serving: Site) -> None:
+    table = serving.root / "fstab"
+    table.write_text(f"# a comment\n/dev/sdz1 {serving.root} ext4 defaults 0 2\n", encoding="ascii")
+    script = 'mount --bind "$1" /etc/fstab && shift && exec "$@"'
+    words: list[str | Path] = [BIN / "chromactl", "--config", serving.config, "doctor"]
+    argv: list[str | Path] = ["unshare", "--mount", "sh", "-c", script, "sh", table, *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert f"mounts: /etc/fstab names a file system for {serving.root}, which is not mounted" in done.stdout
+    assert done.returncode == 2
+
+
+def test_key_for_everyone(serving: Site) -> None:
+    serving.key.chmod(0o444)
+    assert "holds a secret" in wrong(doctor(serving, 2))["mode"]
+    serving.key.chmod(0o400)
+
+
+@pytest.mark.root
+def test_closed_parent(site: Site) -> None:
+    site.root.chmod(0o700)
+    assert f"cannot pass {site.root}" in wrong(doctor(site, 2))["parents"]
+
+
+@pytest.fixture(scope="session")
+def faketime() -> Path:
+    """The library of faketime(1), installed where it is missing."""
+    places = "/usr/lib/*/faketime/libfaketimeMT.so.1"
+    if not list(Path("/").glob(places[1:])):
+        if not AS_ROOT or not shutil.which("apt-get"):
+            pytest.skip("faketime is not installed: apt install faketime")
+        for command in (("update",), ("install", "--yes", "--no-install-recommends", "faketime")):
+            subprocess.run(("apt-get", "--quiet", *command), check=True, stdout=subprocess.DEVNULL)
+    return next(Path("/").glob(places[1:]))
+
+
+def _environment(path: Path, chromadb: str = "") -> Path:
+    venv.create(path, symlinks=True)
+    if chromadb:
+        _distribution(next((path / "lib").glob("python*/site-packages")), "chromadb", chromadb)
+    return path
+
+
+def _distribution(site_packages: Path, name: str, version: str) -> None:
+    """What an installed package says of itself."""
+    directory = site_packages / f"{name}-{version}.dist-info"
+    directory.mkdir(parents=True)
+    (directory / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="ascii")
