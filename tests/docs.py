@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from chromad import events
 
 _ROOT = Path(__file__).resolve().parent.parent
 _ROLES = _ROOT / "ansible" / "roles"
@@ -20,20 +21,27 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     main_page = _ROOT / "README.md"
-    places = [(_ROLES / role / "README.md", "variables", role) for role in _TABLES]
-    places += [(main_page, marker, role) for role, marker in _TABLES.items()]
+    places = [(_ROLES / role / "README.md", "variables", variables(role)) for role in _TABLES]
+    places += [(main_page, marker, variables(role)) for role, marker in _TABLES.items()]
+    places.append((main_page, "events", _events()))
     stale = []
-    for path, marker, role in places:
+    for path, marker, content in places:
         before = path.read_text(encoding="utf-8")
-        after = _replace(before, marker, variables(role), path)
+        after = _replace(before, marker, content, path)
         if after != before:
-            stale.append(f"{path.relative_to(_ROOT)} ({role})")
+            stale.append(f"{path.relative_to(_ROOT)} ({marker})")
             if not check:
                 path.write_text(after, encoding="utf-8")
     if check and stale:
         print(f"stale: {', '.join(stale)}; run make docs", file=sys.stderr)
         return 1
     return 0
+
+
+def _events() -> str:
+    """A Markdown table of what can be filtered for in the journal."""
+    lines = ["| `CHROMAD_EVENT` | `MESSAGE_ID` | When |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| `{each.name}` | `{each.id}` | {each.meaning} |" for each in events.ALL)])
 
 
 def variables(role: str) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from chromad import events
 from chromad.backup import ledger
 from chromad.config import Config
 from chromad.errors import ChromadError, from_system
@@ -77,7 +78,7 @@ class Checkpointer(threading.Thread):
             except (ChromadError, OSError, sqlite3.Error) as error:
                 told = error if isinstance(error, ChromadError) else from_system(error)
                 self.last_error = told.message
-                journal.error("checkpoint: %s", told.message)
+                journal.error("checkpoint: %s", told.message, extra=events.CHECKPOINT_FAILED.extra)
             else:
                 level = journal.info if summary.taken or summary.purged else journal.debug
                 level(

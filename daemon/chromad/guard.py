@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from chromad import events
 from chromad.config import Config
 from chromad.errors import ChromadError
 from chromad.output import human_bytes
@@ -160,11 +161,11 @@ class Guard:
 
     def _tell(self, level: Level, text: str) -> None:
         if level == "ok":
-            journal.info("disk: below %d %% again", self.config.disk.warn_percent)
+            journal.info("disk: below %d %% again", self.config.disk.warn_percent, extra=events.DISK_WELL.extra)
         elif level == "warn":
-            journal.warning("disk: %s", text)
+            journal.warning("disk: %s", text, extra=events.DISK_WARNING.extra)
         else:
-            journal.error("disk: writes are fenced: %s", text)
+            journal.error("disk: writes are fenced: %s", text, extra=events.DISK_FENCED.extra)
         if self.config.disk.command:
             try:
                 subprocess.Popen(

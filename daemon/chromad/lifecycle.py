@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chromad import config as configuration
-from chromad import notify, output, signals, versions, warm
+from chromad import events, notify, output, overview, signals, versions, warm
 from chromad.api import Api
 from chromad.backup import ledger
 from chromad.checkpointer import Checkpointer
@@ -145,7 +145,7 @@ class Daemon:
             self._status.last_stop = "unclean"
             same = before.boot_id and before.boot_id == state.boot_id()
             where = "in this boot" if same else "in another boot, as after a power cut"
-            log.warning("%s: the last run did not stop cleanly, %s", data_dir, where)
+            log.warning("%s: the last run did not stop cleanly, %s", data_dir, where, extra=events.UNCLEAN_STOP.extra)
 
     # Serve
 
@@ -162,7 +162,7 @@ class Daemon:
             self._checkpointer.want()
         self._refresh_counts()
         self._status.since = _now()
-        self._enter("serving", self._serving_text())
+        self._enter("serving", self._serving_text(), events.READY)
         notify.ready()
         refreshed = kept = time.monotonic()
         while not signals.stop:
@@ -276,7 +276,7 @@ class Daemon:
                 "the next start puts their checkpoints back",
             )
         state.write(data_dir, state.new(self._data_id, self._engine_version, clean=True))
-        log.info("stopped cleanly")
+        log.info("stopped cleanly", extra=events.CLEAN_STOP.extra)
         notify.status("stopped cleanly")
 
     def _end_between_writes(self, engine: Engine) -> bool:
@@ -327,20 +327,25 @@ class Daemon:
 
     # For the control socket
 
-    def _enter(self, name: str, text: str) -> None:
+    def _enter(self, name: str, text: str, event: events.Event | None = None) -> None:
         self._status.state = name
         notify.status(text)
-        log.info("%s", text)
+        log.info("%s", text, extra=event.extra if event else None)
 
     def _verbs(self) -> dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]]:
         return {
             "status": lambda _request, _progress: self._describe(),
             "configuration": lambda _request, _progress: self._config.model_dump(mode="json"),
+            "collections": self._list_collections,
             "checkpoint": self._take_checkpoints,
             "compact": self._compact,
             "fence": self._put_fence,
             "unfence": self._lift_fence,
         }
+
+    def _list_collections(self, _request: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+        self._need_serving()
+        return overview.describe(self._config.data_dir, self._checkpoints)
 
     def _take_checkpoints(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         self._need_serving()
@@ -363,14 +368,14 @@ class Daemon:
         with self._fencing:
             fence.put(self._config.data_dir, fence.OPERATOR, reason)
             self._fences = fence.read(self._config.data_dir)
-        log.warning("writes are fenced by the operator: %s", reason)
+        log.warning("writes are fenced by the operator: %s", reason, extra=events.FENCED.extra)
         return {"fences": self._fences}
 
     def _lift_fence(self, _request: dict[str, Any], _progress: Progress) -> dict[str, Any]:
         self._need_serving()
         with self._fencing:
             if fence.lift(self._config.data_dir, fence.OPERATOR):
-                log.info("the operator has lifted the fence")
+                log.info("the operator has lifted the fence", extra=events.UNFENCED.extra)
             self._fences = fence.read(self._config.data_dir)
         return {"fences": self._fences}
 
@@ -395,6 +400,7 @@ class Daemon:
             "disk": {"level": self._guard.level, "text": self._guard.text},
             "checkpoint": {"newest": self._checkpoints.newest(), "error": self._checkpointer.last_error},
             "backup": ledger.summary(config.backup_dir),
+            "events": output.recent(),
             "last_stop": status.last_stop,
             "data_dir": str(config.data_dir),
             "pid": os.getpid(),

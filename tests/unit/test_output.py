@@ -1,10 +1,14 @@
 """What people and the journal read."""
 
 import logging
+import re
+import socket
+import struct
+from pathlib import Path
 
 import pytest
-from chromad import output
-from hypothesis import given
+from chromad import events, output
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -31,3 +35,44 @@ def test_journal_lines_all_have_a_priority(level: int, text: str) -> None:
     wanted = {logging.DEBUG: "<7>", logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}[level]
     lines = output._JournalFormatter("%(message)s").format(record).splitlines()
     assert all(line.startswith(wanted) for line in lines)
+
+
+def _entry(data: bytes) -> dict[str, str]:
+    """Reads an entry as journald does, https://systemd.io/JOURNAL_NATIVE_PROTOCOL"""
+    fields = {}
+    while data:
+        name, _, rest = data.partition(b"\n")
+        if b"=" in name:
+            key, _, value = name.partition(b"=")
+        else:
+            key = name
+            (length,) = struct.unpack("<Q", rest[:8])
+            value, rest = rest[8 : 8 + length], rest[8 + length + 1 :]
+        fields[key.decode()] = value.decode()
+        data = rest
+    return fields
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.text())
+def test_events_are_entries_with_fields(text: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind("")  # an abstract address
+        address = journald.getsockname()
+        assert output.send(events.FENCED, logging.WARNING, text, "chromactl", address)
+        assert _entry(journald.recv(1 << 20)) == {
+            "MESSAGE": text,
+            "PRIORITY": "4",
+            "SYSLOG_IDENTIFIER": "chromactl",
+            "MESSAGE_ID": events.FENCED.id,
+            "CHROMAD_EVENT": "fenced",
+        }
+
+
+def test_no_journald(tmp_path: Path) -> None:
+    assert not output.send(events.READY, logging.INFO, "text", "chromad", tmp_path / "nothing")
+
+
+def test_events_are_told_apart() -> None:
+    assert len({each.id for each in events.ALL}) == len({each.name for each in events.ALL}) == len(events.ALL) >= 15
+    assert all(re.fullmatch("[0-9a-f]{32}", each.id) for each in events.ALL)

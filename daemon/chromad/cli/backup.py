@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from chromad import events
 from chromad.backup import repository, run
 from chromad.cli import ui
 from chromad.errors import ChromadError
@@ -30,22 +31,23 @@ def take(
         _show_plan(run.plan(config, full=full), json=json or settings.json)
         return
     ui.need(config.data_dir)
-    try:
-        primary, second = repository.connect(config), repository.connect_copy(config)
-    except ChromadError as error:
-        run.failed(config, error)
-        raise
-    ui.become_owner(config.data_dir)
-    with ui.progress() as report:
-        taken = run.run(config, primary, second, full=full, progress=report)
+    with ui.failure(events.BACKUP_FAILED):
+        try:
+            primary, second = repository.connect(config), repository.connect_copy(config)
+        except ChromadError as error:
+            run.failed(config, error)
+            raise
+        ui.become_owner(config.data_dir)
+        with ui.progress() as report:
+            taken = run.run(config, primary, second, full=full, progress=report)
+    text = (
+        f"{taken.id}: {taken.collections} collections, {taken.records} records, {human_bytes(taken.bytes)}, of which "
+        f"{human_bytes(taken.added)} are new in {config.backup.repository}; proven, {taken.seconds:.1f} s"
+    )
+    ui.tell(events.BACKUP_TAKEN, text, quiet=json or settings.json)
     if json or settings.json:
         ui.print_json(asdict(taken))
         return
-    ui.out.print(
-        f"{taken.id}: {taken.collections} collections, {taken.records} records, {human_bytes(taken.bytes)}, of which "
-        f"{human_bytes(taken.added)} are new in {config.backup.repository}; proven, {taken.seconds:.1f} s",
-        markup=False,
-    )
     if taken.base:
         ui.out.print(f"it has a base of its own: {taken.base}", markup=False)
     if taken.copied and config.backup.copy_to:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from chromad import events
 from chromad.backup import collection, repository, restore, stage, timetravel
 from chromad.backup.stage import Choice
 from chromad.cli import ui
@@ -115,15 +116,15 @@ def _show_plan(config: Config, choice: Choice, target: Path | None, only: str, *
 
 
 def _show(outcome: restore.Outcome, at: str, *, as_json: bool) -> None:
+    moment = f", as of {at}" if at else ""
+    text = (
+        f"restored {outcome.id}{moment}: {outcome.collections} collections, {outcome.records} records in "
+        f"{outcome.directory}"
+    )
+    ui.tell(events.RESTORED, text, quiet=as_json)
     if as_json:
         ui.print_json({**asdict(outcome), "replaced": str(outcome.replaced) if outcome.replaced else None})
         return
-    moment = f", as of {at}" if at else ""
-    ui.out.print(
-        f"restored {outcome.id}{moment}: {outcome.collections} collections, {outcome.records} records in "
-        f"{outcome.directory}",
-        markup=False,
-    )
     for note in outcome.notes:
         ui.out.print(f"not exact: {note}", markup=False)
     if not outcome.replaced:

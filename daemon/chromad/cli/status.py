@@ -1,36 +1,76 @@
 """chromactl status."""
 
-from typing import Any
+import time
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.console import Group, RenderableType
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from chromad.backup import ledger
 from chromad.cli import ui
 from chromad.control import ask
+from chromad.errors import ChromadError, ConfigurationError
+from chromad.output import human_bytes
 from chromad.store import state
 
 NOT_SERVING = 3  # as systemctl status
 QUARANTINED = 4
+_INTERVAL = 2.0  # seconds
+_EVENTS = 8
+_STYLES = {"error": "red", "warning": "yellow"}
 
 
-def run(context: typer.Context, json: ui.Json = False) -> None:
+def run(
+    context: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until Ctrl-C.")] = False,
+    json: ui.Json = False,
+) -> None:
     """Show what the service does. Exits 0 when it serves, 3 when it does not, 4 when collections are in quarantine.
 
     Example: chromactl status --json | jq .records
     """
     settings = ui.settings(context)
-    config = settings.config
-    answer = ask(config.control_socket, "status") or _stopped(settings)
+    if watch:
+        _watch(settings)
+        return
+    answer = _ask(settings)
     if json or settings.json:
         ui.print_json(answer)
     else:
-        _show(answer)
+        ui.out.print(_screen(answer))
     if answer["state"] != "serving":
         raise typer.Exit(NOT_SERVING)
     if answer["quarantined"]:
         raise typer.Exit(QUARANTINED)
+
+
+def _watch(settings: ui.Settings) -> None:
+    if not ui.out.is_terminal:
+        raise ConfigurationError("--watch needs a terminal", "chromactl status --json suits programs")
+    with Live(_screen(_ask(settings)), console=ui.out, auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(_INTERVAL)
+                live.update(_screen(_ask(settings)), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def _ask(settings: ui.Settings) -> dict[str, Any]:
+    socket = settings.config.control_socket
+    answer: dict[str, Any] | None = ask(socket, "status")
+    if answer is None:
+        return _stopped(settings)
+    if answer["state"] == "serving":
+        try:
+            answer |= ask(socket, "collections") or {}
+        except ChromadError:
+            # It stops just now, or is of an earlier version.
+            return answer
+    return answer
 
 
 def _stopped(settings: ui.Settings) -> dict[str, Any]:
@@ -49,16 +89,24 @@ def _stopped(settings: ui.Settings) -> dict[str, Any]:
     }
 
 
-def _show(answer: dict[str, Any]) -> None:
+def _screen(answer: dict[str, Any]) -> RenderableType:
     address = f"[{answer['host']}]" if ":" in str(answer["host"]) else str(answer["host"])
-    address = escape(f"{address}:{answer['port']}")
     style = "green" if answer["state"] == "serving" else "yellow"
-    ui.out.print(f"chromadb [{style}]{answer['state']}[/] on {address}")
+    head = Text.assemble("chromadb ", (answer["state"], style), f" on {address}:{answer['port']}")
+    parts: list[RenderableType] = [head, _facts(answer)]
+    if answer.get("largest"):
+        parts += ["", _collections(answer["largest"], answer["collections"])]
+    if answer.get("events"):
+        parts += ["", _events(answer["events"][-_EVENTS:])]
+    return Group(*parts)
+
+
+def _facts(answer: dict[str, Any]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     cold, fences, disk, checkpoint = (answer.get(key) or {} for key in ("cold", "fences", "disk", "checkpoint"))
-    recovered = answer.get("recovered") or []
+    recovered, log, since = answer.get("recovered") or [], answer.get("log"), answer.get("since")
     rows = {
-        "since": answer.get("since"),
+        "since": f"{since} ({ui.age(since)})" if since else "",
         "collections": answer.get("collections"),
         "records": answer.get("records"),
         "left cold": ", ".join(cold),
@@ -66,25 +114,52 @@ def _show(answer: dict[str, Any]) -> None:
         "in quarantine": ", ".join(answer.get("quarantined") or []),
         "fenced": "; ".join(fences.values()),
         "disk": disk.get("text"),
-        "checkpoint": f"{checkpoint['newest'] or 'none'} {checkpoint['error']}".strip() if checkpoint else None,
+        "log": f"{human_bytes(log['bytes'])} in {log['rows']} rows" if log else "",
+        "checkpoint": _checkpoint(checkpoint) if checkpoint else "",
         "backup": _event("last_good", "problem", answer["backup"]),
         "drill": _event("drill", "drill_problem", answer["backup"]),
         "last stop": answer["last_stop"],
         "data": answer["data_dir"],
         "versions": f"chromad {answer['chromad_version']}, Chroma {answer['engine_version']}"
         if "pid" in answer
-        else None,
-        "pids": f"daemon {answer['pid']}, engine {answer['engine_pid']}" if "pid" in answer else None,
+        else "",
+        "pids": f"daemon {answer['pid']}, engine {answer['engine_pid']}" if "pid" in answer else "",
     }
     for name, value in rows.items():
         if value not in (None, ""):
-            table.add_row(f"  {name}", escape(str(value)))
-    ui.out.print(table)
+            table.add_row(f"  {name}", Text(str(value)))
+    return table
+
+
+def _collections(largest: list[dict[str, Any]], total: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("  collection", "records", "dimension", "vectors", "checkpoint"):
+        table.add_column(title, justify="left" if title in ("  collection", "checkpoint") else "right")
+    for each in largest:
+        taken = f"{ui.age(each['checkpoint'])} ago" if each["checkpoint"] else "none yet"
+        size = human_bytes(each["bytes"]) if each["bytes"] else "in the log"
+        table.add_row(Text(f"  {each['name']}"), str(each["records"]), str(each["dimension"] or ""), size, taken)
+    if total > len(largest):
+        table.add_row(Text(f"  and {total - len(largest)} more", style="dim"))
+    return table
+
+
+def _events(events: list[dict[str, str]]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for each in events:
+        style = _STYLES.get(each["level"], "")
+        table.add_row(Text(f"  {each['time']}", style="dim"), Text(each["text"].partition("\n")[0], style=style))
+    return table
+
+
+def _checkpoint(found: dict[str, str]) -> str:
+    newest = found["newest"]
+    text = f"{newest} ({ui.age(newest)} ago)" if newest else "none"
+    return f"{text}; FAILED: {found['error']}" if found["error"] else text
 
 
 def _event(when: str, problem: str, backup: dict[str, str | None]) -> str:
     """When something was done last, and what went wrong; empty before the first time."""
-    time, wrong = backup[when], backup[problem]
-    return "; ".join(
-        part for part in (f"{time} ({ui.age(time)} ago)" if time else "", f"FAILED: {wrong}" if wrong else "") if part
-    )
+    last, wrong = backup[when], backup[problem]
+    parts = (f"{last} ({ui.age(last)} ago)" if last else "", f"FAILED: {wrong}" if wrong else "")
+    return "; ".join(part for part in parts if part)

@@ -1,6 +1,7 @@
 """What all verbs share: options, output for people and machines, progress."""
 
 import json
+import logging
 import os
 import sys
 import time
@@ -16,8 +17,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from chromad import config, control, notify
-from chromad.errors import ConfigurationError, TryAgain
+from chromad import config, control, notify, output
+from chromad.errors import ChromadError, ConfigurationError, TryAgain
+from chromad.events import Event
 
 _WIDTH = 200
 # Without a terminal, tables are not cut to the width that one would have.
@@ -90,6 +92,23 @@ def age(time: str) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f}{unit}"
     return f"{seconds:.0f}s"
+
+
+def tell(event: Event, text: str, *, quiet: bool) -> None:
+    """Tells the journal of what was done, and prints it unless `quiet`; under systemd that is one line."""
+    told = output.send(event, logging.INFO, text, "chromactl")
+    if not quiet and not (told and notify.supervised()):
+        out.print(text, markup=False)
+
+
+@contextmanager
+def failure(event: Event) -> Iterator[None]:
+    """Tells the journal of an error that ends the work within."""
+    try:
+        yield
+    except ChromadError as error:
+        output.send(event, logging.ERROR, error.message, "chromactl")
+        raise
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from chromad import events
 from chromad.backup import drill, repository
 from chromad.cli import ui
 
@@ -23,15 +24,15 @@ def run(
     settings = ui.settings(context)
     config = settings.config
     ui.need(config.data_dir)
-    primary = repository.connect(config)
-    ui.become_owner(config.data_dir)
-    with ui.progress() as report:
-        outcome = drill.drill(config, primary, name, report)
+    with ui.failure(events.DRILL_FAILED):
+        primary = repository.connect(config)
+        ui.become_owner(config.data_dir)
+        with ui.progress() as report:
+            outcome = drill.drill(config, primary, name, report)
+    text = (
+        f"{outcome.id} of {outcome.created} can be restored: {outcome.collections} collections, {outcome.records} records; "
+        f"part {outcome.part} of the repository was read; {outcome.seconds:.1f} s"
+    )
+    ui.tell(events.DRILL_PASSED, text, quiet=json or settings.json)
     if json or settings.json:
         ui.print_json(asdict(outcome))
-    else:
-        ui.out.print(
-            f"{outcome.id} of {outcome.created} can be restored: {outcome.collections} collections, {outcome.records} records; "
-            f"part {outcome.part} of the repository was read; {outcome.seconds:.1f} s",
-            markup=False,
-        )

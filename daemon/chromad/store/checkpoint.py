@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from chromad import events
 from chromad.errors import BackupError, ConfigurationError
 from chromad.output import log as journal
 from chromad.store import log, quarantine, segment, soundness, sqlite, state
@@ -267,6 +268,7 @@ class Store:
                 "checkpoint of %s: %d vectors that the engine did not persist are put right from the log",
                 draft.collection.name,
                 mended,
+                extra=events.MENDED.extra,
             )
         files = []
         for name, (_, size, mtime_ns) in sorted(segment.stats(draft.path).items()):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from chromad import events
 from chromad.errors import BackupError
 from chromad.output import log as journal
 from chromad.store import fence, log, quarantine, segment, soundness, sqlite, state
@@ -78,8 +79,11 @@ class Recovery:
             outcome = Outcome(collection, "kept", f"{reason}; but it is sound, and all that there is")
         if outcome is None:
             outcome = self.quarantine(collection, reason)
-        level = journal.error if outcome.action == "quarantined" else journal.warning
-        level("collection %s: segment %s %s: %s", collection.name, collection.segment, outcome.action, outcome.reason)
+        told = (collection.name, collection.segment, outcome.action, outcome.reason)
+        if outcome.action == "quarantined":
+            journal.error("collection %s: segment %s %s: %s", *told, extra=events.QUARANTINED.extra)
+        else:
+            journal.warning("collection %s: segment %s %s: %s", *told, extra=events.RECOVERED.extra)
         return outcome
 
     def quarantine(self, collection: sqlite.Collection, reason: str) -> Outcome:
