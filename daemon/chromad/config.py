@@ -87,9 +87,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Listen(_Section):
+class _Address(_Section):
     host: Annotated[str, BeforeValidator(_listen_host)] = "127.0.0.1"
-    port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 8000
+    port: int
 
     @property
     def loopback(self) -> bool:
@@ -97,6 +97,16 @@ class Listen(_Section):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Listen(_Address):
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 8000
+
+
+class Metrics(_Address):
+    """Where metrics, the page and the health checks are served. port: 0 switches them off."""
+
+    port: Annotated[int, Field(strict=True, ge=0, le=65535)] = 9464
 
 
 Count = Annotated[int, Field(strict=True, ge=0, le=10_000)]
@@ -194,6 +204,7 @@ class Config(_Section):
     listen: Listen = Listen()
     allow_unauthenticated_network: Annotated[bool, Field(strict=True)] = False
     control_socket: AbsolutePath = Path("/run/chromadb/chromad.sock")
+    metrics: Metrics = Metrics()
     disk: Disk = Disk()
     checkpoint: Checkpoint = Checkpoint()
     backup: Backup = Backup()
@@ -230,6 +241,13 @@ class Config(_Section):
                 f"listen.host {self.listen.host} is reachable from the network and Chroma has no authentication; "
                 "listen on 127.0.0.1, or set allow_unauthenticated_network: true knowingly"
             )
+        if self.metrics.port and not self.metrics.loopback and not self.allow_unauthenticated_network:
+            problems.append(
+                f"metrics.host {self.metrics.host} is reachable from the network; listen on 127.0.0.1, "
+                "or set allow_unauthenticated_network: true knowingly"
+            )
+        if self.metrics.port == self.listen.port:
+            problems.append(f"metrics.port and listen.port are both {self.listen.port}")
         if self.data_dir == Path("/"):
             problems.append("data_dir cannot be /")
         else:

@@ -39,12 +39,21 @@ class Usage:
 
 def usage(path: Path) -> Usage:
     """How full the file system of a path is."""
+    found = space(path)
+    percent, of = max((100 * found["used_ratio"], "space"), (100 * found["inodes_used_ratio"], "inodes"))
+    return Usage(path, percent, of, int(found["free_bytes"]))
+
+
+def space(path: Path) -> dict[str, float]:
+    """`size_bytes`, `free_bytes`, `used_ratio` and `inodes_used_ratio` of the file system of a path, as `usage` counts."""
     status = os.statvfs(path)
     used = status.f_blocks - status.f_bfree
-    blocks = 100 * used / max(used + status.f_bavail, 1)
-    inodes = 100 * (status.f_files - status.f_favail) / status.f_files if status.f_files else 0.0
-    percent, of = max((blocks, "space"), (inodes, "inodes"))
-    return Usage(path, percent, of, status.f_bavail * status.f_frsize)
+    return {
+        "size_bytes": status.f_blocks * status.f_frsize,
+        "free_bytes": status.f_bavail * status.f_frsize,
+        "used_ratio": used / max(used + status.f_bavail, 1),
+        "inodes_used_ratio": (status.f_files - status.f_favail) / status.f_files if status.f_files else 0.0,
+    }
 
 
 class Guard:

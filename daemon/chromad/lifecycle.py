@@ -28,6 +28,7 @@ from chromad.output import log
 from chromad.startup import Startup
 from chromad.store import compact, fence, lock, segment, sqlite, state
 from chromad.store.checkpoint import Store
+from chromad.telemetry import Telemetry
 
 # Seconds. A stop that goes on asks systemd for EXTENSION more each time it shows progress.
 EXTENSION = 60.0
@@ -67,6 +68,8 @@ class Daemon:
         self._clock = Clock()
         # Where a link may point elsewhere by and by.
         self._environment = str(Path(sys.prefix).resolve())
+        self._probe: _Probe | None = None
+        self._telemetry = Telemetry(config, self._describe, self._silent)
         self._engine: Engine | None = None
         self._guard = Guard(config)
         self._fences: dict[str, str] = {}
@@ -89,12 +92,14 @@ class Daemon:
             control = Server(config.control_socket, self._verbs())
             control.start()
             try:
+                self._telemetry.listen()
                 self._start(self._engine)
                 if not signals.stop:
                     self._serve(self._engine)
                 self._shut_down(self._engine)
             finally:
                 self._engine.kill()
+                self._telemetry.close()
                 control.stop()
         finally:
             held.release()
@@ -151,13 +156,14 @@ class Daemon:
 
     def _serve(self, engine: Engine) -> None:
         watchdog = notify.watchdog_interval() or DEFAULT_WATCHDOG
-        probe = _Probe(self._api, watchdog / 6)
+        self._probe = probe = _Probe(self._api, watchdog / 6)
         probe.start()
         self._fences = fence.read(self._config.data_dir)
         guard = _Every(GUARD_INTERVAL, self._look_at_disks)
         guard.once()
         guard.start()
         self._checkpointer.start()
+        self._telemetry.gather()
         if self._status.recovered:
             self._checkpointer.want()
         self._refresh_counts()
@@ -193,6 +199,8 @@ class Daemon:
                 self._refresh_counts()
                 notify.status(self._serving_text())
             signals.wait(min(1.0, watchdog / 10))
+        self._probe = None
+        self._telemetry.rest()
         probe.stop()
         guard.stop()
 
@@ -245,7 +253,7 @@ class Daemon:
             output.set_level(new.log_level)
             taken_over = {key: getattr(new, key) for key in ("log_level", "backup", "checkpoint", "disk")}
             self._config = self._config.model_copy(update=taken_over)
-            self._checkpointer.config = self._guard.config = self._config
+            self._checkpointer.config = self._guard.config = self._telemetry.config = self._config
             log.info("reload: %s", f"applied {', '.join(runtime)}" if runtime else "no runtime key changed")
             if restart:
                 log.warning("reload: needs a restart: %s", ", ".join(restart))
@@ -379,6 +387,9 @@ class Daemon:
             self._fences = fence.read(self._config.data_dir)
         return {"fences": self._fences}
 
+    def _silent(self) -> float:
+        return self._probe.silent_for() if self._probe else 0.0
+
     def _need_serving(self) -> None:
         if self._status.state != "serving":
             raise TryAgain(f"the service is {self._status.state}", "wait until chromactl status says serving")
@@ -397,7 +408,9 @@ class Daemon:
             "recovered": status.recovered,
             "fences": {kind: self._fences[kind] for kind in (fence.OPERATOR, fence.DISK) if kind in self._fences},
             "quarantined": sorted(self._fences.keys() - {fence.OPERATOR, fence.DISK}),
-            "disk": {"level": self._guard.level, "text": self._guard.text},
+            "disk": {"level": self._guard.level, "text": self._guard.text, "full_in": self._telemetry.full_in()},
+            "log": self._telemetry.log_size,
+            "metrics": str(config.metrics) if config.metrics.port else None,
             "checkpoint": {"newest": self._checkpoints.newest(), "error": self._checkpointer.last_error},
             "backup": ledger.summary(config.backup_dir),
             "events": output.recent(),

@@ -162,6 +162,7 @@ class Chromad(Server):
             "data_dir": str(self.data),
             "listen": {"port": self.port},
             "control_socket": str(self._control),
+            "metrics": {"port": 0},
             "backup": {"repository": str(self.repository), "password_file": str(self.root / "backup.key")},
             "allow_root": True,
             **self._settings,

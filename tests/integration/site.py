@@ -62,6 +62,7 @@ class Site:
         self.key.chmod(0o400)
         self.control = self.run / "chromad.sock"
         self.port = free_port()
+        self.metrics_port = free_port()
         self._document: dict[str, Any] = {}
         self._daemons: list[Daemon] = []
         self._others: list[subprocess.Popen[bytes]] = []
@@ -70,6 +71,7 @@ class Site:
                 "data_dir": str(self.data),
                 "listen.port": self.port,
                 "control_socket": str(self.control),
+                "metrics.port": self.metrics_port,
                 "backup.repository": str(self.backups),
                 "backup.password_file": str(self.key),
             }

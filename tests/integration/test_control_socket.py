@@ -103,11 +103,31 @@ def test_status(serving: Site) -> None:
         (b"\n", "not a line of JSON", '{"verb": "status"}'),
         (b"status\n", "not a line of JSON", '{"verb": "status"}'),
         (b"\xff\n", "not a line of JSON", '{"verb": "status"}'),
-        (b"{}\n", "no known verb", "known verbs: checkpoint, collections, compact, configuration, fence, status, unfence"),
-        (b'{"verb": "restart"}\n', "no known verb", "known verbs: checkpoint, collections, compact, configuration, fence, status, unfence"),
-        (b'{"verb": ["status"]}\n', "no known verb", "known verbs: checkpoint, collections, compact, configuration, fence, status, unfence"),
-        (b'["verb"]\n', "no known verb", "known verbs: checkpoint, collections, compact, configuration, fence, status, unfence"),
-        (b'"verb"\n', "no known verb", "known verbs: checkpoint, collections, compact, configuration, fence, status, unfence"),
+        (
+            b"{}\n",
+            "no known verb",
+            "known verbs: checkpoint, collections, compact, configuration, fence, status, unfence",
+        ),
+        (
+            b'{"verb": "restart"}\n',
+            "no known verb",
+            "known verbs: checkpoint, collections, compact, configuration, fence, status, unfence",
+        ),
+        (
+            b'{"verb": ["status"]}\n',
+            "no known verb",
+            "known verbs: checkpoint, collections, compact, configuration, fence, status, unfence",
+        ),
+        (
+            b'["verb"]\n',
+            "no known verb",
+            "known verbs: checkpoint, collections, compact, configuration, fence, status, unfence",
+        ),
+        (
+            b'"verb"\n',
+            "no known verb",
+            "known verbs: checkpoint, collections, compact, configuration, fence, status, unfence",
+        ),
     ],
 )
 def test_wrong_request(serving: Site, line: bytes, error: str, hint: str) -> None:

@@ -17,7 +17,9 @@ STOP_IT = "stop it"
 
 def test_second_daemon(site: Site) -> None:
     first = site.serve()
-    site.configure({"listen.port": free_port(), "control_socket": f"{site.run}/second.sock"})
+    site.configure(
+        {"listen.port": free_port(), "metrics.port": free_port(), "control_socket": f"{site.run}/second.sock"}
+    )
     fact = f"{site.data} is in use for writing by pid {first.process.pid} ("
     site.assert_refused(75, fact, STOP_IT)
     assert "chromad --config" in site.refused().output
@@ -36,7 +38,7 @@ def test_second_daemon_on_the_same_control_socket(site: Site) -> None:
     other = site.root / "other"
     shutil.copytree(site.data, other, ignore=shutil.ignore_patterns("*"))
     os.chown(other, site.account.uid, site.account.gid)
-    site.configure({"data_dir": str(other), "listen.port": free_port()})
+    site.configure({"data_dir": str(other), "listen.port": free_port(), "metrics.port": free_port()})
     site.assert_refused(75, str(site.control), "control_socket")
     assert first.status()["pid"] == first.process.pid
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chromad import versions
 from chromad.checks import Result, fail, ok, processes
-from chromad.config import Config, Listen
+from chromad.config import Config, Listen, Metrics
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain
 from chromad.store import lock, sqlite, state
 
@@ -72,7 +72,9 @@ def occupancy(config: Config, engine_version: str) -> Iterator[Result]:
     if alone.status == "fail":
         return  # It may keep the database locked.
     yield version(config.data_dir, engine_version)
-    yield _port(config.listen)
+    yield _port(config.listen, "listen")
+    if config.metrics.port:
+        yield _port(config.metrics, "metrics")
 
 
 def _user(config: Config) -> Result:
@@ -163,7 +165,8 @@ def version(data_dir: Path, engine_version: str) -> Result:
     return ok("version", f"data and engine go together (Chroma {engine_version})")
 
 
-def _port(listen: Listen) -> Result:
+def _port(listen: Listen | Metrics, key: str) -> Result:
+    """key: of the section that says where to listen."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -173,20 +176,20 @@ def _port(listen: Listen) -> Result:
             if error.errno == errno.EADDRINUSE:
                 holder = processes.with_listening_port(listen.port)
                 return fail(
-                    "port", TryAgain, f"{listen} is taken by {holder}", "stop it, or choose another listen.port"
+                    "port", TryAgain, f"{listen} is taken by {holder}", f"stop it, or choose another {key}.port"
                 )
             if error.errno == errno.EACCES:
                 return fail(
                     "port",
                     PermissionProblem,
                     f"{_me()} may not listen on {listen}",
-                    "choose a listen.port of 1024 or above",
+                    f"choose a {key}.port of 1024 or above",
                 )
             return fail(
                 "port",
                 ConfigurationError,
                 f"cannot listen on {listen}: {error.strerror}",
-                "listen.host must be an address of this host",
+                f"{key}.host must be an address of this host",
             )
     return ok("port", f"{listen} is free")
 

@@ -1,0 +1,204 @@
+"""What others see of the daemon over HTTP: it gathers figures, remembers them for a day, and gives them to the listener."""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+from chromad import guard
+from chromad.backup import ledger
+from chromad.config import Config
+from chromad.errors import BackupError, ChromadError
+from chromad.history import INTERVAL, History
+from chromad.metrics import Exporter, View
+from chromad.output import log
+from chromad.store import log as chroma_log
+from chromad.store import sqlite
+from chromad.web import Answer, Listener
+
+# Seconds without an answer of the engine, after which it is not alive: half of what its watchdog waits for
+SILENCE = 15.0
+_POINTS = 180
+_BACKUPS = 60
+_SERIES = ("data", "checkpoints", "backups", "log", "records")
+
+
+class Telemetry:
+    """One listener and what it tells. config: the present one, replaced at a reload.
+
+    describe: gives what `chromactl status --json` prints. silent: seconds since the engine answered.
+    """
+
+    def __init__(self, config: Config, describe: Callable[[], dict[str, Any]], silent: Callable[[], float]) -> None:
+        self.config = config
+        self._describe = describe
+        self._silent = silent
+        self._started = time.time()
+        self._history = History(_SERIES)
+        self._database: dict[str, int] = {}
+        self._exporter = Exporter(self._look)
+        self._page = files("chromad").joinpath("page.html").read_text(encoding="utf-8")
+        self._ended = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._listener = (
+            Listener(
+                config.metrics,
+                {
+                    "/": self._home,
+                    "/api/status": self._status,
+                    "/metrics": self._metrics,
+                    "/healthz": self._alive,
+                    "/readyz": self._ready,
+                },
+            )
+            if config.metrics.port
+            else None
+        )
+
+    def listen(self) -> None:
+        """Answers from now on, unless that is switched off. Raises TryAgain when the address is taken."""
+        if self._listener:
+            self._listener.start()
+            log.info("metrics and page on http://%s", self.config.metrics)
+
+    def gather(self) -> None:
+        """Begins to look at the database, which until now a start may have had for itself."""
+        self._sampler.start()
+
+    def rest(self) -> None:
+        """Ends that, so that a stop has the database for itself."""
+        self._ended.set()
+        if self._sampler.is_alive():
+            self._sampler.join()
+
+    def close(self) -> None:
+        """Answers no more."""
+        if self._listener:
+            self._listener.stop()
+
+    @property
+    def log_size(self) -> dict[str, int] | None:
+        """`bytes` and `rows` of the log, as of the last minute; None before they were counted."""
+        if not self._database:
+            return None
+        return {"bytes": self._database["log_bytes"], "rows": self._database["log_rows"]}
+
+    def full_in(self) -> float | None:
+        """Seconds until the disk guard will have to refuse writes, at the growth of the last day."""
+        limit = self.config.disk.fence_percent / 100
+        found = [self._history.reaches(place, limit) for place in ("data", "checkpoints")]
+        return min((each for each in found if each is not None), default=None)
+
+    # Gathering
+
+    def _sample(self) -> None:
+        pause = 0.0
+        while not self._ended.wait(pause):
+            try:
+                if sqlite.exists(self.config.data_dir) and sqlite.has_tables(self.config.data_dir):
+                    self._count()
+                if self._database:
+                    disks = self._disks()
+                    used = {place: disks[place]["used_ratio"] if place in disks else 0.0 for place in _SERIES[:3]}
+                    sizes = {"log": self._database["log_bytes"], "records": self._describe()["records"]}
+                    self._history.add({**used, **sizes})
+            except (ChromadError, OSError, sqlite3.Error) as error:
+                log.debug("sampling: %s", error)
+            # Soon again until there is something to tell.
+            pause = INTERVAL if self._database else 1.0
+
+    def _count(self) -> None:
+        with sqlite.connect(self.config.data_dir, busy_timeout=1.0) as connection:
+            (rows,) = connection.execute("SELECT count(*) FROM embeddings_queue").fetchone()
+            size, _ = chroma_log.size_after(connection, 0)
+            pages, free, page = (
+                connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        self._database = {
+            "log_bytes": size,
+            "log_rows": rows,
+            "database_bytes": pages * page,
+            "database_free_bytes": free * page,
+        }
+
+    def _disks(self) -> dict[str, dict[str, float]]:
+        config = self.config
+        places = {"data": config.data_dir, "checkpoints": config.checkpoint_dir, "backups": config.backup.local_path}
+        found = {}
+        for place, path in places.items():
+            if path and path.exists():
+                found[place] = guard.space(path)
+        return found
+
+    def _look(self) -> View:
+        config = self.config
+        return View(
+            self._describe(),
+            self._disks(),
+            config.disk.warn_percent,
+            config.disk.fence_percent,
+            config.checkpoint.interval,
+            self._database,
+            self._silent(),
+            self._started,
+            sqlite3.sqlite_version,
+        )
+
+    # Answering
+
+    def _home(self) -> Answer:
+        return Answer(200, "text/html; charset=utf-8", self._page.encode())
+
+    def _metrics(self) -> Answer:
+        return Answer(200, "text/plain; version=0.0.4; charset=utf-8", self._exporter.render())
+
+    def _status(self) -> Answer:
+        config = self.config
+        try:
+            known = ledger.read(config.backup_dir)
+        except BackupError:
+            known = ledger.Ledger()
+        status = self._describe()
+        shown = (
+            "state",
+            "since",
+            "collections",
+            "records",
+            "fences",
+            "quarantined",
+            "recovered",
+            "cold",
+            "disk",
+            "log",
+        )
+        document = {
+            **{key: status[key] for key in (*shown, "checkpoint", "backup", "events", "last_stop", "host", "port")},
+            "versions": {"chromad": status["chromad_version"], "engine": status["engine_version"]},
+            "now": time.time(),
+            "silent": round(self._silent(), 1),
+            "disks": self._disks(),
+            "thresholds": {"warn": config.disk.warn_percent / 100, "fence": config.disk.fence_percent / 100},
+            "history": self._history.series(_POINTS),
+            "taken": [
+                {"created": each.created, "proven": each.proven, "added": each.added, "seconds": each.seconds}
+                for each in known.taken[-_BACKUPS:]
+            ],
+            "drills": [{"ended": each.ended, "problem": each.problem} for each in known.drills[-_BACKUPS:]],
+        }
+        return Answer(200, "application/json", json.dumps(document).encode())
+
+    def _alive(self) -> Answer:
+        silent = self._silent()
+        if silent > SILENCE:
+            return Answer.text(503, f"the engine has not answered a read for {silent:.0f} s")
+        return Answer.text(200, "alive")
+
+    def _ready(self) -> Answer:
+        state = self._describe()["state"]
+        if state != "serving":
+            return Answer.text(503, str(state))
+        return self._alive() if self._silent() > SILENCE else Answer.text(200, "ready")
