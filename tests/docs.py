@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from chromad import events
+from chromad import events, metrics
 
 _ROOT = Path(__file__).resolve().parent.parent
 _ROLES = _ROOT / "ansible" / "roles"
 # By role, the marker of its table in the main README
-_TABLES = {"chromadb": "variables", "chromadb_backup": "variables chromadb_backup"}
+_TABLES = {
+    "chromadb": "variables",
+    "chromadb_backup": "variables chromadb_backup",
+    "chromadb_monitoring": "variables chromadb_monitoring",
+}
 
 
 def main() -> int:
@@ -23,7 +27,7 @@ def main() -> int:
     main_page = _ROOT / "README.md"
     places = [(_ROLES / role / "README.md", "variables", variables(role)) for role in _TABLES]
     places += [(main_page, marker, variables(role)) for role, marker in _TABLES.items()]
-    places.append((main_page, "events", _events()))
+    places += [(main_page, "events", _events()), (main_page, "metrics", _metrics())]
     stale = []
     for path, marker, content in places:
         before = path.read_text(encoding="utf-8")
@@ -42,6 +46,14 @@ def _events() -> str:
     """A Markdown table of what can be filtered for in the journal."""
     lines = ["| `CHROMAD_EVENT` | `MESSAGE_ID` | When |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| `{each.name}` | `{each.id}` | {each.meaning} |" for each in events.ALL)])
+
+
+def _metrics() -> str:
+    """A Markdown table of what can be scraped."""
+    lines = ["| Metric | Labels | What it is |", "|---|---|---|"]
+    return "\n".join(
+        [*lines, *(f"| `{name}` | {', '.join(labels)} | {text} |" for name, (labels, text) in metrics.TABLE.items())]
+    )
 
 
 def variables(role: str) -> str:

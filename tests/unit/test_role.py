@@ -48,6 +48,8 @@ def test_every_variable_is_changed_in_the_alternative_scenario() -> None:
         ("chromadb_checkpoint_dir", str(Config().checkpoint_dir)),
         ("chromadb_listen_host", Config().listen.host),
         ("chromadb_listen_port", Config().listen.port),
+        ("chromadb_metrics_host", Config().metrics.host),
+        ("chromadb_metrics_port", Config().metrics.port),
         ("chromadb_disk_warn_percent", Config().disk.warn_percent),
         ("chromadb_disk_fence_percent", Config().disk.fence_percent),
         ("chromadb_disk_release_percent", Config().disk.release_percent),

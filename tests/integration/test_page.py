@@ -1,0 +1,99 @@
+"""The page, in a real browser: both color schemes, on a phone and on a desk."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration import records
+from tests.integration.account import until
+from tests.integration.browser import Browser
+from tests.integration.site import Site
+
+# Texts and their grounds, as the browser paints them; WCAG 2.2 wants 4.5 to 1.
+_CONTRASTS = """
+const parse = text => text.match(/[\\d.]+/g).map(Number);
+const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const ground = element => {
+  for (let at = element; at; at = at.parentElement) {
+    const color = parse(getComputedStyle(at).backgroundColor);
+    if (color.length === 3 || color[3] > 0) return color;
+  }
+};
+return [...document.querySelectorAll("main *")]
+  .filter(each => [...each.childNodes].some(node => node.nodeType === 3 && node.textContent.trim()))
+  .map(each => {
+    const [one, two] = [parse(getComputedStyle(each).color), ground(each)].map(light).sort((a, b) => b - a);
+    return [each.textContent.slice(0, 40), (one + 0.05) / (two + 0.05)];
+  });
+"""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """A site with something to tell: a backup, a drill, a fence, a name that would like to be HTML."""
+    made = Site()
+    records.fill(made.serve().client(), "some", 150, sync_threshold=100)
+    made.backup()
+    assert made.chromactl("verify").code == 0
+    until(lambda: made.daemon.status()["records"] == 150, "counted records")
+    assert made.chromactl("fence", "--reason", "<img src=x onerror=document.title='broken'>").code == 0
+    yield made
+    made.remove()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    opened = Browser()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_page(site: Site, browser: Browser, tmp_path: Path, scheme: str, width: int) -> None:
+    directory = Path(os.environ.get("CHROMAD_SCREENSHOTS", tmp_path))
+    browser.view(width, scheme)
+    browser.open(f"http://127.0.0.1:{site.metrics_port}/")
+    until(lambda: browser.run("return document.getElementById('log').textContent").endswith("B"), "the figures")
+    browser.screenshot(directory / f"page-{scheme}-{width}.png")
+    text = browser.run("return document.body.innerText")
+    for part in (
+        "serving",
+        "150",
+        "1 collection",
+        "data",
+        "checkpoints",
+        "backups",
+        "proven: ",
+        "✓",
+        "chromad ",
+    ):
+        assert part in text
+    assert "<img src=x" in text
+    assert browser.run("return document.title") == "ChromaDB"
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    assert browser.run("return document.querySelectorAll('#taken span, #drills span').length") == 2
+    assert not [pair for pair in browser.run(_CONTRASTS) if pair[1] < 4.5]
+    # Curves come with the second sample, after a minute.
+    draw = "for (const id of ['records-curve', 'disk-curve', 'log-curve']) curve(id, [3, 1, 4, 1, 5], 0)"
+    browser.run(f"{draw}; window.scrollTo(0, 0)")
+    browser.screenshot(directory / f"curves-{scheme}-{width}.png")
+    assert browser.run("return document.querySelectorAll('svg path').length") == 3
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    assert browser.errors() == []
+
+
+def test_service_that_goes_away(browser: Browser) -> None:
+    made = Site()
+    try:
+        made.serve()
+        browser.open(f"http://127.0.0.1:{made.metrics_port}/")
+        until(lambda: browser.run("return document.getElementById('state').textContent") == "serving", "serving")
+        made.daemon.stop()
+        until(lambda: browser.run("return document.getElementById('state').textContent") == "no answer", "no answer")
+    finally:
+        made.remove()
+        browser.errors()
