@@ -53,17 +53,23 @@ def run(config: Config, progress: Progress) -> list[Repaired]:
         others = processes.with_open_database(config.data_dir / sqlite.FILE, ignore={os.getpid()})
         if others:
             raise TryAgain(f"{sqlite.FILE} is open in {', '.join(str(each) for each in others)}", "stop it first")
-        done = []
-        vectors: dict[str, dict[str, bytes]] = {}
-        for collection, broken in _candidates(config):
-            repaired, vectors[collection.id] = _rebuild(config, collection, broken, progress)
-            done.append((collection, repaired))
-        if done:
-            _prove(config, held, [(collection, vectors[collection.id]) for collection, _ in done], progress)
+        return mend(config, config.quarantine_dir, held, progress)
+
+
+def mend(config: Config, quarantine_dir: Path, held: lock.Lock, progress: Progress) -> list[Repaired]:
+    """As `run`, for whoever has the directory to himself. held: its lock, which the engine shares. quarantine_dir: where
+    broken segments go."""
+    done = []
+    vectors: dict[str, dict[str, bytes]] = {}
+    for collection, broken in _candidates(config, quarantine_dir):
+        repaired, vectors[collection.id] = _rebuild(config, collection, broken, progress)
+        done.append((collection, repaired))
+    if done:
+        _prove(config, held, [(collection, vectors[collection.id]) for collection, _ in done], progress)
     return [repaired for _, repaired in done]
 
 
-def _candidates(config: Config) -> list[tuple[sqlite.Collection, Path]]:
+def _candidates(config: Config, quarantine_dir: Path) -> list[tuple[sqlite.Collection, Path]]:
     fenced = fence.read(config.data_dir)
     found = []
     collections = [each for each in sqlite.collections(config.data_dir) if each.dimension]
@@ -71,21 +77,22 @@ def _candidates(config: Config) -> list[tuple[sqlite.Collection, Path]]:
     verdicts = soundness.examine([path for path in present if path.is_dir()], lambda: None)
     for path, collection in present.items():
         if collection.id in fenced and not path.exists():
-            broken = max(config.quarantine_dir.glob(f"{path.name}-broken-*"), default=None)
+            broken = max(quarantine_dir.glob(f"{path.name}-broken-*"), default=None)
             if broken is None:
                 raise ChromadError(
-                    f"{config.quarantine_dir} does not hold the segment {path.name} of {collection.name}",
+                    f"{quarantine_dir} does not hold the segment {path.name} of {collection.name}",
                     "move it back there under its former name",
                 )
             found.append((collection, broken))
         elif path in verdicts and not verdicts[path].sound and not verdicts[path].empty:
-            found.append((collection, quarantine.move(path, config.quarantine_dir, "broken", lambda: None)))
+            found.append((collection, quarantine.move(path, quarantine_dir, "broken", lambda: None)))
     return found
 
 
 def _rebuild(
     config: Config, collection: sqlite.Collection, broken: Path, progress: Progress
 ) -> tuple[Repaired, dict[str, bytes]]:
+    """Gives what was done, and the vectors that have to be found again."""
     from chromad.store.salvage import Salvage  # here: numpy is not for the daemon
 
     with sqlite.connect(config.data_dir) as connection:
@@ -96,6 +103,13 @@ def _rebuild(
             if record in needed:
                 vectors[record] = vector
                 progress(f"salvaging {collection.name}", len(vectors), len(needed))
+        # Those that the log updates by and by are not what they were.
+        updated = {
+            record
+            for (record,) in connection.execute(
+                "SELECT DISTINCT id FROM embeddings_queue WHERE topic = ? AND vector IS NOT NULL", (collection.topic,)
+            )
+        }
         connection.execute("BEGIN IMMEDIATE")
         fence.drop(connection, collection.id)
         log.prepend(connection, collection, vectors.items())
@@ -116,7 +130,7 @@ def _rebuild(
         broken,
         lost_file,
     )
-    return repaired, vectors
+    return repaired, {record: vector for record, vector in vectors.items() if record not in updated}
 
 
 def _prove(

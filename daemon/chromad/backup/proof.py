@@ -32,6 +32,9 @@ _SAME = 1e-3
 _PORT_TRIES = 3
 _STOP_LIMIT = 60.0  # seconds
 
+# What the engine says of a record that has no vector, as `chromactl repair` leaves those that cannot be had
+_LOST = "Error finding id"
+
 Tick = Callable[[], None]
 # Gives the digests of records of a collection by their ids; leaves out what cannot be compared.
 Ask = Callable[[CollectionEntry, Sequence[str]], dict[str, str]]
@@ -92,7 +95,7 @@ def ask_service(api: Api, data_dir: Path, seq_id: int) -> Ask:
 
     def ask(entry: CollectionEntry, ids: Sequence[str]) -> dict[str, str]:
         try:
-            records = api.records(entry.tenant, entry.database, entry.id, {"ids": list(ids)})
+            records = _records(api, (entry.tenant, entry.database, entry.id), ids)
         except (EngineError, OSError):
             return {}  # it may have been deleted just now, or the service is gone
         found = {record["id"]: digest(record) for record in records}
@@ -171,7 +174,7 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
         problems.append(f"{count} records, not {entry.records}")
     if not entry.samples or not count:
         return [], problems
-    records = api.records(*place, {"ids": [each.id for each in entry.samples]})
+    records = _records(api, place, [each.id for each in entry.samples])
     found = {record["id"]: digest(record) for record in records}
     expected = {sample.id: sample.digest for sample in entry.samples if sample.digest}
     different = [key for key in expected if found.get(key) != expected[key]]
@@ -190,6 +193,18 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
     ]
     problems += _compare_queries(entry, samples)
     return samples, problems
+
+
+def _records(api: Api, place: tuple[str, str, str], ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Records by their ids, without those whose vector was lost: the engine gives none of all that are asked for with one."""
+    try:
+        return api.records(*place, {"ids": list(ids)})
+    except EngineError as error:
+        if _LOST not in str(error):
+            raise
+        if len(ids) == 1:
+            return []
+        return [record for each in ids for record in _records(api, place, [each])]
 
 
 def _unlike_service(ask: Ask, entry: CollectionEntry, found: Mapping[str, str]) -> list[str]:

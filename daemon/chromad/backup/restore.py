@@ -69,20 +69,20 @@ def run_in_place(
         staged = stage.stage(config, repository, choice, staging_place(data_dir), progress)
         try:
             need_exact(staged, inexact)
-            _dress(staged, data_dir, data_dir.stat().st_mode & 0o7777)
+            dress(staged.directory, staged.manifest.engine_version, data_dir, data_dir.stat().st_mode & 0o7777)
             last = sqlite.last_seq_id(staged.directory)
             if restart:
                 service.control("stop")
             try:
                 with lock.directory_lock(data_dir):
-                    _check_alone(data_dir)
-                    _exchange(staged.directory, data_dir)
+                    check_alone(data_dir)
+                    exchange(staged.directory, data_dir)
             except (ChromadError, OSError):
                 if restart:
                     service.control("start")
                 raise
         except (ChromadError, OSError):
-            # Nothing was exchanged, see `_exchange`: the staging directory holds the copy, not the former data.
+            # Nothing was exchanged, see `exchange`: the staging directory holds the copy, not the former data.
             shutil.rmtree(staged.directory, ignore_errors=True)
             raise
         state.fsync_path(data_dir)
@@ -117,7 +117,8 @@ def run_aside(
     try:
         need_exact(staged, inexact)
         like = target if target.exists() else target.parent
-        _dress(staged, like, like.stat().st_mode & 0o7777 if target.exists() else 0o750)
+        mode = like.stat().st_mode & 0o7777 if target.exists() else 0o750
+        dress(staged.directory, staged.manifest.engine_version, like, mode)
         if target.exists():
             target.rmdir()
         staged.directory.rename(target)
@@ -194,16 +195,16 @@ def _outcome(
     )
 
 
-def _dress(staged: Staged, like: Path, mode: int) -> None:
-    """Gives what was staged a history of its own, an owner and modes, and puts it on disk. mode: of the directory itself."""
+def dress(directory: Path, engine_version: str, like: Path, mode: int) -> None:
+    """Gives a staged directory a history of its own, an owner and modes, and puts it on disk. mode: of the directory itself."""
     owner = like.stat()
-    state.write(staged.directory, state.new(state.new_data_id(), staged.manifest.engine_version, clean=True))
-    for path in (staged.directory, *staged.directory.rglob("*")):
+    state.write(directory, state.new(state.new_data_id(), engine_version, clean=True))
+    for path in (directory, *directory.rglob("*")):
         os.chmod(path, 0o750 if path.is_dir() else 0o640)
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         state.fsync_path(path)
-    os.chmod(staged.directory, mode)
-    state.fsync_path(staged.directory.parent)
+    os.chmod(directory, mode)
+    state.fsync_path(directory.parent)
 
 
 def _is_mount_point(path: Path) -> bool:
@@ -212,14 +213,15 @@ def _is_mount_point(path: Path) -> bool:
     return str(path) in (re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point) for point in points)
 
 
-def _check_alone(data_dir: Path) -> None:
+def check_alone(data_dir: Path) -> None:
+    """Raises TryAgain when a process has the database of a directory open."""
     found = processes.with_open_database(data_dir / sqlite.FILE, ignore={os.getpid()})
     if found:
         names = ", ".join(str(process) for process in found)
         raise TryAgain(f"{data_dir / sqlite.FILE} is open in {names}", "stop it first")
 
 
-def _exchange(staging: Path, data_dir: Path) -> None:
+def exchange(staging: Path, data_dir: Path) -> None:
     """Swaps the two directories, or raises and leaves both as they are."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(_AT_FDCWD, bytes(staging), _AT_FDCWD, bytes(data_dir), _RENAME_EXCHANGE) == 0:
@@ -254,6 +256,6 @@ def _check_counts(config: Config, entries: list[CollectionEntry], last: int) -> 
 def _roll_back(data_dir: Path, replaced: Path) -> None:
     service.control("stop")
     with lock.directory_lock(data_dir):
-        _exchange(replaced, data_dir)
+        exchange(replaced, data_dir)
     replaced.rename(replaced.with_name(replaced.name.replace("replaced-", "failed-")))
     service.control("start")

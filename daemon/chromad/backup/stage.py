@@ -79,14 +79,15 @@ def stage(config: Config, repository: Repository, choice: Choice, parent: Path, 
         else:
             assemble.bring_up(directory, found)
         proof.prove(config, directory, entries, None, lambda done, total: progress("comparing", done, total))
-        _tidy(directory)
+        tidy(directory)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
     return Staged(directory, found, entries, notes)
 
 
-def _tidy(directory: Path) -> None:
+def tidy(directory: Path) -> None:
+    """Removes what an engine leaves behind that is of no use to the next one."""
     sqlite.truncate_wal(directory)
     for name in (lock.DIRECTORY_LOCK, state.FILE, f"{sqlite.FILE}-shm"):
         with suppress(FileNotFoundError):

@@ -162,6 +162,9 @@ def version(data_dir: Path, engine_version: str) -> Result:
         if unknown:
             fact = f"{data_dir / sqlite.FILE} has migrations that Chroma {engine_version} does not know: {', '.join(unknown)}"
             return fail("version", ConfigurationError, fact, hint)
+        if sqlite.has_tables(data_dir) and sqlite.outdated(data_dir):
+            fact = f"{data_dir / sqlite.FILE} was written by a Chroma older than {engine_version}"
+            return fail("version", ConfigurationError, fact, f"sudo chromactl adopt {data_dir}")
     return ok("version", f"data and engine go together (Chroma {engine_version})")
 
 

@@ -10,6 +10,7 @@ import typer
 
 from chromad import versions
 from chromad.cli import (
+    adopt,
     backup,
     backups,
     checkpoint,
@@ -72,6 +73,7 @@ app.command("compact")(compact.run)
 app.command("fence")(fence.put)
 app.command("unfence")(fence.lift)
 app.command("repair")(repair.run)
+app.command("adopt")(adopt.run)
 
 
 def main() -> None:

@@ -148,6 +148,13 @@ def _lacking(connection: sqlite3.Connection) -> dict[str, set[str]]:
     return lacking
 
 
+def outdated(data_dir: Path) -> bool:
+    """Whether the engine has to bring the schema of a database up to date before anything else can be done with it."""
+    with connect(data_dir) as connection:
+        found = dict(connection.execute("SELECT dir, max(version) FROM migrations GROUP BY dir").fetchall())
+    return any(found.get(kind, 0) < newest for kind, newest in MIGRATIONS.items())
+
+
 def unknown_migrations(data_dir: Path) -> list[str]:
     """The migrations in the file that the pinned engine does not have: a newer one wrote it."""
     with connect(data_dir) as connection:

@@ -1,0 +1,272 @@
+"""Taking over a directory that stock Chroma wrote, 0.6 and later.
+
+The directory is only read. A copy is made beside the data, brought to the installed engine's schema, and its vector segments are
+judged: one that is not as this engine writes it (torn, or of an older layout) is rebuilt from its own vectors and the log. An
+engine opens the copy and every collection is counted and asked; then one rename(2) puts it in place, as a restore does.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from chromad import legacy, repair, service, versions
+from chromad.backup import proof, restore, stage
+from chromad.backup.assemble import free_bytes
+from chromad.config import Config
+from chromad.errors import ChromadError, ConfigurationError, TryAgain
+from chromad.output import human_bytes
+from chromad.store import lock, log, segment, soundness, sqlite, state
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A collection of the directory. state: `sound`, `logged` (all of it is in the log), `empty`, or `rebuild`, for the
+    reason given."""
+
+    name: str
+    records: int
+    dimension: int | None
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What there is, before anything is done. schema: the newest migration of each kind. migrated: whether this engine has to
+    bring it up to date. bytes: of Chroma's files. left_out: files that are not Chroma's. in_place: it is the data directory."""
+
+    directory: Path
+    schema: dict[str, int]
+    engine_version: str
+    migrated: bool
+    bytes: int
+    free: int
+    log_rows: int
+    collections: list[Found]
+    orphans: list[str]
+    left_out: list[str]
+    in_place: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """repaired: what became of segments that had to be rebuilt. replaced: where the former data directory is; None when it was
+    empty. restarted: whether the service was stopped and started."""
+
+    collections: int
+    records: int
+    repaired: list[repair.Repaired]
+    directory: Path
+    replaced: Path | None
+    restarted: bool
+
+
+class Adoption:
+    """One directory on its way. Use it in a `with` statement: what is left of the copy is removed at its end."""
+
+    def __init__(self, config: Config, source: Path, progress: Progress) -> None:
+        self._config = config
+        self._source = source
+        self._progress = progress
+        self._in_place = False
+        self._copy = Path()
+        self._adopted = False
+
+    def __enter__(self) -> "Adoption":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._copy.name:
+            return
+        if not self._adopted:
+            shutil.rmtree(self._copy, ignore_errors=True)
+        shutil.rmtree(self._former, ignore_errors=True)
+
+    def examine(self) -> Report:
+        """Looks at the directory, on a copy of its own. Raises ConfigurationError when it is none that can be adopted,
+        TryAgain when another process has it open, ChromadError when there is no room for the copy."""
+        source, config = self._source, self._config
+        self._check()
+        size = sum(path.stat().st_size for path in self._files())
+        place = restore.staging_place(config.data_dir)
+        if (free := free_bytes(place)) < size:
+            raise ChromadError(
+                f"{place} has {human_bytes(free)} free; the copy needs {human_bytes(size)}",
+                "free some space; nothing was touched",
+            )
+        self._copy = place / f"staging-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        self._take_copy(size)
+        restore.check_alone(source)
+        unknown = sqlite.unknown_migrations(self._copy)
+        if unknown:
+            raise ConfigurationError(
+                f"{source} has migrations that Chroma {versions.engine()} does not know: {', '.join(unknown)}",
+                "install a Chroma as new as the one that wrote it",
+            )
+        migrated = sqlite.outdated(self._copy)
+        if state.read(source) and not migrated:
+            raise ConfigurationError(f"chromad runs on {source} already", "chromactl backup and restore move its data")
+        segments = segment.directories(self._copy)
+        known = sqlite.segments(self._copy)
+        for path in segments:
+            if legacy.is_old(path):
+                legacy.convert(path)
+        with sqlite.connect(self._copy) as connection:
+            schema = dict(connection.execute("SELECT dir, max(version) FROM migrations GROUP BY dir").fetchall())
+            (rows,) = connection.execute("SELECT count(*) FROM embeddings_queue").fetchone()
+            counts = {
+                each.id: each.records + log.pending_records(connection, each)
+                for each in sqlite.read_collections(connection)
+            }
+        verdicts = soundness.examine([path for path in segments if path.name in known], self._tick)
+        return Report(
+            source,
+            schema,
+            versions.engine(),
+            migrated,
+            size,
+            free,
+            rows,
+            [
+                _found(each, counts[each.id], verdicts.get(self._copy / each.segment))
+                for each in sqlite.collections(self._copy)
+            ],
+            [path.name for path in segments if path.name not in known],
+            sorted(path.name for path in source.iterdir() if not self._is_ours(path)),
+            self._in_place,
+        )
+
+    def adopt(self, *, may_stop: bool) -> Outcome:
+        """Makes the copy that was examined the data directory. may_stop: permission to stop (and start) the service.
+
+        Raises BackupError when what an engine makes of the copy is not what the directory holds; then nothing was touched.
+        """
+        config, copy = self._config, self._copy
+        data_dir = config.data_dir
+        restart = restore.check_service(config, may_stop=may_stop)
+        for path in segment.directories(copy):
+            if path.name not in sqlite.segments(copy):
+                shutil.rmtree(path)
+        sqlite.use_wal(copy)
+        # An engine brings the schema up to date when it starts, and touches no segment before it is asked for one.
+        with proof.scratch(config, copy, self._tick):
+            self._progress("bringing the schema up to date", 0, 0)
+        sqlite.check_schema(copy)
+        sqlite.keep_log(copy)
+        settings = config.model_copy(update={"data_dir": copy})
+        with lock.directory_lock(copy) as held:
+            repaired = repair.mend(settings, self._former, held, self._progress)
+        with sqlite.connect(copy) as connection:
+            entries = proof.entries(connection, {})
+        proof.prove(config, copy, entries, None, lambda done, total: self._progress("comparing", done, total))
+        stage.tidy(copy)
+        restore.dress(copy, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777)
+        replaced = self._put_in_place(restart)
+        repaired = [self._tell(each, replaced) for each in repaired]
+        return Outcome(len(entries), sum(each.records for each in entries), repaired, data_dir, replaced, restart)
+
+    # Steps
+
+    @property
+    def _former(self) -> Path:
+        """Where segments of the copy go that are rebuilt; their originals are left where they were."""
+        return self._copy.with_name(f"{self._copy.name}.segments")
+
+    def _tell(self, repaired: repair.Repaired, replaced: Path | None) -> repair.Repaired:
+        """With paths that stay: the original segment, and the list of what is lost in quarantine."""
+        uuid = repaired.broken.name.partition("-broken-")[0]
+        lost_file = None
+        if repaired.lost_file:
+            lost_file = self._config.quarantine_dir / repaired.lost_file.name
+            lost_file.write_bytes(repaired.lost_file.read_bytes())
+        home = replaced if self._in_place and replaced else self._source
+        return replace(repaired, broken=home / uuid, lost_file=lost_file)
+
+    def _check(self) -> None:
+        source, data_dir = self._source, self._config.data_dir
+        restore.check_place(self._config)
+        if not source.is_absolute():
+            raise ConfigurationError(f"the path {source} is relative", "give an absolute one")
+        if not source.is_dir():
+            raise ConfigurationError(f"{source} is not a directory", "give the one that Chroma was run with (--path)")
+        if not (source / sqlite.FILE).is_file():
+            raise ConfigurationError(
+                f"{source} holds no {sqlite.FILE}", "give the one that Chroma was run with (--path)"
+            )
+        self._in_place = source.resolve() == data_dir.resolve()
+        if not self._in_place and (source.is_relative_to(data_dir) or data_dir.is_relative_to(source)):
+            raise ConfigurationError(f"{source} and {data_dir} lie in each other", "move one of them")
+        if not self._in_place and self._taken():
+            raise ConfigurationError(f"{data_dir} holds collections already", "adopt into an empty data directory")
+        restore.check_alone(source)
+
+    def _taken(self) -> bool:
+        data_dir = self._config.data_dir
+        return (
+            sqlite.exists(data_dir)
+            and sqlite.has_tables(data_dir)
+            and bool(sqlite.collections(data_dir, counted=False))
+        )
+
+    def _is_ours(self, path: Path) -> bool:
+        return path.name.startswith(sqlite.FILE) or path in segment.directories(self._source)
+
+    def _files(self) -> list[Path]:
+        inside = (path for each in segment.directories(self._source) for path in each.iterdir() if path.is_file())
+        database = (self._source / f"{sqlite.FILE}{suffix}" for suffix in ("", "-wal", "-journal"))
+        return [*(path for path in database if path.exists()), *inside]
+
+    def _take_copy(self, size: int) -> None:
+        self._copy.mkdir(mode=0o750)
+        done = 0
+        for path in self._files():
+            target = self._copy / path.relative_to(self._source)
+            target.parent.mkdir(mode=0o750, exist_ok=True)
+            # With its times: they tell whether the files of a segment were written by one persist.
+            shutil.copy2(path, target)
+            done += path.stat().st_size
+            self._progress("copying", done, size)
+
+    def _put_in_place(self, restart: bool) -> Path | None:
+        data_dir, copy = self._config.data_dir, self._copy
+        if restart:
+            service.control("stop")
+        try:
+            with lock.directory_lock(data_dir):
+                restore.check_alone(data_dir)
+                if not self._in_place and self._taken():
+                    raise TryAgain(f"{data_dir} holds collections now", "adopt into an empty data directory")
+                restore.exchange(copy, data_dir)
+        except (ChromadError, OSError):
+            if restart:
+                service.control("start")
+            raise
+        self._adopted = True
+        state.fsync_path(data_dir)
+        replaced = copy.with_name(copy.name.replace("staging-", "replaced-"))
+        copy.rename(replaced)
+        state.fsync_path(replaced.parent)
+        if restart:
+            service.control("start")
+        if not self._in_place and not segment.directories(replaced):
+            shutil.rmtree(replaced)
+            return None
+        return replaced
+
+    def _tick(self) -> None:
+        self._progress("looking at segments", 0, 0)
+
+
+def _found(collection: sqlite.Collection, records: int, verdict: soundness.Verdict | None) -> Found:
+    fields = (collection.name, records, collection.dimension)
+    if collection.dimension is None:
+        return Found(*fields, "empty", "")
+    if verdict is None or verdict.empty:
+        return Found(*fields, "logged", "")
+    if verdict.sound:
+        return Found(*fields, "sound", "")
+    return Found(*fields, "rebuild", verdict.problem or "")

@@ -1,0 +1,116 @@
+"""chromactl adopt."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from chromad.adopt import Adoption, Outcome, Report
+from chromad.backup import repository
+from chromad.backup import run as backup
+from chromad.cli import ui
+from chromad.config import Config
+from chromad.errors import ChromadError
+from chromad.output import human_bytes
+
+LOST = 1
+_STATES = {
+    "sound": "sound, stays as it is",
+    "logged": "in the log alone; the engine makes its index",
+    "empty": "has no records yet",
+    "rebuild": "is rebuilt",
+}
+
+
+def run(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="The directory that Chroma was run with (--path).")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what there is, and do nothing.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Permit it to stop the service and start it again.")] = False,
+    json: ui.Json = False,
+) -> None:
+    """Take over a directory that stock Chroma (0.6 or later) wrote. It is only read: a copy becomes the data directory.
+
+    The copy is brought to the installed engine's schema, segments that are torn or of an older layout are rebuilt, an engine
+    opens it, and a backup is taken where there is a repository. DIR may be the data directory itself; then what was there is
+    moved aside. Exits 1 when vectors could not be had; their ids are listed in a file in quarantine.
+
+    Example: sudo chromactl adopt /srv/old-chroma --stop
+    """
+    settings = ui.settings(context)
+    as_json = json or settings.json
+    config = settings.config
+    ui.need(config.data_dir)
+    with ui.progress() as progress, Adoption(config, source, progress) as adoption:
+        report = adoption.examine()
+        if not as_json:
+            _show_report(report, config)
+        if dry_run:
+            if as_json:
+                ui.print_json({"report": asdict(report)})
+            return
+        outcome = adoption.adopt(may_stop=stop)
+    saved = _back_up(config)
+    if as_json:
+        ui.print_json({"report": asdict(report), "outcome": asdict(outcome), "backup": saved})
+    else:
+        _show_outcome(outcome, saved)
+    if any(each.lost for each in outcome.repaired):
+        raise typer.Exit(LOST)
+
+
+def _back_up(config: Config) -> str:
+    """Takes a first backup; gives its id, or why there is none."""
+    try:
+        primary, second = repository.connect(config), repository.connect_copy(config)
+        ui.become_owner(config.data_dir)
+        with ui.progress() as progress:
+            return backup.run(config, primary, second, full=True, progress=progress).id
+    except ChromadError as error:
+        return f"none: {error.message}"
+
+
+def _show_report(report: Report, config: Config) -> None:
+    newest = ", ".join(f"{kind} {version}" for kind, version in sorted(report.schema.items()))
+    ui.out.print(f"{report.directory}: {human_bytes(report.bytes)}, {report.log_rows} rows in the log", markup=False)
+    change = f"will be brought to Chroma {report.engine_version}'s" if report.migrated else "is up to date"
+    ui.out.print(f"its schema ({newest}) {change}", markup=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("  collection", "records", "dimension", "vectors"):
+        table.add_column(title, justify="right" if title in ("records", "dimension") else "left")
+    for each in report.collections:
+        state = f"{_STATES[each.state]}{f' ({each.reason})' if each.reason else ''}"
+        table.add_row(Text(f"  {each.name}"), str(each.records), str(each.dimension or ""), Text(state))
+    ui.out.print(table)
+    for uuid in report.orphans:
+        ui.out.print(f"{uuid} belongs to no collection, and is left out", markup=False)
+    if report.left_out:
+        ui.out.print(f"not Chroma's, and left out: {', '.join(report.left_out)}", markup=False)
+    place = "a copy takes its place" if report.in_place else f"a copy becomes {config.data_dir}"
+    ui.out.print(f"{place}; {human_bytes(report.free)} are free for it", markup=False)
+
+
+def _show_outcome(outcome: Outcome, saved: str) -> None:
+    ui.out.print(
+        f"adopted {outcome.collections} collections, {outcome.records} records in {outcome.directory}", markup=False
+    )
+    for each in outcome.repaired:
+        ui.out.print(
+            f"{each.collection}: {each.from_log} vectors come from the log, {each.salvaged} from {each.broken}",
+            markup=False,
+        )
+        if each.lost:
+            ui.out.print(f"  {len(each.lost)} cannot be had, their ids are in {each.lost_file}", markup=False)
+    if outcome.replaced:
+        ui.out.print(
+            f"the former data are in {outcome.replaced}; remove them when you no longer need them", markup=False
+        )
+    if saved.startswith("none"):
+        ui.out.print(f"no backup was taken ({saved}): sudo chromactl backups init, sudo chromactl backup", markup=False)
+    else:
+        ui.out.print(f"backup {saved} holds it, proven", markup=False)
+    if not outcome.restarted:
+        ui.out.print("start the service: systemctl start chromadb", markup=False)
