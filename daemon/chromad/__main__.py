@@ -9,14 +9,21 @@ from pathlib import Path
 from chromad import signals
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the daemon."""
+    made = argparse.ArgumentParser(prog="chromad", description="Runs ChromaDB as a service on one data directory.")
+    made.add_argument(
+        "--config", type=Path, metavar="FILE", help="The configuration; default: /etc/chromadb/chromad.yml."
+    )
+    return made
+
+
 def main() -> None:
     """Runs the daemon; exits 0 after a clean stop, else with the code of the error's class."""
     signals.install()
     # Only ever tighter than what the unit says.
     os.umask(os.umask(0) | 0o027)
-    parser = argparse.ArgumentParser(prog="chromad", description="Runs ChromaDB as a service on one data directory.")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="default: /etc/chromadb/chromad.yml")
-    path = parser.parse_args().config
+    path = parser().parse_args().config
     # Here, not above: signals are to be caught before these take their time.
     from chromad import config, output
     from chromad.errors import ChromadError, from_system
