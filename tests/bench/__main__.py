@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import backup, checkpoint, recovery, start, writes
+from . import backup, checkpoint, operate, recovery, start, writes
 from .figure import Figure, file_system, show, to_json
 from .options import Options
 
@@ -15,6 +15,7 @@ _BENCHMARKS: dict[str, Callable[[Options], list[Figure]]] = {
     "writes": writes.measure,
     "checkpoint": checkpoint.measure,
     "recovery": recovery.measure,
+    "operate": operate.measure,
     "backup": backup.measure,
 }
 
