@@ -93,6 +93,7 @@ class Adoption:
         self._check()
         size = sum(path.stat().st_size for path in self._files())
         place = restore.staging_place(config.data_dir)
+        restore.tell_leftovers(config.data_dir)
         if (free := free_bytes(place)) < size:
             raise ChromadError(
                 f"{place} has {human_bytes(free)} free; the copy needs {human_bytes(size)}",

@@ -3,13 +3,16 @@
 import random
 import shutil
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
 from chromad import legacy
+from chromad.checks import processes
 from chromad.store import sqlite
 
 from tests.integration import holders, mounts, old_chroma
+from tests.integration.account import BIN, current, until
 from tests.integration.old_chroma import Model
 from tests.integration.site import Result, Site, free_port
 
@@ -247,3 +250,31 @@ def test_old_pickle_that_is_cut_anywhere(made: Made, tmp_path: Path) -> None:
     assert counts == sorted(counts)
     assert counts[0] == 0
     assert not legacy.is_old(tmp_path)
+
+
+def test_killed_at_any_moment(site: Site, made: Made) -> None:
+    path, model = made["1.0.20"]
+    source = put(site, path)
+    before = site.tree(source)
+    adopted = False
+    for delay in (0.3, 0.6, 0.9, 1.2, 1.6, 2.0, 2.5, 3.0):
+        process = site.spawn([BIN / "chromactl", "--config", site.config, "adopt", source], current())
+        try:
+            process.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        assert site.tree(source) == before
+        # What a kill leaves of the engine ends by itself.
+        until(lambda: not processes.with_open_database(site.data / sqlite.FILE, ignore=set()), "the engine's end")
+        adopted = (site.data / "chromad.json").exists()
+        if adopted:
+            break
+        assert not (site.data / sqlite.FILE).exists()
+    if not adopted:
+        left = [path for path in site.asides() if path.name.startswith("staging-")]
+        result = adopt(site, source)
+        assert result.code == 0
+        assert all(str(path) in result.output for path in left if path.is_dir())
+    site.serve()
+    compare(site, model)

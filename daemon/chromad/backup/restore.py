@@ -63,9 +63,7 @@ def run_in_place(
     run.prepare(config)
     with lock.backup_lock(config.backup_dir) as held:
         repository.lock_fd = held.fd
-        for path in staging_place(data_dir).glob("staging-*"):
-            # Either a copy that was not complete, or the former data, if it was between two renames.
-            journal.warning("%s is left of a restore that did not come to its end; look at it, then remove it", path)
+        tell_leftovers(data_dir)
         staged = stage.stage(config, repository, choice, staging_place(data_dir), progress)
         try:
             need_exact(staged, inexact)
@@ -136,6 +134,13 @@ def need_exact(staged: Staged, inexact: bool) -> None:
             "it cannot be exact:\n" + "\n".join(f"  {note}" for note in staged.notes),
             "--inexact restores it all the same; nothing was touched",
         )
+
+
+def tell_leftovers(data_dir: Path) -> None:
+    """Warns of what a restore, or an adoption, that was killed has left beside the data."""
+    for path in staging_place(data_dir).glob("staging-*"):
+        # Either a copy that was not complete, or the former data, if it was between two renames.
+        journal.warning("%s is left of a restore that did not come to its end; look at it, then remove it", path)
 
 
 def staging_place(data_dir: Path) -> Path:
