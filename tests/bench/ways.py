@@ -12,6 +12,8 @@ from pathlib import Path
 from chromad.guard import BALLAST
 from chromad.store import sqlite
 
+from tests import packages
+
 from .servers import Chromad
 
 _TOOLS = {"restic": "restic", "rsync": "rsync", "sqlite3": "sqlite3", "tar": "tar", "zstd": "zstd"}
@@ -27,13 +29,10 @@ class Cost:
 
 def prepare() -> None:
     """Installs tools that are missing. Ends the run where it may not."""
-    missing = sorted({package for tool, package in _TOOLS.items() if not shutil.which(tool)})
-    if not missing:
-        return
-    if os.geteuid() != 0:
-        raise SystemExit(f"missing here: apt install {' '.join(missing)}")
-    for command in (("update",), ("install", "--yes", "--no-install-recommends", *missing)):
-        subprocess.run(("apt-get", "--quiet", *command), check=True, stdout=subprocess.DEVNULL)
+    try:
+        packages.need(_TOOLS)
+    except packages.Missing as error:
+        raise SystemExit(str(error)) from None
 
 
 class Way(ABC):

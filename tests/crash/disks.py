@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests import packages
+
 _FICLONE = 0x40049409  # linux/fs.h
 _CLONE_NEWNS = 0x20000  # linux/sched.h
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000  # linux/mount.h
@@ -36,10 +38,7 @@ def prepare() -> None:
     """Installs missing tools, and enters a mount namespace, with which all mounts go away however this process ends."""
     if os.geteuid() != 0:
         raise DiskError("power cuts and full disks need root: they mount images")
-    missing = sorted({package for tool, package in _TOOLS.items() if not shutil.which(tool)})
-    if missing:
-        _run("apt-get", "update")
-        _run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
+    packages.need(_TOOLS)
     if _libc.unshare(_CLONE_NEWNS) or _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None):
         raise DiskError(f"this machine does not allow mounts: {os.strerror(ctypes.get_errno())}")
 

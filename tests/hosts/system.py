@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import packages
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = Path("/var/cache/chromad-test")
 STATE = Path("/var/lib/chromad-test")
@@ -54,11 +56,10 @@ def prepare_controller() -> None:
     missing = sorted({package for tool, package in _TOOLS.items() if not shutil.which(tool)})
     if not _DEBIAN_KEYS.exists():
         missing.append("debian-archive-keyring")
-    if missing:
-        if not shutil.which("apt-get"):
-            raise HostsError(f"not installed: {', '.join(missing)}", "the controller must be a Debian or Ubuntu")
-        run("apt-get", "update")
-        run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
+    try:
+        packages.install(missing)
+    except packages.Missing as error:
+        raise HostsError(str(error), "the controller must be a Debian or Ubuntu") from None
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         raise HostsError(
             "this machine does not allow mounts (no CAP_SYS_ADMIN), so no host can be booted",

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.account import AS_ROOT, until
+from tests import packages
+from tests.integration.account import until
 from tests.integration.site import free_port
 
 _PACKAGES = {"chromium": "chromium", "chromedriver": "chromium-driver"}
@@ -99,10 +100,7 @@ class Browser:
 
 
 def _install() -> None:
-    missing = [package for program, package in _PACKAGES.items() if not shutil.which(program)]
-    if not missing:
-        return
-    if not AS_ROOT or not shutil.which("apt-get"):
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    for command in (("update",), ("install", "--yes", "--no-install-recommends", *missing)):
-        subprocess.run(("apt-get", "--quiet", *command), check=True, stdout=subprocess.DEVNULL)
+    try:
+        packages.need(_PACKAGES)
+    except packages.Missing as error:
+        pytest.skip(str(error))

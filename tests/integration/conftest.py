@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import packages
 from tests.integration.account import AS_ROOT, open_doors, service, why_unreachable
 from tests.integration.site import Site
 
@@ -14,6 +15,10 @@ def _interpreter() -> None:
         open_doors()
     if reason := why_unreachable(service()):
         pytest.exit(reason, returncode=1)
+    try:
+        packages.need({"restic": "restic"})
+    except packages.Missing as error:
+        pytest.exit(str(error), returncode=1)
 
 
 @pytest.fixture

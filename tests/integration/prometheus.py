@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import packages
+
 _CACHE = Path("/var/cache/chromad-test/prometheus")
 
 
@@ -30,9 +32,8 @@ def _unpack() -> None:
     draft = _CACHE.with_suffix(".draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    subprocess.run(("apt-get", "--quiet", "update"), check=True, stdout=subprocess.DEVNULL)
-    command = ("apt-get", "--quiet", "download", "-o", "APT::Sandbox::User=root", "prometheus")
-    subprocess.run(command, check=True, cwd=draft, stdout=subprocess.DEVNULL)
+    packages.apt("update")
+    packages.apt("download", "-o", "APT::Sandbox::User=root", "prometheus", directory=draft)
     [package] = draft.glob("prometheus_*.deb")
     subprocess.run(("dpkg", "-x", package, draft), check=True)
     shutil.rmtree(_CACHE, ignore_errors=True)

@@ -1,7 +1,6 @@
 """chromactl doctor on what lies outside the data: configuration, mounts, clock, limits, other versions, other environments."""
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import time
@@ -13,8 +12,9 @@ import pytest
 from chromad.checks import disks
 from chromad.store import sqlite
 
+from tests import packages
 from tests.integration import records
-from tests.integration.account import AS_ROOT, BIN, until
+from tests.integration.account import BIN, until
 from tests.integration.site import Site
 from tests.integration.test_doctor import doctor, wrong
 
@@ -243,10 +243,10 @@ def faketime() -> Path:
     """The library of faketime(1), installed where it is missing."""
     places = "/usr/lib/*/faketime/libfaketimeMT.so.1"
     if not list(Path("/").glob(places[1:])):
-        if not AS_ROOT or not shutil.which("apt-get"):
-            pytest.skip("faketime is not installed: apt install faketime")
-        for command in (("update",), ("install", "--yes", "--no-install-recommends", "faketime")):
-            subprocess.run(("apt-get", "--quiet", *command), check=True, stdout=subprocess.DEVNULL)
+        try:
+            packages.install(["faketime"])
+        except packages.Missing as error:
+            pytest.skip(str(error))
     return next(Path("/").glob(places[1:]))
 
 
