@@ -78,9 +78,11 @@ def test_killed_drill_leaves_nothing_that_stays(used: Site) -> None:
 
 def test_backup_that_is_not_there(used: Site) -> None:
     used.backup()
+    before = used.ledger
     result = used.chromactl("verify", "0123abcd")
     assert result.code == 1
     assert f"no backup '0123abcd' in {used.backups}" in result.output
+    assert used.ledger == before, "a name that is mistyped is no drill that failed"
 
 
 def test_space_that_only_forgotten_backups_took_is_given_back(used: Site) -> None:
@@ -98,3 +100,17 @@ def test_space_that_only_forgotten_backups_took_is_given_back(used: Site) -> Non
 
 def size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def test_drill_that_is_interrupted_does_not_count_as_a_good_one(used: Site) -> None:
+    used.backup()
+    drill = used.spawn([BIN / "chromactl", "--config", used.config, "verify"], current())
+    until(lambda: list(used.backup_dir.glob("drill-*")) or drill.poll() is not None, "a drill's files")
+    drill.send_signal(signal.SIGINT)
+    output = drill.communicate(timeout=60)[0].decode()
+    assert drill.returncode not in (0, None), output
+    assert "Traceback" not in output
+    assert used.ledger["drills"][-1]["problem"] == "it was ended before it was done"
+    assert not list(used.backup_dir.glob("drill-*"))
+    assert used.chromactl("verify").code == 0
+    assert not used.ledger["drills"][-1]["problem"]

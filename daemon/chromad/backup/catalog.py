@@ -6,7 +6,9 @@ from chromad.backup import run
 from chromad.backup.repository import Repository, Snapshot
 from chromad.errors import BackupError
 
-__all__ = ["Snapshot", "find", "proven", "time_of"]
+__all__ = ["NAMES", "Snapshot", "find", "proven", "time_of"]
+
+NAMES = ("latest", "oldest")
 
 
 def proven(snapshot: Snapshot) -> bool:
@@ -20,7 +22,7 @@ def find(repository: Repository, name: str) -> Snapshot:
     Raises BackupError when there is none, or when several hosts could be meant.
     """
     found = repository.snapshots()
-    if name not in ("latest", "oldest"):
+    if name not in NAMES:
         matching = [snapshot for snapshot in found if snapshot.id == name]
         if not matching:
             raise BackupError(

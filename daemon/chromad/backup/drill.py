@@ -5,6 +5,7 @@ the repository and reads a part of it, another one each time.
 """
 
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -43,15 +44,18 @@ def drill(config: Config, primary: Repository, name: str, progress: Progress) ->
         run.remove_leftovers(config)
         known = ledger.read(config.backup_dir)
         part = f"{known.parts % PARTS + 1}/{PARTS}"
+        # A name that is mistyped says nothing of the backups.
+        chosen = None if name in catalog.NAMES else catalog.find(primary, name)
         tried = ""
-        problem = ""
+        problem = "it was ended before it was done"
         try:
-            snapshot = catalog.find(primary, name)
+            snapshot = chosen or catalog.find(primary, name)
             tried = snapshot.id
             found = _restore_and_prove(config, primary, snapshot, progress)
             primary.check(part, lambda: progress(f"reading part {part} of the repository", 0, 0))
             primary.prune(lambda: progress("pruning", 0, 0))
-        except (ChromadError, OSError) as error:
+            problem = ""
+        except (ChromadError, OSError, sqlite3.Error) as error:
             problem = error.message if isinstance(error, ChromadError) else str(error)
             raise
         finally:
