@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from chromad.errors import ChromadError, PermissionProblem, TryAgain, from_system
 from chromad.output import log
 
+# Bytes of a request, and of an answer: a status names each collection that was left cold.
 _LIMIT = 64 << 10
+_LONGEST_ANSWER = 64 << 20
 _TIMEOUT = 10.0
 # Seconds between two progress lines; also what keeps the asking side from giving up.
 _PROGRESS_INTERVAL = 0.2
@@ -49,7 +51,7 @@ class Server:
                 f"control_socket {self._path}: {error.strerror}",
                 f"{self._path.parent} must exist and belong to the service user",
             ) from None
-        self._socket.listen(16)
+        self._socket.listen(128)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _refuse_if_answered(self) -> None:
@@ -85,12 +87,13 @@ class Server:
         with connection:
             connection.settimeout(_TIMEOUT)
             try:
-                answer = self._answer(_read_line(connection), _Reporter(connection))
-                _send(connection, answer)
+                _send(connection, self._answer(_read_line(connection), _Reporter(connection)))
             except OSError as error:
                 log.debug("control socket: %s", error)
 
     def _answer(self, line: bytes, progress: Progress) -> dict[str, Any]:
+        if len(line) > _LIMIT:
+            return _error(f"the request is longer than {_LIMIT >> 10} KiB", "say it in fewer words", 1)
         try:
             request = json.loads(line)
             handler = self._handlers[request["verb"]]
@@ -136,17 +139,17 @@ def ask(path: Path, verb: str, arguments: dict[str, Any] | None = None, progress
             connection.settimeout(None if progress else _TIMEOUT)
             _send(connection, {"verb": verb, **(arguments or {})})
             with connection.makefile("rb") as lines:
-                answer: dict[str, Any] = json.loads(lines.readline(_LIMIT))
+                answer = _read_answer(lines)
                 while progress and "progress" in answer:
                     progress(*answer["progress"])
-                    answer = json.loads(lines.readline(_LIMIT))
+                    answer = _read_answer(lines)
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except PermissionError:
             raise PermissionProblem(
                 f"{path}: no permission to talk to the daemon", "run as root, or join the service's group"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, RecursionError, ValueError) as error:
             raise TryAgain(f"{path}: the daemon gave no answer ({error})", "look at journalctl -u chromadb") from None
     if "error" in answer:
         kind = next((kind for kind in ChromadError.__subclasses__() if kind.exit_code == answer.get("exit_code")), None)
@@ -160,6 +163,13 @@ def _error(message: str, hint: str, exit_code: int) -> dict[str, Any]:
 
 def _send(connection: socket.socket, message: dict[str, Any]) -> None:
     connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _read_answer(lines: BinaryIO) -> dict[str, Any]:
+    answer = json.loads(lines.readline(_LONGEST_ANSWER))
+    if not isinstance(answer, dict):
+        raise ValueError("what listens there is no chromad")
+    return answer
 
 
 def _read_line(connection: socket.socket) -> bytes:

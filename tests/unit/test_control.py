@@ -1,0 +1,51 @@
+"""The control socket by itself: what is too long for it, and what is not."""
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from chromad import control
+from chromad.errors import ChromadError, TryAgain
+
+
+def test_answer_with_much_in_it(tmp_path: Path) -> None:
+    """A status names each collection that was left cold; there may be thousands."""
+    cold = {f"collection-{number}": "not chosen by warm.collections" for number in range(20_000)}
+    server = control.Server(tmp_path / "socket", {"status": lambda _request, _progress: {"cold": cold}})
+    server.start()
+    try:
+        assert control.ask(tmp_path / "socket", "status") == {"cold": cold}
+    finally:
+        server.stop()
+
+
+def test_request_that_is_too_long(tmp_path: Path) -> None:
+    server = control.Server(tmp_path / "socket", {"fence": lambda _request, _progress: {}})
+    server.start()
+    try:
+        with pytest.raises(ChromadError, match="longer than 64 KiB") as caught:
+            control.ask(tmp_path / "socket", "fence", {"reason": "x" * 100_000})
+        assert caught.value.hint
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\n", b"\xff\n", b"1\n", b"[]\n", b"[" * 50_000 + b"\n", b"HTTP/1.1 400 Bad Request\r\n"]
+)
+def test_what_answers_is_no_daemon(tmp_path: Path, answer: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+
+        def work() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        threading.Thread(target=work, daemon=True).start()
+        with pytest.raises(TryAgain, match="gave no answer") as caught:
+            control.ask(tmp_path / "socket", "status", progress=lambda _phase, _done, _total: None)
+        assert "journalctl" in caught.value.hint
