@@ -49,7 +49,7 @@ def _print_version(wanted: bool) -> None:
 def options(
     context: typer.Context,
     path: Annotated[
-        Path, typer.Option("--config", metavar="FILE", help="The daemon's configuration file.")
+        Path, typer.Option("--config", metavar="FILE", readable=False, help="The daemon's configuration file.")
     ] = DEFAULT_PATH,
     json: ui.Json = False,
     _version: Annotated[

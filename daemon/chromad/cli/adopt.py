@@ -27,7 +27,9 @@ _STATES = {
 
 def run(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="The directory that Chroma was run with (--path).")],
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR", readable=False, help="The directory that Chroma was run with (--path).")
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what there is, and do nothing.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Permit it to stop the service and start it again.")] = False,
     json: ui.Json = False,

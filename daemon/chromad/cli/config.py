@@ -15,7 +15,10 @@ app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True)
 @app.command()
 def validate(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="The file to check; default: the one of --config.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", readable=False, help="The file to check; default: the one of --config."),
+    ] = None,
     json: ui.Json = False,
 ) -> None:
     """Check a configuration file. Exits 78 and names every problem when it is wrong.

@@ -18,12 +18,15 @@ from chromad.output import human_bytes
 
 def run(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="[ID|latest|oldest]", help="The backup to restore.")] = "latest",
+    name: Annotated[str, typer.Argument(metavar="ID|latest|oldest", help="The backup to restore.")] = "latest",
     at: Annotated[
         str, typer.Option("--at", metavar="TIME", help="To a second, as 2026-01-02T03:04:05Z; UTC without an offset.")
     ] = "",
     target: Annotated[
-        Path | None, typer.Option("--target", metavar="DIR", help="Into a new directory; the service is not touched.")
+        Path | None,
+        typer.Option(
+            "--target", metavar="DIR", readable=False, help="Into a new directory; the service is not touched."
+        ),
     ] = None,
     only: Annotated[
         str, typer.Option("--collection", metavar="NAME", help="One collection, into the running service.")
@@ -36,7 +39,7 @@ def run(
         str, typer.Option("--repository", metavar="REPO", help="Not that of the configuration; with --target.")
     ] = "",
     key: Annotated[
-        Path | None, typer.Option("--password-file", metavar="FILE", help="The key of --repository.")
+        Path | None, typer.Option("--password-file", metavar="FILE", readable=False, help="The key of --repository.")
     ] = None,
     json: ui.Json = False,
 ) -> None:

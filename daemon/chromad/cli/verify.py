@@ -12,7 +12,7 @@ from chromad.cli import ui
 
 def run(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="[ID|latest|oldest]", help="The backup to try.")] = "latest",
+    name: Annotated[str, typer.Argument(metavar="ID|latest|oldest", help="The backup to try.")] = "latest",
     json: ui.Json = False,
 ) -> None:
     """Drill a restore: fetch a backup into a scratch place, check every file, open it, compare counts and answers.
