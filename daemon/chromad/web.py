@@ -121,13 +121,15 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "chromad"
     sys_version = ""
     error_content_type = "text/plain; charset=utf-8"
-    error_message_format = "%(code)d %(message)s\n"
+    error_message_format = (
+        "%(code)d %(message)s\nHINT: ask with GET or HEAD; the answer to an unknown path names those that there are\n"
+    )
 
     def do_GET(self) -> None:
         route = self.server.routes.get(self.path.partition("?")[0])
         if route is None:
             known = ", ".join(sorted(self.server.routes))
-            self._send(Answer.text(404, f"nothing is here; there are {known}"))
+            self._send(Answer.text(404, f"nothing is here\nHINT: there are {known}"))
             return
         try:
             answer = route()
