@@ -45,7 +45,7 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "chromad_disk_inodes_used_ratio": (("place",), "Inodes that are used."),
     "chromad_disk_warn_ratio": ((), "From here on the disk guard warns."),
     "chromad_disk_fence_ratio": ((), "From here on it refuses writes."),
-    "chromad_log_bytes": ((), "What the log in SQLite holds."),
+    "chromad_log_bytes": ((), "What the log in SQLite holds; for a long one by its newest rows."),
     "chromad_log_rows": ((), "Rows of the log."),
     "chromad_database_bytes": ((), "Size of the SQLite database."),
     "chromad_database_free_bytes": ((), "Pages in it that are free; chromactl compact gives them back."),
