@@ -1,6 +1,7 @@
 """The page, in a real browser: both color schemes, on a phone and on a desk."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,33 @@ def test_page(site: Site, browser: Browser, tmp_path: Path, scheme: str, width: 
     assert browser.run("return document.querySelectorAll('svg path').length") == 3
     assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.errors() == []
+
+
+def test_what_stays_the_same_is_not_said_again(site: Site, browser: Browser) -> None:
+    browser.open(f"http://127.0.0.1:{site.metrics_port}/")
+    until(lambda: browser.run("return document.querySelector('#notes p') !== null"), "the fence")
+    before = browser.run(
+        "note = document.querySelector('#notes p'); return document.getElementById('updated').innerText"
+    )
+    until(lambda: browser.run("return document.getElementById('updated').innerText") != before, "the next figures")
+    assert browser.run("return note === document.querySelector('#notes p')")
+    assert site.chromactl("fence", "--reason", "another reason").code == 0
+    until(lambda: "another reason" in browser.run("return document.getElementById('notes').innerText"), "the new one")
+
+
+def test_service_that_hangs(browser: Browser) -> None:
+    made = Site()
+    try:
+        daemon = made.serve()
+        browser.open(f"http://127.0.0.1:{made.metrics_port}/")
+        until(lambda: browser.run("return document.getElementById('state').textContent") == "serving", "serving")
+        daemon.process.send_signal(signal.SIGSTOP)
+        until(lambda: browser.run("return document.getElementById('state').textContent") == "no answer", "no answer")
+        daemon.process.send_signal(signal.SIGCONT)
+        until(lambda: browser.run("return document.getElementById('state').textContent") == "serving", "serving again")
+    finally:
+        made.remove()
+        browser.errors()
 
 
 def test_service_that_goes_away(browser: Browser) -> None:
