@@ -31,6 +31,12 @@ return [...document.querySelectorAll("main *")]
   });
 """
 
+_FULL_DISK = """
+const disk = { used_ratio: 0.999, inodes_used_ratio: 0, free_bytes: 1023.9 * 2 ** 30 };
+disks({ disks: { checkpoints: disk, data: { ...disk, used_ratio: 0.85 } }, thresholds: { warn: 0.8, fence: 0.95 },
+  history: { checkpoints: [0.1, 0.9], data: [0.2, 0.3] }, disk: { full_in: 3600 } });
+"""
+
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
@@ -79,10 +85,20 @@ def test_page(site: Site, browser: Browser, tmp_path: Path, scheme: str, width: 
     assert browser.run("return document.querySelectorAll('#taken span, #drills span').length") == 2
     assert not [pair for pair in browser.run(_CONTRASTS) if pair[1] < 4.5]
     # Curves come with the second sample, after a minute.
-    draw = "for (const id of ['records-curve', 'disk-curve', 'log-curve']) curve(id, [3, 1, 4, 1, 5], 0)"
+    draw = "for (const svg of document.querySelectorAll('svg')) curve(svg, [3, 1, 4, 1, 5], 0)"
     browser.run(f"{draw}; window.scrollTo(0, 0)")
     browser.screenshot(directory / f"curves-{scheme}-{width}.png")
-    assert browser.run("return document.querySelectorAll('svg path').length") == 3
+    drawn = browser.run("return [...document.querySelectorAll('svg:has(path)')].map(each => each.id)")
+    assert drawn == ["records-curve", "data-curve", "checkpoints-curve", "backups-curve", "log-curve"]
+    # The longest texts of a disk stay on one line, inside.
+    browser.run(_FULL_DISK)
+    browser.screenshot(directory / f"full-{scheme}-{width}.png")
+    rows = browser.run(
+        "return [...document.querySelectorAll('.row')].map(row => [row.innerText, row.scrollWidth - row.clientWidth, row.offsetHeight])"
+    )
+    assert [row for row in rows if row[1] > 0 or row[2] > 30] == []
+    assert "full" in rows[0][0]
+    assert not [pair for pair in browser.run(_CONTRASTS) if pair[1] < 4.5]
     assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.errors() == []
 
