@@ -163,5 +163,8 @@ def _engine(pid: int, silent: float) -> Iterator[Sample]:
 
 
 def _timestamp(name: str, moment: str | None) -> Iterator[Sample]:
-    if moment:
-        yield name, (), datetime.fromisoformat(moment).timestamp()
+    try:
+        seconds = datetime.fromisoformat(moment or "").timestamp()
+    except (ValueError, OverflowError):
+        return  # There is none, or somebody has edited the ledger: the other figures do not depend on it.
+    yield name, (), seconds
