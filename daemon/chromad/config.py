@@ -1,17 +1,24 @@
 """The configuration file: its schema, and loading it with every problem named at once."""
 
+import errno
 import ipaddress
+import os
 import re
+import stat
 from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from chromad.errors import ConfigurationError, PermissionProblem
 
 DEFAULT_PATH = Path("/etc/chromadb/chromad.yml")
+# Bytes; more than any real one has, and little enough to be parsed while the watchdog waits.
+_LARGEST = 128 << 10
+# So many problems are named at a time.
+_MOST_PROBLEMS = 50
 
 # Keys that a running daemon takes over on SIGHUP, with all of the section backup; all others need a restart.
 RUNTIME_KEYS = frozenset(
@@ -78,7 +85,15 @@ def _listen_host(value: object) -> object:
     return value
 
 
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a NUL character cannot be passed on to a command")
+    return text
+
+
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+# A word of a command line or of an environment, execve(2)
+Word = Annotated[str, AfterValidator(_no_nul)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=1 << 40)]
 
@@ -157,7 +172,7 @@ class Backup(_Section):
     repository: Repository = "/var/backups/chromadb"
     password_file: AbsolutePath = Path("/etc/chromadb/backup.key")
     environment_file: AbsolutePath | None = None
-    options: dict[str, str] = {}
+    options: dict[Word, Word] = {}
     keep: Keep = Keep()
     copy_to: CopyTo | None = None
 
@@ -176,7 +191,7 @@ class Disk(_Section):
     warn_percent: Percent = 80
     fence_percent: Percent = 95
     release_percent: Percent = 90
-    command: list[str] = []
+    command: list[Word] = []
 
 
 class Checkpoint(_Section):
@@ -276,12 +291,16 @@ class Config(_Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what YAML lets pass silently: a key given twice."""
+    """Refuses what YAML lets pass silently: a key given twice, and keys merged from elsewhere, which can grow without end."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = key_node.value
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, "keys cannot be merged (<<) here", key_node.start_mark
+                )
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark
@@ -298,7 +317,7 @@ def load(path: Path) -> Config:
     the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read(path).decode()
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path}: the configuration file does not exist", "give one with --config FILE"
@@ -332,6 +351,17 @@ def load(path: Path) -> Config:
         raise ConfigurationError(
             _problems(path, error), "chromactl config show prints every key with its value"
         ) from None
+
+
+def _read(path: Path) -> bytes:
+    """The content of a file, and of nothing that has no end or never begins (devices, pipes). Raises OSError."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise OSError(errno.EFBIG, f"larger than {_LARGEST >> 10} KiB")
+    return content
 
 
 def is_runtime(key: str) -> bool:
@@ -369,4 +399,7 @@ def _problems(path: Path, error: ValidationError) -> str:
         lines += [f"At '{where}': {line}" if where else line for line in what.splitlines()]
     lines = sorted(set(lines))
     count = f"{len(lines)} problems" if len(lines) > 1 else "1 problem"
-    return "\n".join([f"{path}: {count}", *(f"  {line}" for line in lines)])
+    shown = lines[:_MOST_PROBLEMS]
+    if len(lines) > len(shown):
+        shown.append(f"and {len(lines) - len(shown)} more")
+    return "\n".join([f"{path}: {count}", *(f"  {line}" for line in shown)])

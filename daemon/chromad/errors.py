@@ -42,6 +42,13 @@ class BackupError(ChromadError):
     """A backup cannot be taken, or is not what its manifest says."""
 
 
+def printable(text: str) -> str:
+    """Text without what a terminal or the journal would take for more than text; lines stay."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def from_system(error: Exception) -> ChromadError:
     """What an error of the operating system or of SQLite that nobody foresaw means to a user."""
     if isinstance(error, PermissionError):

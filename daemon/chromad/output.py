@@ -12,7 +12,7 @@ from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 
-from chromad.errors import ChromadError
+from chromad.errors import ChromadError, printable
 from chromad.events import ENDED, Event
 
 log = logging.getLogger("chromad")
@@ -120,9 +120,9 @@ def set_level(level: str) -> None:
 
 def report(error: ChromadError) -> None:
     """Logs an error, which ends the service, as a fact and its hint."""
-    log.error("%s", error.message, extra=ENDED.extra)
+    log.error("%s", printable(error.message), extra=ENDED.extra)
     if error.hint:
-        log.error("HINT: %s", error.hint)
+        log.error("HINT: %s", printable(error.hint))
 
 
 def human_bytes(count: float) -> str:

@@ -4,6 +4,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from chromad.errors import ConfigurationError
 
+_DIGITS = 9
+
 
 def engine() -> str:
     """The version of the installed chromadb package. Raises ConfigurationError when there is none."""
@@ -16,8 +18,9 @@ def chromad() -> str:
 
 
 def numbers(version_text: str) -> tuple[int, ...]:
-    """A version as numbers that compare: '1.5.9' -> (1, 5, 9)."""
-    return tuple(int(part) if part.isascii() and part.isdigit() else 0 for part in version_text.split("."))
+    """A version as numbers that compare: '1.5.9' -> (1, 5, 9). What is no number, or an unlikely one, counts as 0."""
+    parts = version_text.split(".")
+    return tuple(int(part) if part.isascii() and part.isdigit() and len(part) <= _DIGITS else 0 for part in parts)
 
 
 def _installed(package: str) -> str:

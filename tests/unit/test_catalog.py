@@ -58,3 +58,10 @@ def test_no_proven_one(repository: Repository, found: list[Snapshot]) -> None:
 )
 def test_time(text: str) -> None:
     assert catalog.time_of(text) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def test_facts_that_are_no_numbers() -> None:
+    def number(text: str) -> int | None:
+        return Snapshot("a", "2026-01-01T00:00:00+00:00", HERE, "/b", frozenset(), {"records": text}).number("records")
+
+    assert (number("12"), number("-1"), number("x"), number("9" * 5000)) == (12, None, None, None)

@@ -1,5 +1,7 @@
 """chromad.yml: values, and every problem named at once."""
 
+import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -244,3 +246,39 @@ def test_all_of_backup_is_taken_over_by_a_running_daemon(tmp_path: Path, text: s
 def test_runtime_keys_exist(tmp_path: Path) -> None:
     loaded = load(tmp_path, "backup: {copy_to: {repository: /srv/copies}, options: {some: thing}}")
     assert set(config._flat(loaded.model_dump())) >= config.RUNTIME_KEYS
+
+
+def test_file_that_is_no_file(tmp_path: Path) -> None:
+    """One that has no end, and one into which nobody writes."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (Path("/dev/zero"), pipe):
+        with pytest.raises(ConfigurationError, match="not a regular file") as caught:
+            config.load(path)
+        assert "--config" in caught.value.hint
+
+
+def test_file_too_large_to_be_one(tmp_path: Path) -> None:
+    assert "larger than 128 KiB" in problem(tmp_path, "#" * 200_000)
+
+
+def test_aliases_that_grow(tmp_path: Path) -> None:
+    """Nine of nine of nine …: as lists they are shared, as merged keys they would be copied."""
+    lines = [f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in pairwise("abcdefghi")]
+    assert "'warm.collections.8'" in problem(tmp_path, "\n".join(["a: &a [x]", *lines, "warm: {collections: *i}"]))
+    lines = [f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 9)}]}}" for before, name in pairwise("abcdefghi")]
+    assert "keys cannot be merged" in problem(tmp_path, "\n".join(["a: &a {x: 1}", *lines]))
+
+
+def test_more_problems_than_anybody_reads(tmp_path: Path) -> None:
+    said = problem(tmp_path, "".join(f"key{number}: 1\n" for number in range(1000))).splitlines()
+    assert said[0].endswith(": 1000 problems")
+    assert said[-1].strip() == "and 950 more"
+    assert len(said) == 52
+
+
+@pytest.mark.parametrize(
+    "text", [r'disk: {command: ["/a\0"]}', r'backup: {options: {a: "\0"}}', r'backup: {options: {"\0": a}}']
+)
+def test_words_that_no_command_can_have(tmp_path: Path, text: str) -> None:
+    assert "a NUL character cannot be passed on to a command" in problem(tmp_path, text)

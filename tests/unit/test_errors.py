@@ -2,7 +2,15 @@
 
 import pytest
 from chromad.checks import fail, ok, raise_failures
-from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, PermissionProblem, TryAgain
+from chromad.errors import (
+    BackupError,
+    ChromadError,
+    ConfigurationError,
+    EngineError,
+    PermissionProblem,
+    TryAgain,
+    printable,
+)
 
 
 def test_no_failure() -> None:
@@ -43,3 +51,7 @@ def test_gravest_class_wins(kinds: list[type[ChromadError]], gravest: type[Chrom
 )
 def test_exit_codes(kind: type[ChromadError], code: int) -> None:
     assert kind("fact").exit_code == code
+
+
+def test_what_a_terminal_would_obey_is_shown() -> None:
+    assert printable("a\x1b[31m\nb\u202e\udcff é") == "a\\x1b[31m\nb\\u202e\\udcff é"

@@ -96,3 +96,26 @@ def test_summary_of_a_damaged_one(tmp_path: Path) -> None:
     (tmp_path / ledger.FILE).write_text("{", encoding="utf-8")
     found = ledger.summary(tmp_path)
     assert "is damaged" in str(found["problem"])
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2026-01-01", "2026-01-01T00:00:00", "0001-01-01T00:00:00+23:59", "\0"])
+def test_time_that_nobody_can_reckon_with(tmp_path: Path, time: str) -> None:
+    for damaged in (
+        replace(GOOD, last_good=time),
+        replace(GOOD, attempted=time),
+        replace(GOOD, drills=[replace(GOOD.drills[0], ended=time)]),
+    ):
+        ledger.write(tmp_path, damaged)
+        with pytest.raises(BackupError, match="is damaged"):
+            ledger.read(tmp_path)
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 63, 10**400])
+def test_number_that_sqlite_does_not_hold(tmp_path: Path, number: int) -> None:
+    for damaged in (
+        replace(GOOD, last_seq_id=number),
+        replace(GOOD, taken=[replace(GOOD.taken[0], added=number)]),
+    ):
+        ledger.write(tmp_path, damaged)
+        with pytest.raises(BackupError, match="is damaged"):
+            ledger.read(tmp_path)

@@ -200,3 +200,19 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_directory_in_place_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="Is a directory"):
         manifest.check_file(tmp_path, manifest.Entry("a", 0, ""), lambda _: None)
+
+
+@pytest.mark.parametrize("key", ["base_seq_id", "last_seq_id", "continues"])
+@pytest.mark.parametrize("number", [-1, 1 << 63, 10**400])
+def test_number_that_sqlite_does_not_hold(tmp_path: Path, key: str, number: int) -> None:
+    write(tmp_path, document() | {key: number})
+    with pytest.raises(BackupError, match="is damaged"):
+        manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["created", "base_created"])
+@pytest.mark.parametrize("time", ["", "now", "2026-01-01T00:00:00"])
+def test_time_without_a_meaning(tmp_path: Path, key: str, time: str) -> None:
+    write(tmp_path, document() | {key: time})
+    with pytest.raises(BackupError, match="is damaged"):
+        manifest.read(tmp_path)

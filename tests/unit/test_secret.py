@@ -84,3 +84,11 @@ def test_in_memory() -> None:
         assert not os.get_inheritable(fd)
     finally:
         os.close(fd)
+
+
+def test_file_without_end(tmp_path: Path) -> None:
+    (tmp_path / "key").symlink_to("/dev/zero")
+    with pytest.raises((ConfigurationError, PermissionProblem)):
+        secret.read(tmp_path / "key")
+    with pytest.raises(ConfigurationError, match="larger than 64 KiB"):
+        secret.read(write(tmp_path / "long", "x" * 70_000))

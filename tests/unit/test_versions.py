@@ -25,3 +25,7 @@ def test_superscript_digit_is_no_number() -> None:
 def test_installed() -> None:
     assert versions.numbers(versions.engine()) >= (1, 5, 9)
     assert versions.chromad()
+
+
+def test_number_of_no_version() -> None:
+    assert versions.numbers(f"1.{'9' * 5000}") == (1, 0)

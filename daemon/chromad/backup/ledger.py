@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from chromad.errors import BackupError
+from chromad.fields import Moment, MomentOrNone, Number, Seconds
 from chromad.store import state
 
 FILE = "ledger.json"
@@ -25,19 +26,19 @@ class Taken:
     """A backup by its id in the repository. created: UTC, ISO 8601. added: bytes that it added. seconds: it took."""
 
     id: str
-    created: str
+    created: Moment
     proven: bool
-    added: int
-    seconds: float
+    added: Number
+    seconds: Seconds
 
 
 @dataclass(frozen=True)
 class Drill:
     """When a drill ended, of which backup, and why it failed (empty when it did not). part: of the repository that it read."""
 
-    ended: str
+    ended: Moment
     id: str
-    seconds: float
+    seconds: Seconds
     part: str
     problem: str
 
@@ -50,13 +51,13 @@ class Ledger:
 
     format: int = FORMAT
     data_id: str = ""
-    last_seq_id: int = 0
-    last_good: str = ""
-    attempted: str = ""
+    last_seq_id: Number = 0
+    last_good: MomentOrNone = ""
+    attempted: MomentOrNone = ""
     problem: str = ""
     suspect: bool = False
-    parts: int = 0
-    retained: str = ""
+    parts: Number = 0
+    retained: MomentOrNone = ""
     taken: list[Taken] = field(default_factory=list)
     drills: list[Drill] = field(default_factory=list)
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from chromad.errors import BackupError
+from chromad.fields import Moment, Number
 from chromad.store import archive, segment, sqlite
 
 FILE = "manifest.json"
@@ -25,7 +26,7 @@ class Entry:
     """One file: path relative to the backup, size in bytes, SHA-256 in hex."""
 
     path: str
-    size: int
+    size: Number
     sha256: str
 
 
@@ -49,10 +50,10 @@ class CollectionEntry:
     tenant: str
     database: str
     name: str
-    dimension: int | None
-    records: int
+    dimension: Number | None
+    records: Number
     segment: str
-    seq_id: int | None
+    seq_id: Number | None
     metadata: dict[str, Any]
     samples: list[Sample]
 
@@ -68,11 +69,11 @@ class Manifest:
     """
 
     format: int
-    created: str
-    base_created: str
-    base_seq_id: int
-    last_seq_id: int
-    continues: int | None
+    created: Moment
+    base_created: Moment
+    base_seq_id: Number
+    last_seq_id: Number
+    continues: Number | None
     chromad_version: str
     engine_version: str
     sqlite_version: str
@@ -117,8 +118,7 @@ def parse(text: bytes, name: str) -> Manifest:
     except (ValueError, LookupError, TypeError, RecursionError):
         raise damaged from None
     paths = [entry.path for entry in manifest.files]
-    sizes_fit = all(entry.size >= 0 for entry in manifest.files)
-    if not sizes_fit or len(set(paths)) != len(paths) or not all(map(_belongs, paths)):
+    if len(set(paths)) != len(paths) or not all(map(_belongs, paths)):
         raise damaged
     _check_complete(name, manifest, set(paths))
     return manifest

@@ -27,6 +27,9 @@ _TICK = 0.2
 _COUNT = re.compile(r"[Tt]here (were|was) \d+ error|unable to create lock")
 
 # bytes done, bytes in all
+# As many as SQLite's integers have at most
+_DIGITS = 18
+
 Progress = Callable[[int, int], None]
 
 
@@ -44,7 +47,7 @@ class Snapshot:
     def number(self, name: str) -> int | None:
         """A fact that is a number; None where it is not."""
         text = self.facts.get(name, "")
-        return int(text) if text.isascii() and text.isdecimal() else None
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS else None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from chromad.errors import ConfigurationError, PermissionProblem
 
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 _OTHERS = 0o007
+# Bytes
+_LARGEST = 64 << 10
 
 
 def read(path: Path) -> bytes:
@@ -22,7 +24,7 @@ def read(path: Path) -> bytes:
         with open(source, "rb") as file:
             if source == path and os.fstat(file.fileno()).st_mode & _OTHERS:
                 raise PermissionProblem(f"{path} can be read by everybody", f"chmod 0400 {path}, and take another key")
-            content = file.read()
+            content = file.read(_LARGEST + 1)
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path} does not exist", "chromactl backups init makes a key; on another host, bring the one of the first"
@@ -31,6 +33,8 @@ def read(path: Path) -> bytes:
         raise PermissionProblem(f"{path} is not readable for this user", "run as root") from None
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}", "name a file with the key") from None
+    if len(content) > _LARGEST:
+        raise ConfigurationError(f"{path} is larger than {_LARGEST >> 10} KiB", "name a file with the key")
     if not content.strip():
         raise ConfigurationError(f"{path} is empty", "put the key of the repository into it")
     return content

@@ -26,7 +26,7 @@ from chromad.cli import (
     verify_persistence,
 )
 from chromad.config import DEFAULT_PATH
-from chromad.errors import ChromadError, from_system
+from chromad.errors import ChromadError, from_system, printable
 
 app = typer.Typer(
     name="chromactl",
@@ -92,7 +92,7 @@ def _fail(error: ChromadError) -> None:
     if "--json" in sys.argv:
         ui.print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
     else:
-        ui.err.print(f"ERROR: {error.message}", style="red", markup=False)
+        ui.err.print(printable(f"ERROR: {error.message}"), style="red", markup=False)
         if error.hint:
-            ui.err.print(f"HINT: {error.hint}", markup=False)
+            ui.err.print(printable(f"HINT: {error.hint}"), markup=False)
     sys.exit(error.exit_code)
