@@ -5,13 +5,15 @@ judged: one that is not as this engine writes it (torn, or of an older layout) i
 engine opens the copy and every collection is counted and asked; then one rename(2) puts it in place, as a restore does.
 """
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from chromad import legacy, repair, service, versions
+from chromad import guard, legacy, repair, service, versions
 from chromad.backup import proof, restore, stage
 from chromad.backup.assemble import free_bytes
 from chromad.config import Config
@@ -20,6 +22,10 @@ from chromad.output import human_bytes
 from chromad.store import lock, log, segment, soundness, sqlite, state
 
 Progress = Callable[[str, int, int], None]
+
+_CHUNK = 1 << 20
+# What may be in a data directory that nobody has written to; with anything else, it is kept.
+_NOTHING = {lock.DIRECTORY_LOCK, state.FILE, guard.BALLAST, *(f"{sqlite.FILE}{end}" for end in ("", "-wal", "-shm"))}
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """repaired: what became of segments that had to be rebuilt. replaced: where the former data directory is; None when it was
-    empty. restarted: whether the service was stopped and started."""
+    """repaired: what became of segments that had to be rebuilt. replaced: where the former data directory is; None when there
+    was nothing in it. restarted: whether the service was stopped and started."""
 
     collections: int
     records: int
@@ -91,7 +97,8 @@ class Adoption:
         TryAgain when another process has it open, ChromadError when there is no room for the copy."""
         source, config = self._source, self._config
         self._check()
-        size = sum(path.stat().st_size for path in self._files())
+        # A torn link_lists.bin can claim terabytes.
+        size = sum(min(status.st_size, status.st_blocks * 512) for status in map(Path.stat, self._files()))
         place = restore.staging_place(config.data_dir)
         restore.tell_leftovers(config.data_dir)
         if (free := free_bytes(place)) < size:
@@ -203,14 +210,17 @@ class Adoption:
             raise ConfigurationError(f"{source} and {data_dir} lie in each other", "move one of them")
         if not self._in_place and self._taken():
             raise ConfigurationError(f"{data_dir} holds collections already", "adopt into an empty data directory")
+        for path in (*self._files(), *segment.directories(source)):
+            if path.is_symlink():
+                # Another user's directory could lead root to any file.
+                raise ConfigurationError(f"{path} is a symbolic link", "put what it names in its place")
         restore.check_alone(source)
 
     def _taken(self) -> bool:
         data_dir = self._config.data_dir
-        return (
-            sqlite.exists(data_dir)
-            and sqlite.has_tables(data_dir)
-            and bool(sqlite.collections(data_dir, counted=False))
+        return sqlite.exists(data_dir) and (
+            # Tables of another Chroma: who knows what is in them
+            not sqlite.has_tables(data_dir) or bool(sqlite.collections(data_dir, counted=False))
         )
 
     def _is_ours(self, path: Path) -> bool:
@@ -227,9 +237,8 @@ class Adoption:
         for path in self._files():
             target = self._copy / path.relative_to(self._source)
             target.parent.mkdir(mode=0o750, exist_ok=True)
-            # With its times: they tell whether the files of a segment were written by one persist.
-            shutil.copy2(path, target)
-            done += path.stat().st_size
+            _copy(path, target)
+            done += min(path.stat().st_size, path.stat().st_blocks * 512)
             self._progress("copying", done, size)
 
     def _put_in_place(self, restart: bool) -> Path | None:
@@ -241,25 +250,63 @@ class Adoption:
                 restore.check_alone(data_dir)
                 if not self._in_place and self._taken():
                     raise TryAgain(f"{data_dir} holds collections now", "adopt into an empty data directory")
-                restore.exchange(copy, data_dir)
+                # From here on the copy may be the former data, which are not to be removed, whatever comes.
+                self._adopted = True
+                try:
+                    restore.exchange(copy, data_dir)
+                except OSError:
+                    self._adopted = False
+                    raise
         except (ChromadError, OSError):
             if restart:
                 service.control("start")
             raise
-        self._adopted = True
         state.fsync_path(data_dir)
         replaced = copy.with_name(copy.name.replace("staging-", "replaced-"))
         copy.rename(replaced)
         state.fsync_path(replaced.parent)
         if restart:
-            service.control("start")
-        if not self._in_place and not segment.directories(replaced):
+            try:
+                service.control("start")
+            except ChromadError as error:
+                restore.roll_back(data_dir, replaced)
+                raise ChromadError(
+                    f"adopted {self._source}, but the service did not come up with it: {error}",
+                    "the former data are back in place, what was adopted is beside them in restore/failed-…",
+                ) from error
+        if not self._in_place and {path.name for path in replaced.iterdir()} <= _NOTHING:
             shutil.rmtree(replaced)
             return None
         return replaced
 
     def _tick(self) -> None:
         self._progress("looking at segments", 0, 0)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file with its holes, and its times: they tell whether the files of a segment were written by one persist."""
+    with open(source, "rb") as reader, open(target, "xb") as writer:
+        size = os.fstat(reader.fileno()).st_size
+        writer.truncate(size)
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(reader.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break  # a hole up to the end
+            end = os.lseek(reader.fileno(), at, os.SEEK_HOLE)
+            reader.seek(at)
+            writer.seek(at)
+            while at < end:
+                chunk = reader.read(min(_CHUNK, end - at))
+                if not chunk:
+                    raise TryAgain(f"{source} became shorter", "stop what writes it")
+                writer.write(chunk)
+                at += len(chunk)
+        writer.flush()
+        segment.keep_times(reader.fileno(), writer.fileno())
 
 
 def _found(collection: sqlite.Collection, records: int, verdict: soundness.Verdict | None) -> Found:

@@ -12,6 +12,7 @@ from chromad.store import idmap
 
 _OLD = (b"\x80\x04", b"\x80\x05")
 _GROUP = 1000
+_LARGEST = (1 << 31) - 1  # BININT
 
 
 def is_old(directory: Path) -> bool:
@@ -34,7 +35,7 @@ def convert(directory: Path) -> int:
 
 
 def _labels(content: bytes) -> dict[str, int]:
-    """Labels by id, as far as the pickle goes."""
+    """Labels by id, as far as the pickle goes and makes sense."""
     found: dict[str, int] = {}
     section, text = "", ""
     try:
@@ -45,7 +46,10 @@ def _labels(content: bytes) -> dict[str, int]:
                 # An attribute's name, and then its value
                 section = text
             elif opcode.name.startswith(("BININT", "LONG")) and section == "id_to_label":
-                found[text] = int(str(value))
+                label = int(str(value))
+                if not 0 < label <= _LARGEST:
+                    return found
+                found[text] = label
     except ValueError:
         return found
     return found

@@ -388,14 +388,17 @@ class Daemon:
         return {"fences": self._fences}
 
     def _silent(self) -> float:
-        return self._probe.silent_for() if self._probe else 0.0
+        # Read once: the main thread takes it away when the service stops.
+        probe = self._probe
+        return probe.silent_for() if probe else 0.0
 
     def _need_serving(self) -> None:
         if self._status.state != "serving":
             raise TryAgain(f"the service is {self._status.state}", "wait until chromactl status says serving")
 
     def _describe(self) -> dict[str, Any]:
-        config, status = self._config, self._status
+        # Each is replaced as a whole by another thread.
+        config, status, fences = self._config, self._status, self._fences
         return {
             "state": status.state,
             "since": status.since,
@@ -406,8 +409,8 @@ class Daemon:
             "cold": status.cold,
             "cold_ids": status.cold_ids,
             "recovered": status.recovered,
-            "fences": {kind: self._fences[kind] for kind in (fence.OPERATOR, fence.DISK) if kind in self._fences},
-            "quarantined": sorted(self._fences.keys() - {fence.OPERATOR, fence.DISK}),
+            "fences": {kind: fences[kind] for kind in (fence.OPERATOR, fence.DISK) if kind in fences},
+            "quarantined": sorted(fences.keys() - {fence.OPERATOR, fence.DISK}),
             "disk": {"level": self._guard.level, "text": self._guard.text, "full_in": self._telemetry.full_in()},
             "log": self._telemetry.log_size,
             "metrics": str(config.metrics) if config.metrics.port else None,

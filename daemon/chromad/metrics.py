@@ -45,7 +45,7 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "chromad_disk_inodes_used_ratio": (("place",), "Inodes that are used."),
     "chromad_disk_warn_ratio": ((), "From here on the disk guard warns."),
     "chromad_disk_fence_ratio": ((), "From here on it refuses writes."),
-    "chromad_log_bytes": ((), "What the log in SQLite holds."),
+    "chromad_log_bytes": ((), "What the log in SQLite holds; for a long one by its newest rows."),
     "chromad_log_rows": ((), "Rows of the log."),
     "chromad_database_bytes": ((), "Size of the SQLite database."),
     "chromad_database_free_bytes": ((), "Pages in it that are free; chromactl compact gives them back."),
@@ -163,5 +163,8 @@ def _engine(pid: int, silent: float) -> Iterator[Sample]:
 
 
 def _timestamp(name: str, moment: str | None) -> Iterator[Sample]:
-    if moment:
-        yield name, (), datetime.fromisoformat(moment).timestamp()
+    try:
+        seconds = datetime.fromisoformat(moment or "").timestamp()
+    except (ValueError, OverflowError):
+        return  # There is none, or somebody has edited the ledger: the other figures do not depend on it.
+    yield name, (), seconds

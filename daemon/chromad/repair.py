@@ -96,18 +96,19 @@ def _rebuild(
     from chromad.store.salvage import Salvage  # here: numpy is not for the daemon
 
     with sqlite.connect(config.data_dir) as connection:
-        needed = log.ids_without_vector(connection, collection)
+        needed = log.ids_without_vector(connection, collection) | log.ids_added_again(connection, collection)
         salvage = Salvage(broken, collection.dimension or 0, sqlite.is_cosine(connection, collection))
         vectors: dict[str, bytes] = {}
         for record, vector in salvage.vectors():
             if record in needed:
                 vectors[record] = vector
                 progress(f"salvaging {collection.name}", len(vectors), len(needed))
-        # Those that the log updates by and by are not what they were.
+        # Those that the log changes by and by are not what they were.
         updated = {
             record
             for (record,) in connection.execute(
-                "SELECT DISTINCT id FROM embeddings_queue WHERE topic = ? AND vector IS NOT NULL", (collection.topic,)
+                "SELECT DISTINCT id FROM embeddings_queue WHERE topic = ? AND operation <> ?",
+                (collection.topic, log.ADD),
             )
         }
         connection.execute("BEGIN IMMEDIATE")

@@ -21,6 +21,8 @@ from chromad.web import Answer, Listener
 
 # Seconds without an answer of the engine, after which it is not alive: half of what its watchdog waits for
 SILENCE = 15.0
+_FIRST = 5.0  # seconds
+_NEWEST = 20_000  # rows
 _POINTS = 180
 _BACKUPS = 60
 _SERIES = ("data", "checkpoints", "backups", "log", "records")
@@ -95,7 +97,8 @@ class Telemetry:
     # Gathering
 
     def _sample(self) -> None:
-        pause = 0.0
+        # Not when clients have waited for the start, and ask their first questions.
+        pause = _FIRST
         while not self._ended.wait(pause):
             try:
                 if sqlite.exists(self.config.data_dir) and sqlite.has_tables(self.config.data_dir):
@@ -108,18 +111,23 @@ class Telemetry:
             except (ChromadError, OSError, sqlite3.Error) as error:
                 log.debug("sampling: %s", error)
             # Soon again until there is something to tell.
-            pause = INTERVAL if self._database else 1.0
+            pause = INTERVAL if self._database else _FIRST
 
     def _count(self) -> None:
         with sqlite.connect(self.config.data_dir, busy_timeout=1.0) as connection:
-            (rows,) = connection.execute("SELECT count(*) FROM embeddings_queue").fetchone()
-            size, _ = chroma_log.size_after(connection, 0)
+            rows, last = connection.execute("SELECT count(*), max(seq_id) FROM embeddings_queue").fetchone()
+            # All of a large log is not read each minute: its newest rows tell how large the others are.
+            after = (last or 0) - _NEWEST
+            (newest,) = connection.execute(
+                "SELECT count(*) FROM embeddings_queue WHERE seq_id > ?", (after,)
+            ).fetchone()
+            size, _ = chroma_log.size_after(connection, after)
             pages, free, page = (
                 connection.execute(f"PRAGMA {name}").fetchone()[0]
                 for name in ("page_count", "freelist_count", "page_size")
             )
         self._database = {
-            "log_bytes": size,
+            "log_bytes": size * rows // max(newest, 1),
             "log_rows": rows,
             "database_bytes": pages * page,
             "database_free_bytes": free * page,

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import socketserver
 import sqlite3
 import threading
 import time
@@ -80,9 +81,8 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # As in the parent's parent: the parent asks DNS for this host's name.
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
+        # Not the parent's, which asks DNS for this host's name.
+        socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -135,6 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = route()
         except (ChromadError, OSError, sqlite3.Error) as error:
             answer = Answer.text(503, f"not to be had just now: {error}")
+        except Exception as error:
+            # Whatever it was, the others go on, and a client gets an answer.
+            log.warning("metrics: %s failed: %r", self.path.partition("?")[0], error)
+            answer = Answer.text(500, "this failed; the journal says more")
         self._send(answer)
 
     do_HEAD = do_GET

@@ -29,6 +29,8 @@ KEYS = {
     "fences",
     "quarantined",
     "disk",
+    "log",
+    "metrics",
     "backup",
     "checkpoint",
     "last_stop",

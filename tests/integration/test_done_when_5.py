@@ -1,7 +1,6 @@
 """A stop under load loses nothing that was acknowledged; READY means that the first query is as fast as the second."""
 
 import signal
-import statistics
 import time
 
 import numpy as np
@@ -59,10 +58,12 @@ def test_first_query_is_as_fast_as_the_second(site: Site) -> None:
             documents=[f"document {number}" for number in numbers],
         )
     daemon.stop()
-    ratios = []
-    for _ in range(3):
+    firsts, seconds = [], []
+    for _ in range(5):
         daemon = site.serve()
         first, second = seconds_of_queries(daemon)
-        ratios.append(first / second)
+        firsts.append(first)
+        seconds.append(second)
         daemon.stop()
-    assert statistics.median(ratios) <= 1.5, ratios
+    # The fastest of each: what else the machine does makes single ones slower. A cold one takes 40 times as long.
+    assert min(firsts) <= 1.5 * min(seconds), (firsts, seconds)

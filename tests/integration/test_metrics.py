@@ -180,6 +180,28 @@ def test_not_ready_before_it_serves(site: Site) -> None:
     until(lambda: get(site, "/readyz")[0] == 200, "readiness")
 
 
+def test_restart_after_a_scrape(site: Site) -> None:
+    site.serve()
+    assert get(site, "/metrics")[0] == 200
+    site.daemon.stop()
+    # What is left of the connection (TIME_WAIT) must not keep the port.
+    site.serve()
+    assert get(site, "/readyz")[0] == 200
+
+
+def test_ledger_that_somebody_has_edited(busy: Site) -> None:
+    before = busy.ledger
+    busy.edit_ledger(last_good="yesterday")
+    try:
+        found = scrape(busy)
+        assert found["chromad_backup_last_good_timestamp_seconds"] == {}
+        assert found["chromad_ready"][()] == 1
+        assert get(busy, "/api/status")[0] == 200
+    finally:
+        busy.edit_ledger(**before)
+    assert scrape(busy)["chromad_backup_last_good_timestamp_seconds"]
+
+
 def test_switched_off(site: Site) -> None:
     site.configure({"metrics.port": 0})
     daemon = site.serve()

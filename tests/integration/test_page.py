@@ -1,6 +1,7 @@
 """The page, in a real browser: both color schemes, on a phone and on a desk."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,12 @@ return [...document.querySelectorAll("main *")]
     const [one, two] = [parse(getComputedStyle(each).color), ground(each)].map(light).sort((a, b) => b - a);
     return [each.textContent.slice(0, 40), (one + 0.05) / (two + 0.05)];
   });
+"""
+
+_FULL_DISK = """
+const disk = { used_ratio: 0.999, inodes_used_ratio: 0, free_bytes: 1023.9 * 2 ** 30 };
+disks({ disks: { checkpoints: disk, data: { ...disk, used_ratio: 0.85 } }, thresholds: { warn: 0.8, fence: 0.95 },
+  history: { checkpoints: [0.1, 0.9], data: [0.2, 0.3] }, disk: { full_in: 3600 } });
 """
 
 
@@ -78,12 +85,49 @@ def test_page(site: Site, browser: Browser, tmp_path: Path, scheme: str, width: 
     assert browser.run("return document.querySelectorAll('#taken span, #drills span').length") == 2
     assert not [pair for pair in browser.run(_CONTRASTS) if pair[1] < 4.5]
     # Curves come with the second sample, after a minute.
-    draw = "for (const id of ['records-curve', 'disk-curve', 'log-curve']) curve(id, [3, 1, 4, 1, 5], 0)"
+    draw = "for (const svg of document.querySelectorAll('svg')) curve(svg, [3, 1, 4, 1, 5], 0)"
     browser.run(f"{draw}; window.scrollTo(0, 0)")
     browser.screenshot(directory / f"curves-{scheme}-{width}.png")
-    assert browser.run("return document.querySelectorAll('svg path').length") == 3
+    drawn = browser.run("return [...document.querySelectorAll('svg:has(path)')].map(each => each.id)")
+    assert drawn == ["records-curve", "data-curve", "checkpoints-curve", "backups-curve", "log-curve"]
+    # The longest texts of a disk stay on one line, inside.
+    browser.run(_FULL_DISK)
+    browser.screenshot(directory / f"full-{scheme}-{width}.png")
+    rows = browser.run(
+        "return [...document.querySelectorAll('.row')].map(row => [row.innerText, row.scrollWidth - row.clientWidth, row.offsetHeight])"
+    )
+    assert [row for row in rows if row[1] > 0 or row[2] > 30] == []
+    assert "full" in rows[0][0]
+    assert not [pair for pair in browser.run(_CONTRASTS) if pair[1] < 4.5]
     assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.errors() == []
+
+
+def test_what_stays_the_same_is_not_said_again(site: Site, browser: Browser) -> None:
+    browser.open(f"http://127.0.0.1:{site.metrics_port}/")
+    until(lambda: browser.run("return document.querySelector('#notes p') !== null"), "the fence")
+    before = browser.run(
+        "note = document.querySelector('#notes p'); return document.getElementById('updated').innerText"
+    )
+    until(lambda: browser.run("return document.getElementById('updated').innerText") != before, "the next figures")
+    assert browser.run("return note === document.querySelector('#notes p')")
+    assert site.chromactl("fence", "--reason", "another reason").code == 0
+    until(lambda: "another reason" in browser.run("return document.getElementById('notes').innerText"), "the new one")
+
+
+def test_service_that_hangs(browser: Browser) -> None:
+    made = Site()
+    try:
+        daemon = made.serve()
+        browser.open(f"http://127.0.0.1:{made.metrics_port}/")
+        until(lambda: browser.run("return document.getElementById('state').textContent") == "serving", "serving")
+        daemon.process.send_signal(signal.SIGSTOP)
+        until(lambda: browser.run("return document.getElementById('state').textContent") == "no answer", "no answer")
+        daemon.process.send_signal(signal.SIGCONT)
+        until(lambda: browser.run("return document.getElementById('state').textContent") == "serving", "serving again")
+    finally:
+        made.remove()
+        browser.errors()
 
 
 def test_service_that_goes_away(browser: Browser) -> None:

@@ -1,5 +1,8 @@
 """What is remembered of a day, and what is foretold from it."""
 
+import sys
+import threading
+
 import pytest
 from chromad.history import History
 from hypothesis import given
@@ -34,6 +37,36 @@ def test_nothing_is_foretold(values: list[float]) -> None:
 
 def test_beyond_the_limit_already() -> None:
     assert grown([0.9 + 0.001 * number for number in range(100)]).reaches("data", 0.95) == 0.0
+
+
+def test_reading_while_a_sample_is_added() -> None:
+    history = grown([0.5 + 0.001 * number for number in range(100)])
+    problems: list[Exception] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                history.reaches("data", 0.95)
+                assert len({len(values) for values in history.series(180).values()}) == 1
+            except Exception as error:
+                problems.append(error)
+                return
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in readers:
+            thread.start()
+        for number in range(100, 3000):
+            history.add({"data": 0.5 + 0.001 * number}, now=1000.0 + number * 60)
+    finally:
+        done.set()
+        for thread in readers:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert problems == []
 
 
 @given(st.integers(0, 3000), st.integers(1, 400))

@@ -93,7 +93,7 @@ def run_in_place(
                 service.control("start")
                 changed = _check_counts(config, staged.entries, last)
             except (ChromadError, OSError) as error:
-                _roll_back(data_dir, replaced)
+                roll_back(data_dir, replaced)
                 raise BackupError(
                     f"restored {choice.snapshot.id}, but the service did not come up with it: {error}",
                     "the former data are back in place",
@@ -258,7 +258,8 @@ def _check_counts(config: Config, entries: list[CollectionEntry], last: int) -> 
     return differing
 
 
-def _roll_back(data_dir: Path, replaced: Path) -> None:
+def roll_back(data_dir: Path, replaced: Path) -> None:
+    """Puts the former data back and starts the service with them; what had taken their place is kept as `failed-…`."""
     service.control("stop")
     with lock.directory_lock(data_dir):
         exchange(replaced, data_dir)

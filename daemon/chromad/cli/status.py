@@ -50,13 +50,13 @@ def run(
 def _watch(settings: ui.Settings) -> None:
     if not ui.out.is_terminal:
         raise ConfigurationError("--watch needs a terminal", "chromactl status --json suits programs")
-    with Live(_screen(_ask(settings)), console=ui.out, auto_refresh=False) as live:
-        try:
+    try:
+        with Live(_screen(_ask(settings)), console=ui.out, auto_refresh=False) as live:
             while True:
                 time.sleep(_INTERVAL)
                 live.update(_screen(_ask(settings)), refresh=True)
-        except KeyboardInterrupt:
-            return
+    except KeyboardInterrupt:
+        return
 
 
 def _ask(settings: ui.Settings) -> dict[str, Any]:

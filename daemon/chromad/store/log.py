@@ -90,6 +90,28 @@ def ids_without_vector(connection: sqlite3.Connection, collection: sqlite.Collec
     return {record for (record,) in rows}
 
 
+def ids_added_again(connection: sqlite3.Connection, collection: sqlite.Collection) -> set[str]:
+    """Records that were there when the oldest add of them was logged that the log still holds: the engine ignored it, and a
+    replay of the log alone would give them its vector.
+
+    Told by the metadata segment, which keeps what wrote a record last, and when it was made (seconds). An upsert in the log
+    gives a record its vector whatever was before.
+    """
+    rows = connection.execute(
+        "SELECT e.embedding_id, e.seq_id, q.first, q.logged > e.created_at FROM embeddings e JOIN"
+        " (SELECT id, min(seq_id) AS first, min(created_at) AS logged FROM embeddings_queue"
+        "  WHERE topic = ?2 AND operation IN (?3, ?4) GROUP BY id HAVING sum(operation = ?4) = 0) q ON q.id = e.embedding_id"
+        " WHERE e.segment_id IN (SELECT id FROM segments WHERE collection = ?1 AND scope = 'METADATA')",
+        (collection.id, collection.topic, ADD, UPSERT),
+    )
+    # Before 1.0 a seq id there is a big-endian number of eight bytes.
+    return {
+        record
+        for record, written, first, older in rows
+        if older or first > (int.from_bytes(written, "big") if isinstance(written, bytes) else written)
+    }
+
+
 def pending_records(connection: sqlite3.Connection, collection: sqlite.Collection) -> int:
     """By how many the records of a collection change when the rows are applied that its metadata segment has yet to apply.
 

@@ -237,11 +237,20 @@ def copy(data_dir: Path, target: Path, progress: Callable[[int, int], None]) -> 
 
 
 def is_cosine(connection: sqlite3.Connection, collection: Collection) -> bool:
-    """Whether a collection's distance is cosine, by its schema (Chroma 1.5) or its metadata (before)."""
-    (schema,) = connection.execute("SELECT schema_str FROM collections WHERE id = ?", (collection.id,)).fetchone()
+    """Whether a collection's distance is cosine: by its schema (Chroma 1.5), its configuration (since 1.0) or its metadata.
+
+    The first of them that there is decides, as it does for the engine.
+    """
+    schema, configuration = connection.execute(
+        "SELECT schema_str, config_json_str FROM collections WHERE id = ?", (collection.id,)
+    ).fetchone()
     if schema:
         config = json.loads(schema)["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
         return bool(config.get("space") == "cosine")
+    # Chroma 0.6 has another form of it, which the engine does not read.
+    hnsw = json.loads(configuration or "{}").get("vector_index", {}).get("hnsw") or {}
+    if "space" in hnsw:
+        return bool(hnsw["space"] == "cosine")
     row = connection.execute(
         "SELECT str_value FROM collection_metadata WHERE collection_id = ? AND key = 'hnsw:space'", (collection.id,)
     ).fetchone()

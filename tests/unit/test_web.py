@@ -1,0 +1,48 @@
+"""The listener by itself: what it answers when a route fails in a way that nobody foresaw."""
+
+import http.client
+import logging
+
+import pytest
+from chromad.config import Metrics
+from chromad.web import Answer, Listener
+
+from tests.integration.site import free_port
+
+
+def test_route_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Answer:
+        raise KeyError("secret of the source")
+
+    port = free_port()
+    listener = Listener(Metrics(port=port), {"/": fail, "/well": lambda: Answer.text(200, "well")})
+    listener.start()
+    logger = logging.getLogger("chromad")
+    logger.addHandler(caplog.handler)
+    try:
+        assert _get(port, "/") == (500, "this failed; the journal says more\n")
+        assert _get(port, "/well") == (200, "well\n")
+    finally:
+        logger.removeHandler(caplog.handler)
+        listener.stop()
+    warnings = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}
+    assert warnings == {"metrics: / failed: KeyError('secret of the source')"}
+
+
+def test_port_that_served_just_now_can_be_had_again() -> None:
+    port = free_port()
+    for _ in range(2):
+        listener = Listener(Metrics(port=port), {"/": lambda: Answer.text(200, "well")})
+        listener.start()
+        assert _get(port, "/") == (200, "well\n")
+        listener.stop()
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
