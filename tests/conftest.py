@@ -5,7 +5,9 @@ import os
 import pytest
 
 # Their asserts tell the values, too.
-pytest.register_assert_rewrite(*(f"tests.integration.{name}" for name in ("daemon", "records", "site", "writers")))
+pytest.register_assert_rewrite(
+    *(f"tests.integration.{name}" for name in ("daemon", "malformed", "records", "site", "writers"))
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
