@@ -26,10 +26,10 @@ _TICK = 0.2
 # Lines that say less than the first one
 _COUNT = re.compile(r"[Tt]here (were|was) \d+ error|unable to create lock")
 
-# bytes done, bytes in all
 # As many as SQLite's integers have at most
-_DIGITS = 18
+_DIGITS = 19
 
+# bytes done, bytes in all
 Progress = Callable[[int, int], None]
 
 
