@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from chromad import events
 from chromad.errors import BackupError, ConfigurationError
+from chromad.fields import Moment, Number
 from chromad.output import log as journal
 from chromad.store import log, quarantine, segment, soundness, sqlite, state
 from chromad.store.segment import Stats
@@ -49,11 +50,11 @@ class Checkpoint:
 
     format: int
     segment: str
-    seq_id: int
+    seq_id: Number
     data_id: str
-    taken: str
+    taken: Moment
     files: list[File]
-    mended: int = 0
+    mended: Number = 0
 
     def is_of(self, live: Stats) -> bool:
         """Whether the live files are untouched since this was taken."""
