@@ -3,7 +3,8 @@
 `write` puts them into two collections through the official client and an SSH tunnel, then updates some and deletes
 some; what must be there afterwards goes into a file. `compare` reads everything back and compares it record by
 record. `churn` goes on writing, one client per collection, and kills the service meanwhile: a request that was cut off
-is sent again until it is acknowledged. No earlier one is, so what they wrote must still be there.
+is sent again until it is acknowledged. No earlier one is, so what they wrote must still be there. `during` writes in the
+same way while a command runs, reads as well, and tells how long there was no answer; its exit code is the command's.
 """
 
 import argparse
@@ -36,6 +37,8 @@ _COLLECTIONS = {"packages": 1000, "packages-often-persisted": 100}
 # Requests of each writer before, between and after kills, and the seconds that they may take.
 _REQUESTS = 20
 _AWAIT_LIMIT = 60.0
+# What clients are told while an upgrade refuses changes
+_HELD = "changes are held"
 
 Record = dict[str, Any]
 Records = dict[str, dict[str, Record]]
@@ -44,11 +47,12 @@ Records = dict[str, dict[str, Record]]
 def main() -> int:
     """0 when it worked and everything compared equal, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m tests.corpus", description=__doc__)
-    parser.add_argument("verb", choices=("write", "churn", "compare"))
+    parser.add_argument("verb", choices=("write", "churn", "compare", "during"))
     parser.add_argument("host", help="a test host's name")
     parser.add_argument("file", type=Path, help="where the expected records are kept")
     parser.add_argument("--port", type=int, default=8000, help="of Chroma on the host's loopback")
     parser.add_argument("--kills", type=int, default=3, help="how often churn kills the service")
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="for during")
     arguments = parser.parse_args()
     with _tunnel(Host(arguments.host), arguments.port) as client:
         if arguments.verb == "write":
@@ -59,6 +63,12 @@ def main() -> int:
             print(_churn(client, expected, Host(arguments.host), arguments.kills), "requests acknowledged")
             arguments.file.write_text(json.dumps(expected))
             return 0
+        if arguments.verb == "during":
+            expected = json.loads(arguments.file.read_text())
+            code, gaps = _during(client, expected, arguments.command)
+            arguments.file.write_text(json.dumps(expected))
+            print(json.dumps(gaps))
+            return code
         wrong = list(_differences(client, json.loads(arguments.file.read_text())))
     print("\n".join(wrong[:20]) or "equal, record by record")
     return 1 if wrong else 0
@@ -126,6 +136,26 @@ def _churn(client: ClientAPI, expected: Records, host: Host, kills: int) -> int:
     return sum(writer.acknowledged for writer in writers)
 
 
+def _during(client: ClientAPI, expected: Records, command: list[str]) -> tuple[int, dict[str, float]]:
+    """Writes and reads while a command runs; gives its exit code, and the longest times in seconds without an answer."""
+    writers = [_Writer(client, name, records) for name, records in expected.items()]
+    reader = _Reader(client, next(iter(expected)))
+    threads: list[_Writer | _Reader] = [*writers, reader]
+    for thread in threads:
+        thread.start()
+    try:
+        _await_requests(writers)
+        code = subprocess.run(command, check=False).returncode
+        _await_requests(writers)
+    finally:
+        for thread in threads:
+            thread.ended.set()
+    for thread in threads:
+        thread.join()
+    gaps = {"without_write": max(writer.longest for writer in writers), "without_read": reader.longest}
+    return code, {name: round(seconds, 2) for name, seconds in gaps.items()}
+
+
 def _await_requests(writers: "list[_Writer]") -> None:
     """Waits until each writer has had some more requests acknowledged, so that the service is back and at work."""
     deadline = time.monotonic() + _AWAIT_LIMIT
@@ -144,6 +174,7 @@ class _Writer(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.ended = threading.Event()
         self.acknowledged = self.cut_off = 0
+        self.longest = 0.0
         self._collection = client.get_collection(name, embedding_function=None)
         self._records = records
 
@@ -165,15 +196,39 @@ class _Writer(threading.Thread):
     def _insist(self, request: Callable[[], object]) -> None:
         """Sends a request until it is acknowledged."""
         tries = 0
+        started = time.monotonic()
         while True:
             try:
                 request()
-            except httpx.TransportError:
+            except Exception as error:
+                if not isinstance(error, httpx.TransportError) and _HELD not in str(error):
+                    raise
                 tries += 1
                 time.sleep(0.1)
             else:
                 self.cut_off += tries > 0
+                self.longest = max(self.longest, time.monotonic() - started)
                 return
+
+
+class _Reader(threading.Thread):
+    """Asks for a record again and again until `ended`."""
+
+    def __init__(self, client: ClientAPI, name: str) -> None:
+        super().__init__(daemon=True)
+        self.ended = threading.Event()
+        self.longest = 0.0
+        self._collection = client.get_collection(name, embedding_function=None)
+
+    def run(self) -> None:
+        answered = time.monotonic()
+        while not self.ended.wait(0.05):
+            try:
+                self._collection.peek(1)
+            except httpx.TransportError:
+                continue
+            self.longest = max(self.longest, time.monotonic() - answered)
+            answered = time.monotonic()
 
 
 def _numbered(text: str, number: int) -> Record:

@@ -42,6 +42,10 @@ class BackupError(ChromadError):
     """A backup cannot be taken, or is not what its manifest says."""
 
 
+class UpgradeError(ChromadError):
+    """A new version does not come up with the data, or does not answer as the old one did."""
+
+
 def printable(text: str) -> str:
     """Text without what a terminal or the journal would take for more than text; lines stay."""
     return "".join(

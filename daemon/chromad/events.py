@@ -44,5 +44,11 @@ BACKUP_FAILED = Event("backup_failed", "3a9f5b937a1d4289ae9c82b4ecee36ae", "a ba
 DRILL_PASSED = Event("drill_passed", "44753fb85e664cd58bb16d62fe506b75", "a backup was restored on trial")
 DRILL_FAILED = Event("drill_failed", "7dd78f8bbb01485ea1933e8ee45b0ee6", "a backup could not be restored on trial")
 RESTORED = Event("restored", "22debdabc3064d8186fae830859a4f2c", "a backup was restored")
+UPGRADED = Event("upgraded", "df18b47086cb0ac707561df9241c835c", "another version of Chroma serves the data")
+UPGRADE_FAILED = Event(
+    "upgrade_failed",
+    "605606fd33accd1108ce5ec441bb0378",
+    "another version did not take over; the former one serves again",
+)
 
 ALL = [each for each in list(globals().values()) if isinstance(each, Event)]

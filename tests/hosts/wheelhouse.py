@@ -12,6 +12,8 @@ from .system import CACHE, REPOSITORY, building, digest, lock, run
 _PYTHON = {"debian12": "3.11", "debian13": "3.13"}
 _LOCK = REPOSITORY / "daemon/requirements.lock"
 _BUILD_LOCK = REPOSITORY / "tests/requirements.lock"
+# The packages of an older release, for upgrades
+_OLDER_LOCK = REPOSITORY / "tests/upgrade/older.lock"
 _OLDEST_GLIBC_MINOR = 36  # Debian 12 has glibc 2.36; wheels for it run on Debian 13 as well.
 
 
@@ -21,18 +23,20 @@ def wheelhouse(image: str) -> Path:
     applies = _for_python(_LOCK.read_text(), python)
     # What the lock has as source only is built on the host, in an isolated environment that wants setuptools.
     build = [entry for entry in _for_python(_BUILD_LOCK.read_text(), python) if entry.startswith("setuptools==")]
-    wanted = "".join([*applies, *build])
-    directory = CACHE / "wheels" / f"python{python}-{digest(wanted)}"
+    # Two runs of pip: it takes no package twice.
+    wanted = ["".join([*applies, *build]), "".join(_for_python(_OLDER_LOCK.read_text(), python))]
+    directory = CACHE / "wheels" / f"python{python}-{digest(*wanted)}"
     with lock(f"wheels-{python}"):
         if not directory.exists():
             with building(directory) as temporary:
-                requirements = temporary / "requirements.txt"
-                requirements.write_text(wanted)
-                run(
-                    *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"),
-                    *("--requirement", requirements, "--dest", temporary, "--python-version", python),
-                    *(f"--platform={tag}" for tag in _platforms()),
-                )
+                for text in wanted:
+                    requirements = temporary / "requirements.txt"
+                    requirements.write_text(text)
+                    run(
+                        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"),
+                        *("--requirement", requirements, "--dest", temporary, "--python-version", python),
+                        *(f"--platform={tag}" for tag in _platforms()),
+                    )
     return directory
 
 

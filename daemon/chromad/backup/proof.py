@@ -147,23 +147,31 @@ def prove(
     Entries with samples that have a digest are compared with them (a drill), others with what `ask` says. Raises
     BackupError that names all that is wrong.
     """
-    problems: list[str] = []
-    seen: list[CollectionEntry] = []
-    with scratch(config, directory, lambda: tick(len(seen), len(entries))) as api:
-        for entry in entries:
-            try:
-                samples, wrong = _look(api, entry, ask)
-            except (EngineError, OSError) as error:
-                samples, wrong = [], [str(error)]
-            problems += [f"{entry.name}: {each}" for each in wrong]
-            seen.append(replace(entry, samples=samples))
-            tick(len(seen), len(entries))
+    with scratch(config, directory, lambda: tick(0, len(entries))) as api:
+        seen, problems = inspect(api, entries, ask, tick)
     if problems:
         raise BackupError(
             "the backup is not what it should be:\n" + "\n".join(problems),
             "choose another backup; when new ones fail as well, look at journalctl -u chromadb",
         )
     return seen
+
+
+def inspect(
+    api: Api, entries: Sequence[CollectionEntry], ask: Ask | None, tick: Callable[[int, int], None]
+) -> tuple[list[CollectionEntry], list[str]]:
+    """Looks at collections that an engine serves; gives the entries with what was seen, and all that is wrong, as `prove`."""
+    problems: list[str] = []
+    seen: list[CollectionEntry] = []
+    for entry in entries:
+        try:
+            samples, wrong = _look(api, entry, ask)
+        except (EngineError, OSError) as error:
+            samples, wrong = [], [str(error)]
+        problems += [f"{entry.name}: {each}" for each in wrong]
+        seen.append(replace(entry, samples=samples))
+        tick(len(seen), len(entries))
+    return seen, problems
 
 
 def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sample], list[str]]:

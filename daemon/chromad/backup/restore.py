@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chromad import service
+from chromad import service, versions
 from chromad.api import Api
 from chromad.backup import run, stage
 from chromad.backup.manifest import CollectionEntry
@@ -67,7 +67,7 @@ def run_in_place(
         staged = stage.stage(config, repository, choice, staging_place(data_dir), progress)
         try:
             need_exact(staged, inexact)
-            dress(staged.directory, staged.manifest.engine_version, data_dir, data_dir.stat().st_mode & 0o7777)
+            dress(staged.directory, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777)
             last = sqlite.last_seq_id(staged.directory)
             if restart:
                 service.control("stop")
@@ -116,7 +116,7 @@ def run_aside(
         need_exact(staged, inexact)
         like = target if target.exists() else target.parent
         mode = like.stat().st_mode & 0o7777 if target.exists() else 0o750
-        dress(staged.directory, staged.manifest.engine_version, like, mode)
+        dress(staged.directory, versions.engine(), like, mode)
         if target.exists():
             target.rmdir()
         staged.directory.rename(target)
@@ -202,8 +202,13 @@ def _outcome(
 
 def dress(directory: Path, engine_version: str, like: Path, mode: int) -> None:
     """Gives a staged directory a history of its own, an owner and modes, and puts it on disk. mode: of the directory itself."""
-    owner = like.stat()
     state.write(directory, state.new(state.new_data_id(), engine_version, clean=True))
+    hand_over(directory, like, mode)
+
+
+def hand_over(directory: Path, like: Path, mode: int) -> None:
+    """Gives all in a directory the owner that `like` has, and modes, and puts it on disk. mode: of the directory itself."""
+    owner = like.stat()
     for path in (directory, *directory.rglob("*")):
         os.chmod(path, 0o750 if path.is_dir() else 0o640)
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

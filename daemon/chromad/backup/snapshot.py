@@ -20,7 +20,7 @@ from chromad.config import Config
 from chromad.errors import BackupError, ConfigurationError
 from chromad.output import human_bytes
 from chromad.output import log as journal
-from chromad.store import archive, fence, log, segment, soundness, sqlite, state
+from chromad.store import archive, fence, hold, log, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Checkpoint, Store
 
 CURRENT = "current"
@@ -273,6 +273,7 @@ def _prepare_copy(connection: sqlite3.Connection, seq_ids: Mapping[str, int | No
     # One file, without a WAL beside it.
     connection.execute("PRAGMA journal_mode=DELETE")
     fence.drop_all(connection)
+    hold.drop(connection)
     collections = sqlite.read_collections(connection, counted=False)
     for collection in collections:
         seq_id = seq_ids.get(collection.segment)

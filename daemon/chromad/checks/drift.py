@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from chromad import versions
+from chromad import environment, upgrade_journal, versions
 from chromad.checks import Result, fail, ok, preflight, skip, warn
 from chromad.checks.host import Host
 from chromad.errors import ConfigurationError
@@ -32,6 +32,7 @@ def check(host: Host) -> Iterator[Result]:
     yield _python()
     yield _environments()
     yield _variables()
+    yield _upgrade()
 
 
 def _data(host: Host) -> Result:
@@ -148,3 +149,17 @@ def _variables() -> Result:
         fact = f"{', '.join(found)} change what programs do in this shell, not in the service"
         return warn("environment", fact, f"unset {' '.join(found)}; chromad.yml configures the service")
     return ok("environment", "no variable of Chroma or Python is set")
+
+
+def _upgrade() -> Result:
+    try:
+        environment.home()
+    except ConfigurationError:
+        return skip("upgrade", "the service has one environment, which is changed in place")
+    journal = upgrade_journal.read()
+    if journal:
+        fact = f"an upgrade to Chroma {journal.engine} began at {journal.begun} and did not come to its end"
+        return fail(
+            "upgrade", ConfigurationError, fact, "sudo chromactl upgrade --undo, or playbooks/upgrade.yml again"
+        )
+    return ok("upgrade", "no upgrade was interrupted")

@@ -22,6 +22,7 @@ from chromad.cli import (
     restore,
     status,
     ui,
+    upgrade,
     verify,
     verify_persistence,
 )
@@ -74,6 +75,7 @@ app.command("fence")(fence.put)
 app.command("unfence")(fence.lift)
 app.command("repair")(repair.run)
 app.command("adopt")(adopt.run)
+app.command("upgrade")(upgrade.run)
 
 
 def main() -> None:

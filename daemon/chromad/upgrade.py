@@ -1,0 +1,374 @@
+"""From one version of Chroma to another, and back by itself when anything goes wrong.
+
+Run by the new environment while the service runs from the old one. A proven backup comes first, and a trial: the new engine
+opens what comes out of the repository, and has to answer as the old one did. Then a hold refuses all changes, a copy of the
+data is brought to the new schema, directory and link are swapped, and the new service is compared with the old one's answers
+before the hold is lifted. So whatever fails, at whatever moment, the former data and environment can be put back and nothing
+that a client had acknowledged is missing. A journal beside the environments says how, to the one who comes after a crash.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+from chromad import environment, guard, service, upgrade_journal, versions
+from chromad.api import Api
+from chromad.backup import proof, repository, restore, run, stage
+from chromad.backup.assemble import free_bytes
+from chromad.backup.manifest import CollectionEntry
+from chromad.config import Config
+from chromad.control import ask
+from chromad.environment import Environment
+from chromad.errors import ChromadError, ConfigurationError, UpgradeError
+from chromad.output import human_bytes
+from chromad.store import hold, lock, segment, sqlite, state
+from chromad.upgrade_journal import Journal
+
+# Of no use in a copy: the daemon makes them anew.
+_NOT_COPIED = {lock.DIRECTORY_LOCK, guard.BALLAST, f"{sqlite.FILE}-shm"}
+# A file that was written so shortly before it was copied may have been written since, at the same time by the clock.
+_SETTLED = 2.0
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an upgrade would do. bytes: of the copy, for which `free` are there."""
+
+    old: Environment
+    new: Environment
+    bytes: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """backup: the proven one that was taken first. replaced: where the former data are. down: seconds without service.
+    held: seconds in which changes were refused, `down` among them."""
+
+    old: Environment
+    new: Environment
+    backup: str
+    collections: int
+    records: int
+    replaced: Path
+    down: float
+    held: float
+
+
+class Upgrade:
+    """One try, in the order of its methods."""
+
+    def __init__(self, config: Config, path: Path, progress: Progress) -> None:
+        """path: of the configuration."""
+        self._config = config
+        self._path = path
+        self._progress = progress
+        self._new = environment.own()
+        self._copied: dict[str, tuple[int, int]] = {}
+
+    def plan(self) -> Plan | None:
+        """Looks whether it can be done; None when the service runs from this environment already.
+
+        Raises ConfigurationError for a downgrade, UpgradeError when the service does not serve, and others.
+        """
+        config, new = self._config, self._new
+        service.need_root("stop and start")
+        restore.check_place(config)
+        active = environment.active()
+        if active == new.path:
+            return None
+        self._old = old = environment.at(active)
+        before = state.read(config.data_dir)
+        newest = max((old.engine, before.engine_version if before else ""), key=versions.numbers)
+        if versions.numbers(new.engine) < versions.numbers(newest):
+            raise ConfigurationError(
+                f"the data are of Chroma {newest}; {new.path} has {new.engine}, which does not understand them",
+                "there is no way back but a backup that the older version took: stop the service, move the data aside, "
+                "apply the older release, chromactl restore ID",
+            )
+        running = ask(config.control_socket, "status")
+        if not running or running["state"] != "serving":
+            raise UpgradeError(
+                "the service does not serve", "systemctl start chromadb: the new one has to answer as it does"
+            )
+        if not running["supervised"]:
+            raise UpgradeError(
+                f"chromad runs outside systemd (pid {running['pid']})", "stop it; systemctl start chromadb"
+            )
+        self._left_out = {*running["cold_ids"], *running["quarantined"]}
+        size = sum(min(each.stat().st_size, each.stat().st_blocks * 512) for each in self._files())
+        place = restore.staging_place(config.data_dir)
+        if (free := free_bytes(place)) < size:
+            raise ChromadError(
+                f"{place} has {human_bytes(free)} free; the copy of the data needs {human_bytes(size)}",
+                "free some space; nothing was touched",
+            )
+        return Plan(old, new, size, free)
+
+    def back_up(self) -> str:
+        """Has the old version take a backup; gives its id. Raises UpgradeError with what it says."""
+        self._progress("taking a backup", 0, 0)
+        command = [str(self._old.chromactl), "--config", str(self._path), "--json", "backup"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            answer = {"error": f"{self._old.chromactl} backup exited with status {done.returncode}", "hint": ""}
+        if done.returncode or "id" not in answer:
+            raise UpgradeError(f"no backup: {answer.get('error')}; nothing was touched", str(answer.get("hint", "")))
+        return str(answer["id"])
+
+    def try_out(self, backup: str) -> None:
+        """Opens the backup with the new engine, on trial. Raises UpgradeError when it does not answer as the old one did."""
+        config = self._config
+        place = repository.connect(config)
+        with lock.backup_lock(config.backup_dir) as held:
+            place.lock_fd = held.fd
+            choice = stage.choose(place, backup, None)
+            parent = restore.staging_place(config.data_dir)
+            try:
+                staged = stage.stage(config, place, choice, parent, self._progress)
+            except ChromadError as error:
+                raise UpgradeError(
+                    f"{self._new} does not come up with the backup {backup}: {error.message}; nothing was touched",
+                    f"{self._old} goes on serving; {error.hint}",
+                ) from error
+            shutil.rmtree(staged.directory)
+
+    def switch_over(self, backup: str) -> Outcome:
+        """Puts the new version in place. Raises UpgradeError when that fails; then the old one is back."""
+        config = self._config
+        run.prepare(config)
+        with lock.backup_lock(config.backup_dir):
+            self._begin()
+            try:
+                self._copy()
+                self._hold()
+                held = time.monotonic()
+                entries = self._record()
+                self._stop()
+                stopped = time.monotonic()
+                self._copy()
+                self._migrate()
+                self._exchange()
+                self._switch()
+                self._start()
+                down = time.monotonic() - stopped
+                self._compare(entries)
+                self._commit()
+            except BaseException as error:
+                self._take_back(error)
+            replaced = _finish(config, self._journal)
+        records = sum(entry.records for entry in entries)
+        seconds = time.monotonic() - held
+        return Outcome(self._old, self._new, backup, len(entries), records, replaced, round(down, 2), round(seconds, 2))
+
+    def _take_back(self, error: BaseException) -> NoReturn:
+        """Puts the old version back, and raises what says why."""
+        self._progress("putting the old version back", 0, 0)
+        reason = error.message if isinstance(error, ChromadError) else f"{type(error).__name__}: {error}"
+        try:
+            undo(self._config)
+        except (ChromadError, OSError, sqlite3.Error) as second:
+            raise UpgradeError(
+                f"{self._new} did not take over: {reason}\nand the old version could not be put back: {second}",
+                "mend that, then: chromactl upgrade --undo",
+            ) from error
+        if not isinstance(error, ChromadError | OSError | sqlite3.Error):
+            raise error
+        raise UpgradeError(
+            f"{self._new} did not take over: {reason}",
+            f"{self._old} serves again, with the data as they were; journalctl -u {service.UNIT} -n 100 has what was said",
+        ) from error
+
+    # Steps of the switch
+
+    def _begin(self) -> None:
+        data_dir = self._config.data_dir
+        name = f"staging-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        self._journal = Journal(
+            upgrade_journal.FORMAT,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            self._old.path,
+            self._new.path,
+            self._new.engine,
+            data_dir,
+            data_dir.stat().st_ino,
+            restore.staging_place(data_dir) / name,
+            compared=False,
+        )
+        upgrade_journal.write(self._journal)
+        # Nobody else's until it is complete.
+        self._journal.copy.mkdir(mode=0o700)
+
+    def _copy(self) -> None:
+        """Copies what has changed since the last time: first while the service runs, then when it has stopped."""
+        data_dir, copy = self._config.data_dir, self._journal.copy
+        files = self._files()
+        total = sum(path.stat().st_size for path in files)
+        done = 0
+        names = {str(path.relative_to(data_dir)) for path in files}
+        for gone in self._copied.keys() - names:
+            (copy / gone).unlink()
+        for path in files:
+            name = str(path.relative_to(data_dir))
+            try:
+                status = path.stat()
+                if self._copied.get(name) != (status.st_mtime_ns, status.st_size):
+                    (copy / name).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+                    segment.copy_file(path, copy / name)
+            except FileNotFoundError:
+                continue  # of a collection that was deleted just now
+            settled = status.st_mtime < time.time() - _SETTLED
+            self._copied[name] = (status.st_mtime_ns, status.st_size) if settled else (0, -1)
+            done += status.st_size
+            self._progress("copying the data", done, total)
+
+    def _hold(self) -> None:
+        with sqlite.connect(self._config.data_dir) as connection:
+            hold.put(connection, _reason(self._new))
+
+    def _record(self) -> list[CollectionEntry]:
+        with sqlite.connect(self._config.data_dir) as connection:
+            entries = proof.entries(connection, {})
+        return self._inspect([entry for entry in entries if entry.id not in self._left_out], "recording answers")
+
+    def _stop(self) -> None:
+        self._progress("stopping the old service", 0, 0)
+        service.control("stop")
+        restore.check_alone(self._config.data_dir)
+
+    def _migrate(self) -> None:
+        copy = self._journal.copy
+        found = state.read(copy)
+        if not found or not found.clean:
+            raise UpgradeError("the old service did not stop cleanly", "try again when it runs")
+        with sqlite.connect(copy) as connection:
+            hold.drop(connection)
+        # An engine brings the schema up to date when it starts, and touches no segment before it is asked for one.
+        with proof.scratch(self._config, copy, lambda: self._progress("bringing the schema up to date", 0, 0)):
+            pass
+        sqlite.check_schema(copy)
+        with sqlite.connect(copy) as connection:
+            hold.put(connection, _reason(self._new))
+        sqlite.truncate_wal(copy)
+        for name in _NOT_COPIED:
+            (copy / name).unlink(missing_ok=True)
+        data_dir = self._config.data_dir
+        restore.hand_over(copy, data_dir, data_dir.stat().st_mode & 0o7777)
+
+    def _exchange(self) -> None:
+        data_dir = self._config.data_dir
+        with lock.directory_lock(data_dir):
+            restore.check_alone(data_dir)
+            restore.exchange(self._journal.copy, data_dir)
+        state.fsync_path(data_dir.parent)
+        state.fsync_path(self._journal.copy.parent)
+
+    def _switch(self) -> None:
+        environment.switch(self._new.path)
+
+    def _start(self) -> None:
+        self._progress("starting the new service", 0, 0)
+        service.control("start")
+
+    def _compare(self, entries: list[CollectionEntry]) -> None:
+        with sqlite.connect(self._config.data_dir) as connection:
+            present = {each.id for each in sqlite.read_collections(connection, counted=False)}
+        if lost := [entry.name for entry in entries if entry.id not in present]:
+            raise UpgradeError(f"collections are missing: {', '.join(lost)}")
+        self._inspect(entries, "comparing answers")
+
+    def _commit(self) -> None:
+        self._journal = replace(self._journal, compared=True)
+        upgrade_journal.write(self._journal)
+
+    # What they have in common
+
+    def _files(self) -> list[Path]:
+        """All that is to be copied. Raises ConfigurationError for what is neither file nor directory."""
+        found = []
+        for path in sorted(self._config.data_dir.rglob("*")):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                # Another user's directory could lead root to any file.
+                raise ConfigurationError(
+                    f"{path} is neither a file nor a directory", "move it out of the data directory"
+                )
+            if path.is_file() and path.name not in _NOT_COPIED:
+                found.append(path)
+        return found
+
+    def _inspect(self, entries: list[CollectionEntry], phase: str) -> list[CollectionEntry]:
+        api = Api(self._config.listen)
+        seen, problems = proof.inspect(api, entries, None, lambda done, total: self._progress(phase, done, total))
+        if problems:
+            raise UpgradeError("\n".join(problems))
+        return seen
+
+
+def undo(config: Config) -> str:
+    """Ends an upgrade that did not come to its end; gives what was done, empty when there was none.
+
+    One that was good already is completed; any other one is taken back: data, environment, service. Can be repeated.
+    """
+    journal = upgrade_journal.read()
+    if journal is None:
+        return ""
+    service.need_root("stop and start")
+    data_dir = config.data_dir
+    if journal.data_dir != data_dir:
+        raise ConfigurationError(
+            f"the upgrade was of {journal.data_dir}, the configuration has {data_dir}", "set data_dir as it was"
+        )
+    restore.check_place(config)
+    if journal.compared:
+        _finish(config, journal)
+        return f"completed the upgrade of {journal.begun} to Chroma {journal.engine}"
+    exchanged = data_dir.stat().st_ino != journal.inode
+    if exchanged or environment.active() != journal.old:
+        service.control("stop")
+    if exchanged:
+        with lock.directory_lock(data_dir):
+            restore.check_alone(data_dir)
+            restore.exchange(journal.copy, data_dir)
+        if state.read(journal.copy) != (found := state.read(data_dir)) and found:
+            # The new version may have taken checkpoints, of files that it has written.
+            state.write(data_dir, replace(found, data_id=state.new_data_id()))
+            owner = data_dir.stat()
+            os.chown(data_dir / state.FILE, owner.st_uid, owner.st_gid)
+    environment.switch(journal.old)
+    with sqlite.connect(data_dir) as connection:
+        hold.drop(connection)
+    # What is in the copy, nobody but the upgrade has written.
+    shutil.rmtree(journal.copy, ignore_errors=True)
+    service.control("start")
+    upgrade_journal.remove()
+    return f"took back the upgrade of {journal.begun} to Chroma {journal.engine}"
+
+
+def _finish(config: Config, journal: Journal) -> Path:
+    """Lets clients change things again; gives where the former data are."""
+    replaced = journal.copy.with_name(journal.copy.name.replace("staging-", "replaced-"))
+    with sqlite.connect(config.data_dir) as connection:
+        hold.drop(connection)
+    if journal.copy.exists():
+        with sqlite.connect(journal.copy) as connection:
+            hold.drop(connection)
+        journal.copy.rename(replaced)
+        state.fsync_path(replaced.parent)
+    upgrade_journal.remove()
+    return replaced
+
+
+def _reason(new: Environment) -> str:
+    return f"changes are held while this host is upgraded to Chroma {new.engine}: try again in a minute"
