@@ -150,8 +150,8 @@ class Upgrade:
         config = self._config
         run.prepare(config)
         with lock.backup_lock(config.backup_dir):
-            self._begin()
             try:
+                self._begin()
                 self._copy()
                 self._hold()
                 held = time.monotonic()
@@ -240,7 +240,10 @@ class Upgrade:
 
     def _record(self) -> list[CollectionEntry]:
         with sqlite.connect(self._config.data_dir) as connection:
+            # One state of it: the engine may still apply the last rows of the log.
+            connection.execute("BEGIN")
             entries = proof.entries(connection, {})
+            connection.execute("ROLLBACK")
         return self._inspect([entry for entry in entries if entry.id not in self._left_out], "recording answers")
 
     def _stop(self) -> None:
