@@ -29,13 +29,15 @@ from chromad.control import ask
 from chromad.environment import Environment
 from chromad.errors import ChromadError, ConfigurationError, UpgradeError
 from chromad.output import human_bytes
-from chromad.store import hold, lock, segment, sqlite, state
+from chromad.store import hold, lock, log, segment, sqlite, state
 from chromad.upgrade_journal import Journal
 
 # Of no use in a copy: the daemon makes them anew.
 _NOT_COPIED = {lock.DIRECTORY_LOCK, guard.BALLAST, f"{sqlite.FILE}-shm"}
 # A file that was written so shortly before it was copied may have been written since, at the same time by the clock.
 _SETTLED = 2.0
+# Seconds within which an engine has applied what it logged, and between two questions
+_APPLIED, _AGAIN = 20.0, 0.2
 
 Progress = Callable[[str, int, int], None]
 
@@ -312,11 +314,19 @@ class Upgrade:
         return found
 
     def _inspect(self, entries: list[CollectionEntry], phase: str) -> list[CollectionEntry]:
+        """What the service answers. Raises UpgradeError when that is not as it should be, for some time."""
         api = Api(self._config.listen)
-        seen, problems = proof.inspect(api, entries, None, lambda done, total: self._progress(phase, done, total))
-        if problems:
-            raise UpgradeError("\n".join(problems))
-        return seen
+        deadline = time.monotonic() + _APPLIED
+        while True:
+            seen, problems = proof.inspect(api, entries, None, lambda done, total: self._progress(phase, done, total))
+            with sqlite.connect(self._config.data_dir) as connection:
+                found = sqlite.read_collections(connection, counted=False)
+                asked = {entry.id for entry in entries}
+                if not problems and all(log.is_applied(connection, each) for each in found if each.id in asked):
+                    return seen
+            if time.monotonic() > deadline:
+                raise UpgradeError("\n".join(problems or ["the engine does not apply what is logged"]))
+            time.sleep(_AGAIN)
 
 
 def undo(config: Config) -> str:

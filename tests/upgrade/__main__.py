@@ -17,13 +17,13 @@ from tests.upgrade.older import ENGINE
 _FAIL = Path(__file__).with_name("fail.py")
 # Each step with what happens after it; `kill` leaves a journal to the next run.
 _FAILURES = [
-    # ("back_up", "raise"),
-    # ("try_out", "raise"),
-    #     ("_begin", "raise"),
-    #     ("_copy", "raise"),
+    ("back_up", "raise"),
+    ("try_out", "raise"),
+    ("_begin", "raise"),
+    ("_copy", "raise"),
     ("_hold", "raise"),
     ("_hold", "kill"),
-    #     ("_record", "raise"),
+    ("_record", "raise"),
     ("_stop", "raise"),
     ("_stop", "kill"),
     ("_migrate", "raise"),

@@ -137,6 +137,14 @@ def pending_records(connection: sqlite3.Connection, collection: sqlite.Collectio
     return change
 
 
+def is_applied(connection: sqlite3.Connection, collection: sqlite.Collection) -> bool:
+    """Whether the metadata segment has applied all that is logged."""
+    row = connection.execute(
+        "SELECT 1 FROM embeddings_queue WHERE topic = ? AND seq_id > ? LIMIT 1", (collection.topic, collection.written)
+    ).fetchone()
+    return row is None
+
+
 def prepend(
     connection: sqlite3.Connection, collection: sqlite.Collection, vectors: Iterable[tuple[str, bytes]]
 ) -> None:
