@@ -6,6 +6,8 @@ VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 HOSTS := $(BIN)/python -m tests.hosts
 DEMO := demo
+# The longest ones first
+SCENARIOS := upgrade backup lifecycle alternative check_first default
 ROUNDS := 10
 SEED := 1
 
@@ -49,18 +51,23 @@ run: venv ## Run the daemon in the foreground with its data under var/; Ctrl-C f
 	  'backup: {repository: $(CURDIR)/var/backups, password_file: $(CURDIR)/var/backup.key}' 'allow_root: true' >var/chromad.yml
 	@exec $(BIN)/chromad --config var/chromad.yml
 
-# Hosts mostly wait for themselves, so the rest goes on beside them.
+# Hosts mostly wait for themselves, so some boot beside the tests. What failed is said once more at the end.
 .PHONY: test
 test: venv ## Everything: lint, unit, integration, and the roles on booted systemd hosts (root)
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target molecule test-fast
+	@rm -f .pytest_cache/failed
+	@$(MAKE) --no-print-directory --jobs 3 --keep-going --output-sync=target test-fast $(SCENARIOS:%=molecule-%) || \
+	  { cat .pytest_cache/failed 2>&-; exit 1; }
 
 .PHONY: test-fast
 test-fast: lint ## Lint, unit and integration tests; needs no root, leaves out what does
 	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile tests/unit tests/integration
 
 .PHONY: molecule
-molecule: venv ## The roles on booted Debian 12 and 13, all scenarios (root)
-	cd tests && PATH=$(BIN):$$PATH molecule --base-config molecule/base.yml test --all
+molecule: $(SCENARIOS:%=molecule-%) ## The roles on booted Debian 12 and 13, all scenarios (root)
+
+.PHONY: $(SCENARIOS:%=molecule-%)
+$(SCENARIOS:%=molecule-%): molecule-%: venv
+	cd tests && PATH=$(BIN):$$PATH molecule --base-config molecule/base.yml test -s $*
 
 .PHONY: lint
 lint: venv ## ruff, mypy --strict, yamllint, ansible-lint, systemd-analyze

@@ -1,8 +1,13 @@
-"""The `root` marker: tests that need root say so, and are skipped elsewhere."""
+"""The `root` marker: tests that need root say so, and are skipped elsewhere. What failed is left in a file for `make test`."""
 
 import os
+from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
+
+_FAILED = Path(__file__).parents[1] / ".pytest_cache/failed"
+_LONGEST = 2000  # characters of a failure
 
 # Their asserts tell the values, too.
 pytest.register_assert_rewrite(
@@ -20,3 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root: other users, mounts or file attributes"))
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    reports = [*terminalreporter.stats.get("failed", []), *terminalreporter.stats.get("error", [])]
+    if reports:
+        _FAILED.parent.mkdir(exist_ok=True)
+        _FAILED.write_text("".join(f"FAILED {each.nodeid}\n{each.longreprtext[-_LONGEST:]}\n" for each in reports))

@@ -151,6 +151,12 @@ def test_the_engine_that_proves_a_backup_may_do_what_the_serving_one_may() -> No
         assert served <= set(_unit(name))
 
 
+def test_make_runs_every_scenario() -> None:
+    listed = re.search(r"^SCENARIOS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert listed
+    assert sorted(listed[1].split()) == sorted(path.parent.name for path in ROOT.glob("tests/molecule/*/molecule.yml"))
+
+
 @pytest.mark.parametrize(
     "scenario", sorted(path.parent.name for path in (ROOT / "tests/molecule").glob("*/molecule.yml"))
 )
