@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=3, help="how often churn kills the service")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="for during")
     arguments = parser.parse_args()
-    with _tunnel(Host(arguments.host), arguments.port) as client:
+    with tunnel(Host(arguments.host), arguments.port) as client:
         if arguments.verb == "write":
             arguments.file.write_text(json.dumps(_write(client)))
             return 0
@@ -300,7 +300,8 @@ def _lost_in_index(collection: chromadb.Collection, name: str, records: dict[str
 
 
 @contextmanager
-def _tunnel(host: Host, port: int) -> Iterator[ClientAPI]:
+def tunnel(host: Host, port: int) -> Iterator[ClientAPI]:
+    """A client of Chroma on a host's loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         local = int(probe.getsockname()[1])

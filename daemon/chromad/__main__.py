@@ -25,9 +25,10 @@ def main() -> None:
     os.umask(os.umask(0) | 0o027)
     path = parser().parse_args().config
     # Here, not above: signals are to be caught before these take their time.
-    from chromad import config, output
+    from chromad import config, memory, output
     from chromad.errors import ChromadError, from_system
 
+    memory.stay_small()
     output.setup()
     try:
         settings = config.load(path or config.DEFAULT_PATH)

@@ -20,7 +20,7 @@ def measure(options: Options) -> list[Figure]:
     """Doctor again and again, and the daemon's memory after scrapes and looks at the page."""
     doctor = Figure("chromactl doctor (s)", at_most=2.0)
     scrape = Figure("a scrape of the metrics (s)")
-    memory = Figure("memory of the daemon, with metrics and page in use (MiB)", at_most=45.0)
+    memory = Figure("memory of the daemon, with metrics and page in use (MB)", at_most=45.0)
     port = free_port()
     with tempfile.TemporaryDirectory(dir=options.directory) as root:
         server = Chromad(Path(root), {"metrics": {"port": port}})
@@ -41,5 +41,5 @@ def measure(options: Options) -> list[Figure]:
                         if path == "metrics":
                             scrape.ours.append(time.monotonic() - began)
                 status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
-                memory.ours.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
+                memory.ours.append(int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6)
     return [doctor, scrape, memory]

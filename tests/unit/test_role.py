@@ -31,8 +31,6 @@ def test_argument_specs_and_defaults_agree(role: str) -> None:
 def test_every_variable_is_changed_in_the_alternative_scenario() -> None:
     changed = yaml.safe_load((ROOT / "tests/molecule/alternative/vars/all.yml").read_text())
     apart = {"chromadb_index_url", "chromadb_wheelhouse"}
-    # Done by chromactl adopt, which tests/integration/test_adopt.py tries
-    apart |= {"chromadb_adopt_from"}
     # Filled by the role chromadb_backup
     apart |= {"chromadb_backup"}
     # The scenario backup has two hosts for SFTP.
