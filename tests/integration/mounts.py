@@ -1,5 +1,7 @@
 """Ways to make a directory refuse writes to its owner; they need root."""
 
+import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.account import Account
+from tests import packages
+from tests.integration.account import Account, until
+
+_SFTP_SERVER = Path("/usr/lib/openssh/sftp-server")
 
 
 @contextmanager
@@ -47,10 +52,37 @@ def full(directory: Path, account: Account) -> Iterator[None]:
 
 
 @contextmanager
-def small(directory: Path, size: int) -> Iterator[None]:
-    """Mounts an empty tmpfs of so many bytes over the directory."""
-    with _mounted("-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", at=directory):
+def small(directory: Path, size: int, *, inodes: int = 0) -> Iterator[None]:
+    """Mounts an empty tmpfs of so many bytes, and inodes where a number is given, over the directory."""
+    with _mounted("-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes},mode=0755", "tmpfs", at=directory):
         yield
+
+
+@contextmanager
+def network(source: Path, directory: Path) -> Iterator[None]:
+    """Mounts one directory over another as a file system of the network, sshfs. Its server is on this host."""
+    try:
+        packages.need({"sshfs": "sshfs", str(_SFTP_SERVER): "openssh-sftp-server"})
+    except packages.Missing as error:
+        pytest.skip(str(error))
+    ours, theirs = socket.socketpair()
+    with (
+        ours,
+        theirs,
+        subprocess.Popen([str(_SFTP_SERVER)], stdin=theirs.fileno(), stdout=theirs.fileno()) as server,
+        subprocess.Popen(
+            ["sshfs", "-f", "-o", "passive,allow_other", f":{source}", str(directory)],
+            stdin=ours.fileno(),
+            stdout=ours.fileno(),
+        ) as client,
+    ):
+        try:
+            until(lambda: os.path.ismount(directory), "mounted")
+            yield
+        finally:
+            _run("umount", "--lazy", str(directory))
+            client.wait(10)
+            server.kill()
 
 
 @contextmanager

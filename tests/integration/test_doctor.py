@@ -185,10 +185,13 @@ def test_disk_and_exposure(healthy: Site) -> None:
     try:
         found = wrong(doctor(healthy, 1))
         assert " % full" in found["disk"]
-        assert "reachable from the network" in found["exposure"]
+        assert "reachable from the network: Chroma" in found["exposure"]
+        healthy.configure({"listen.host": "127.0.0.1", "metrics.host": "0.0.0.0"})
+        assert "reachable from the network: metrics" in wrong(doctor(healthy, 1))["exposure"]
     finally:
         defaults = {"disk.warn_percent": 80, "disk.release_percent": 90, "disk.fence_percent": 95}
-        healthy.configure({**defaults, "listen.host": "127.0.0.1", "allow_unauthenticated_network": False})
+        hosts = {"listen.host": "127.0.0.1", "metrics.host": "127.0.0.1"}
+        healthy.configure({**defaults, **hosts, "allow_unauthenticated_network": False})
 
 
 def test_another_writer(healthy: Site) -> None:

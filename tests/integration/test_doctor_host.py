@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromad import config as configuration
+from chromad import telemetry
 from chromad.checks import disks
+from chromad.checks.host import Host
 from chromad.store import sqlite
 
 from tests import packages
-from tests.integration import records
+from tests.integration import mounts, records
 from tests.integration.account import BIN, until
 from tests.integration.site import Site
 from tests.integration.test_doctor import doctor, wrong
@@ -205,13 +208,61 @@ def test_restic_is_missing(serving: Site) -> None:
     (serving.backup_dir / "ledger.json").unlink()
 
 
-def test_network_file_system() -> None:
+@pytest.mark.root
+def test_network_file_system(used: Site) -> None:
+    (used.root / "far").mkdir()
+    with mounts.network(used.root, used.root / "far"):
+        used.configure({"data_dir": str(used.root / "far/data"), "checkpoint_dir": str(used.root / "far/checkpoints")})
+        [found] = [each for each in doctor(used, 2) if each["name"] == "file_system"]
+    assert (found["status"], found["data"]["type"]) == ("fail", "fuse.sshfs")
+    assert "is on fuse.sshfs: SQLite needs a local file system" in found["fact"]
+    assert found["hint"] == "move the data to a local one"
+
+
+def test_names_of_mount_points() -> None:
     mountinfo = (
         "29 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
         "61 29 0:52 / /srv/my\\040data rw,relatime shared:30 - nfs4 files:/srv rw,vers=4.2\n"
     )
     assert disks.file_system(Path("/srv/my data/chroma"), mountinfo) == "nfs4"
     assert disks.file_system(Path("/srv/my"), mountinfo) == "ext4"
+
+
+@pytest.mark.root
+def test_inodes(used: Site) -> None:
+    with mounts.small(used.checkpoints, 1 << 20, inodes=100):
+        for percent, code, status in ((50, 1, "ok"), (85, 1, "warn"), (97, 2, "fail")):
+            for number in range(percent - 1):
+                (used.checkpoints / str(number)).touch()
+            used.give_all(used.checkpoints)
+            found = [each for each in doctor(used, code) if each["name"] == "disk"]
+            [inodes] = [each for each in found if each["data"]["path"] == str(used.checkpoints)]
+            assert inodes["status"] == status
+            assert inodes["data"]["of"] == "inodes"
+            assert status == "ok" or f"is {percent} % full (inodes)" in inodes["fact"]
+
+
+@pytest.mark.root
+def test_growth(used: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon's own sampler, which takes a sample a minute, at another pace."""
+    monkeypatch.setattr(telemetry, "INTERVAL", 0.02)
+    monkeypatch.setattr(telemetry, "_FIRST", 0.02)
+    with mounts.small(used.checkpoints, 32 << 20):
+        config = configuration.load(used.config).model_copy(update={"metrics": configuration.Metrics(port=0)})
+        sampler = telemetry.Telemetry(config, lambda: {"records": 0}, lambda: 0.0)
+        sampler.gather()
+        for _ in range(40):
+            with (used.checkpoints / "growing").open("ab") as file:
+                file.write(bytes(64 << 10))
+            time.sleep(0.02)
+        sampler.rest()
+        answer = {"disk": {"full_in": sampler.full_in()}}
+        [found] = [each for each in disks.check(Host(config, used.config, answer)) if each.name == "growth"]
+        assert found.status == "warn"
+        assert "writes will be refused for want of space in 0.0 days" in found.fact
+        assert "chromactl compact" in found.hint
+        far = disks.check(Host(config, used.config, {"disk": {"full_in": 8 * 86400}}))
+        assert [each.status for each in far if each.name == "growth"] == ["ok"]
 
 
 @pytest.mark.root

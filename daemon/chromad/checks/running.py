@@ -9,6 +9,7 @@ from chromad import config as configuration
 from chromad import warm
 from chromad.checks import Result, fail, ok, processes, skip, warn
 from chromad.checks.host import Host, unit_properties
+from chromad.config import Config
 from chromad.errors import ChromadError, ConfigurationError, TryAgain
 from chromad.service import UNIT
 from chromad.store import lock, sqlite, state
@@ -55,12 +56,17 @@ def check(host: Host) -> Iterator[Result]:
         yield _absent(host)
     yield from _unit()
     yield _writers(host)
-    listen = host.config.listen
-    if listen.loopback:
-        yield ok("exposure", f"{listen} is reachable from this host alone")
-    else:
-        fact = f"{listen} is reachable from the network, and Chroma asks nobody who they are"
-        yield warn("exposure", fact, "listen on 127.0.0.1, with a proxy that authenticates")
+    yield _exposure(host.config)
+
+
+def _exposure(config: Config) -> Result:
+    reachable = {str(config.listen): "Chroma asks nobody who they are"} if not config.listen.loopback else {}
+    if config.metrics.port and not config.metrics.loopback:
+        reachable[str(config.metrics)] = "metrics and page tell everyone the names of collections"
+    if not reachable:
+        return ok("exposure", f"{config.listen} is reachable from this host alone, metrics are as well")
+    fact = "; ".join(f"{address} is reachable from the network: {what}" for address, what in reachable.items())
+    return warn("exposure", fact, "listen on 127.0.0.1, with a proxy that authenticates")
 
 
 def _absent(host: Host) -> Result:
