@@ -92,6 +92,10 @@ bench: venv ## Measure against stock Chroma, ROUNDS=10 interleaved runs; fails w
 bench-backup: venv ## Measure backups beside tar and rsync at 10,000 to 1,000,000 vectors; takes hours (root)
 	$(BIN)/python -m tests.bench backup --rounds 1
 
+.PHONY: bench-upgrade
+bench-upgrade: venv ## Measure how long clients wait while a host with 100,000 records is upgraded (root)
+	$(BIN)/python -m tests.upgrade.measure
+
 .PHONY: crash
 crash: venv ## Kill the service at all moments that matter, ROUNDS=1000; every acknowledged record must be there (root)
 	$(BIN)/python -m tests.crash kill --rounds $(ROUNDS) --seed $(SEED)
