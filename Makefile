@@ -59,7 +59,8 @@ test: venv ## Everything: lint, unit, integration, and the roles on booted syste
 	  { cat .pytest_cache/failed 2>&-; exit 1; }
 
 .PHONY: test-fast
-test-fast: lint ## Lint, unit and integration tests; needs no root, leaves out what does
+test-fast: venv ## Lint, unit and integration tests; needs no root, leaves out what does
+	@$(MAKE) --no-print-directory --jobs 1 lint
 	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile tests/unit tests/integration
 
 .PHONY: molecule
