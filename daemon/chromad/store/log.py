@@ -54,8 +54,8 @@ def size_after(connection: sqlite3.Connection, seq_id: int) -> tuple[int, int]:
 
 
 def rebuilds(connection: sqlite3.Connection, collection: sqlite.Collection) -> bool:
-    """Whether the log holds a vector for each record of a collection, so that its segment can be made anew from it."""
-    return not ids_without_vector(connection, collection)
+    """Whether the log gives each record of a collection its vector, so that its segment can be made anew from it."""
+    return not ids_without_vector(connection, collection) and not ids_added_again(connection, collection)
 
 
 def replays_exactly(connection: sqlite3.Connection, collection: sqlite.Collection, seq_id: int) -> bool:

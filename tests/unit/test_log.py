@@ -1,0 +1,30 @@
+"""What the log alone gives back."""
+
+import time
+from pathlib import Path
+
+import pytest
+from chromad.store import log, sqlite
+
+from tests.segments import engine
+
+
+def _fill(data: Path, operation: str) -> None:
+    """A record that is written again, and then updated."""
+    collection = engine.create(engine.client(data), "made")
+    collection.add(ids=["r"], embeddings=[[1.0, 2.0]])
+    time.sleep(1.1)  # the database tells times in seconds
+    getattr(collection, operation)(ids=["r"], embeddings=[[3.0, 4.0]])
+    collection.update(ids=["r"], metadatas=[{"a": 1}])
+
+
+@pytest.mark.parametrize(("operation", "rebuilds"), [("add", False), ("upsert", True)])
+def test_an_add_that_was_ignored_rebuilds_nothing(operation: str, rebuilds: bool, tmp_path: Path) -> None:
+    engine.run(_fill, tmp_path, operation)
+    with sqlite.connect(tmp_path) as connection:
+        (collection,) = sqlite.read_collections(connection)
+        # As long as the first add is there as well, all is well.
+        assert log.rebuilds(connection, collection)
+        log.purge(tmp_path, {collection.topic: 1}, lambda _: True)
+        assert not log.ids_without_vector(connection, collection)
+        assert log.rebuilds(connection, collection) == rebuilds
