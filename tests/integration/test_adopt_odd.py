@@ -9,13 +9,12 @@ from pathlib import Path
 
 import chromadb
 import pytest
-from chromad import legacy
+from chromad.store import legacy
 from chromadb.config import Settings
 
 from tests.integration import old_chroma
+from tests.integration.old_chroma import VERSIONS
 from tests.integration.site import Result, Site
-
-VERSIONS = ["0.6.3", "1.0.20", "1.5.9"]
 
 # Tells what can be read in the end: tenant, database, collection; vector, document and metadata by id.
 _WRITER = """

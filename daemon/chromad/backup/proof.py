@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chromad.api import Api
+from chromad.api import LOST, Api
 from chromad.backup.manifest import CollectionEntry, Sample
 from chromad.config import Config, Listen
 from chromad.engine import Engine
@@ -31,9 +31,6 @@ _NEAR = 0.7
 _SAME = 1e-3
 _PORT_TRIES = 3
 _STOP_LIMIT = 60.0  # seconds
-
-# What the engine says of a record that has no vector, as `chromactl repair` leaves those that cannot be had
-_LOST = "Error finding id"
 
 Tick = Callable[[], None]
 # Gives the digests of records of a collection by their ids; leaves out what cannot be compared.
@@ -200,7 +197,7 @@ def _records(api: Api, place: tuple[str, str, str], ids: Sequence[str]) -> list[
     try:
         return api.records(*place, {"ids": list(ids)})
     except EngineError as error:
-        if _LOST not in str(error):
+        if LOST not in str(error):
             raise
         if len(ids) == 1:
             return []

@@ -104,12 +104,7 @@ def ids_added_again(connection: sqlite3.Connection, collection: sqlite.Collectio
         " WHERE e.segment_id IN (SELECT id FROM segments WHERE collection = ?1 AND scope = 'METADATA')",
         (collection.id, collection.topic, ADD, UPSERT),
     )
-    # Before 1.0 a seq id there is a big-endian number of eight bytes.
-    return {
-        record
-        for record, written, first, older in rows
-        if older or first > (int.from_bytes(written, "big") if isinstance(written, bytes) else written)
-    }
+    return {record for record, written, first, older in rows if older or first > sqlite.seq_id(written)}
 
 
 def pending_records(connection: sqlite3.Connection, collection: sqlite.Collection) -> int:
