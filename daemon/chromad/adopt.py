@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from chromad import comparison, guard, repair, service, versions
 from chromad.backup import proof, restore, stage
 from chromad.backup.assemble import free_bytes
+from chromad.backup.manifest import CollectionEntry
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
 from chromad.output import human_bytes
@@ -67,7 +69,7 @@ class Report:
 class Outcome:
     """repaired: what became of segments that had to be rebuilt. replaced: where the former data directory is; None when there
     was nothing in it. restarted: whether the service was stopped and started. compared: records that were compared with what
-    the directory held, in so many seconds; unknown: those of them whose vector it did not have."""
+    the directory held, in so many seconds; unknown: those of them without their vectors, which were lost there, or all zero."""
 
     collections: int
     records: int
@@ -119,7 +121,7 @@ class Adoption:
         self._copy = place / f"staging-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         self._take_copy(size)
         restore.check_alone(source)
-        found = origin.read(self._copy)
+        found = origin.read(self._copy, source)
         unknown = sqlite.unknown_migrations(self._copy)
         if unknown:
             raise ConfigurationError(
@@ -165,17 +167,16 @@ class Adoption:
         """
         config, copy = self._config, self._copy
         data_dir = config.data_dir
-        restart = restore.check_service(config, may_stop=may_stop)
+        restart = restore.check_service(config, may_stop=may_stop, verb="adopt")
         self._check_room()
         with Contents(self._beside("contents")) as held:
             held.read(copy, self._source, self._progress)
             repaired = self._bring_up()
+            with sqlite.connect(copy) as connection:
+                entries = proof.entries(connection, {})
             started = time.monotonic()
-            same = self._compare(held)
+            same = self._compare(held, entries)
             seconds = time.monotonic() - started
-        with sqlite.connect(copy) as connection:
-            entries = proof.entries(connection, {})
-        proof.prove(config, copy, entries, None, lambda done, total: self._progress("searching", done, total))
         stage.tidy(copy)
         restore.dress(copy, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777)
         if self._stats() != self._seen:
@@ -217,13 +218,20 @@ class Adoption:
             self._progress("bringing the schema up to date", 0, 0)
         sqlite.check_schema(copy)
         sqlite.keep_log(copy)
+        with sqlite.connect(copy) as connection:
+            log.drop_unreadable_metadata(connection)
         settings = self._config.model_copy(update={"data_dir": copy})
         with lock.directory_lock(copy) as held:
             return repair.mend(settings, self._former, held, self._progress)
 
-    def _compare(self, held: Contents) -> comparison.Differences:
+    def _compare(self, held: Contents, entries: list[CollectionEntry]) -> comparison.Differences:
+        """Compares what an engine serves with what the directory held, and lets it search."""
         with proof.scratch(self._config, self._copy, self._tick) as api:
             found = comparison.compare(api, held, self._progress)
+            if not found.count:
+                _, problems = proof.look(api, entries, None, partial(self._progress, "searching"))
+                for problem in problems:
+                    found.add(problem)
         if found.count:
             more = [f"and {found.count - len(found.found)} more"] if found.count > len(found.found) else []
             raise BackupError(

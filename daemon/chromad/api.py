@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 from typing import Any
 from urllib.parse import quote
 
@@ -82,7 +83,12 @@ class Api:
         found = self.request("POST", path, {**body, "include": asked}, timeout=_LONG)
         columns = (found[name] or [None] * len(found["ids"]) for name in include)
         names = ("id", "embedding", "document", "metadata", "uri")
-        return [dict(zip(names, row, strict=True)) for row in zip(found["ids"], *columns, strict=True)]
+        records = [dict(zip(names, row, strict=True)) for row in zip(found["ids"], *columns, strict=True)]
+        for record in records:
+            if None in (record["embedding"] or []):
+                # What is no number in JSON: a cosine collection cannot keep vectors whose length is out of range.
+                record["embedding"] = [math.nan if each is None else each for each in record["embedding"]]
+        return records
 
     def nearest(
         self, tenant: str, database: str, collection: str, vectors: list[list[float]], count: int

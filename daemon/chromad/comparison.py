@@ -12,8 +12,10 @@ from chromad.store.contents import Collection, Contents, Record
 
 # Records of one request, and the numbers of all their vectors
 _PAGE, _NUMBERS = 500, 200_000
-# Where the space is cosine the engine keeps vectors normalised, which costs their last bits.
+# Where the space is cosine the engine keeps vectors normalised, which costs their last bits; and all of those whose squared
+# length is out of range for 32 bits.
 _TOLERANCE = 1e-5
+_SQUARES = 1e-37, 3e38
 _SHOWN = 20
 
 Progress = Callable[[str, int, int], None]
@@ -21,8 +23,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Differences:
-    """found: in words, the first of `count`. compared: records. unknown: those of them whose vector the directory did not
-    have either, so that it was not compared."""
+    """found: in words, the first of `count`. compared: records. unknown: those of them without their vectors, which were
+    lost in the directory, or all zero, which looks like a hole in a file."""
 
     found: list[str] = field(default_factory=list)
     count: int = 0
@@ -122,6 +124,8 @@ def _same(found: "array[float]", vector: bytes, *, cosine: bool) -> bool:
     wanted = array("f", vector)
     if not cosine or len(found) != len(wanted):
         return False
+    if not _SQUARES[0] < sum(each * each for each in wanted) < _SQUARES[1]:
+        return True
     bound = _TOLERANCE * max(map(abs, wanted), default=0.0)
     return all(abs(a - b) <= bound for a, b in zip(found, wanted, strict=True))
 

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chromad import config
+from chromad.adopt import Adoption
 from chromad.checks import processes
+from chromad.errors import TryAgain
 from chromad.store import legacy, sqlite
 
 from tests.integration import holders, mounts, old_chroma
@@ -242,6 +245,60 @@ def test_no_directory_of_chroma(site: Site, path: str, fact: str) -> None:
     assert result.code == 78
     assert fact in result.output
     assert "HINT" in result.output
+
+
+def test_source_is_written_to_meanwhile(site: Site, made: Made) -> None:
+    source = put(site, made["1.5.9"][0])
+    with Adoption(config.load(site.config), source, lambda *_: None) as adoption:
+        adoption.examine()
+        with sqlite3.connect(source / sqlite.FILE) as connection:
+            connection.execute("UPDATE collections SET name = 'other' WHERE name = 'plain'")
+        connection.close()
+        with pytest.raises(TryAgain, match="was written to meanwhile"):
+            adoption.adopt(may_stop=False)
+    assert not list(site.data.iterdir()) or not (site.data / sqlite.FILE).exists()
+    assert not list((site.root / "restore").glob("*"))
+
+
+def _parent(site: Site, source: Path) -> tuple[Path, str]:
+    return source.parent, f"give the directory that has it: {source}"
+
+
+def _file(site: Site, source: Path) -> tuple[Path, str]:
+    return source / sqlite.FILE, f"give its directory: {source}"
+
+
+def _parquet(site: Site, source: Path) -> tuple[Path, str]:
+    (source / sqlite.FILE).rename(source / "chroma-embeddings.parquet")
+    return source, "chroma-migrate"
+
+
+def _other_program(site: Site, source: Path) -> tuple[Path, str]:
+    with sqlite3.connect(source / sqlite.FILE) as connection:
+        connection.execute("DROP TABLE migrations")
+    connection.close()
+    return source, "is it another program's?"
+
+
+def _too_old(site: Site, source: Path) -> tuple[Path, str]:
+    # As 0.4.14 leaves it
+    with sqlite3.connect(source / sqlite.FILE) as connection:
+        connection.execute("DELETE FROM migrations WHERE dir = 'sysdb' AND version > 3")
+        connection.execute("DELETE FROM migrations WHERE dir = 'metadb' AND version > 2")
+    connection.close()
+    return source, "open it once with chromadb 0.4.24"
+
+
+@pytest.mark.parametrize("make", [_parent, _file, _parquet, _other_program, _too_old])
+def test_what_cannot_be_adopted(site: Site, made: Made, make: Callable[[Site, Path], tuple[Path, str]]) -> None:
+    path, hint = make(site, put(site, made["1.5.9"][0]))
+    before = site.tree()
+    result = adopt(site, path)
+    assert result.code == 78, result.output
+    assert "staging-" not in result.output
+    assert f"HINT: {hint}" in result.output
+    assert site.tree() == before
+    assert not list((site.root / "restore").glob("*"))
 
 
 def test_database_is_garbage(site: Site) -> None:

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chromad.store import log, sqlite
 
@@ -12,9 +13,9 @@ from tests.segments import engine
 def _fill(data: Path, operation: str) -> None:
     """A record that is written again, and then updated."""
     collection = engine.create(engine.client(data), "made")
-    collection.add(ids=["r"], embeddings=[[1.0, 2.0]])
+    collection.add(ids=["r"], embeddings=np.ones((1, 2), np.float32))
     time.sleep(1.1)  # the database tells times in seconds
-    getattr(collection, operation)(ids=["r"], embeddings=[[3.0, 4.0]])
+    getattr(collection, operation)(ids=["r"], embeddings=np.zeros((1, 2), np.float32))
     collection.update(ids=["r"], metadatas=[{"a": 1}])
 
 

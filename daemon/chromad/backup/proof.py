@@ -5,6 +5,7 @@ Where the service runs, samples are compared with what it answers; later, a dril
 
 import hashlib
 import json
+import math
 import random
 import socket
 import sqlite3
@@ -144,23 +145,31 @@ def prove(
     Entries with samples that have a digest are compared with them (a drill), others with what `ask` says. Raises
     BackupError that names all that is wrong.
     """
-    problems: list[str] = []
-    seen: list[CollectionEntry] = []
-    with scratch(config, directory, lambda: tick(len(seen), len(entries))) as api:
-        for entry in entries:
-            try:
-                samples, wrong = _look(api, entry, ask)
-            except (EngineError, OSError) as error:
-                samples, wrong = [], [str(error)]
-            problems += [f"{entry.name}: {each}" for each in wrong]
-            seen.append(replace(entry, samples=samples))
-            tick(len(seen), len(entries))
+    with scratch(config, directory, lambda: tick(0, len(entries))) as api:
+        seen, problems = look(api, entries, ask, tick)
     if problems:
         raise BackupError(
             "the backup is not what it should be:\n" + "\n".join(problems),
             "choose another backup; when new ones fail as well, look at journalctl -u chromadb",
         )
     return seen
+
+
+def look(
+    api: Api, entries: Sequence[CollectionEntry], ask: Ask | None, tick: Callable[[int, int], None]
+) -> tuple[list[CollectionEntry], list[str]]:
+    """As `prove`, of what an engine has open; gives what is wrong instead of raising it."""
+    problems: list[str] = []
+    seen: list[CollectionEntry] = []
+    for entry in entries:
+        try:
+            samples, wrong = _look(api, entry, ask)
+        except (EngineError, OSError) as error:
+            samples, wrong = [], [str(error)]
+        problems += [f"{entry.name}: {each}" for each in wrong]
+        seen.append(replace(entry, samples=samples))
+        tick(len(seen), len(entries))
+    return seen, problems
 
 
 def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sample], list[str]]:
@@ -180,7 +189,7 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
     # Chroma loses the update of a record that is alone in its collection, crash or not.
     if different and count > 1:
         problems.append(f"the records {', '.join(sorted(different))} are not as they should be")
-    kept = [record for record in records if record["embedding"]]
+    kept = [record for record in records if record["embedding"] and all(map(math.isfinite, record["embedding"]))]
     if not kept:
         return [], problems
     answers = api.nearest(*place, [record["embedding"] for record in kept], min(_NEAREST, count))

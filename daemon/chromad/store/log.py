@@ -107,6 +107,18 @@ def ids_added_again(connection: sqlite3.Connection, collection: sqlite.Collectio
     return {record for record, written, first, older in rows if older or first > sqlite.seq_id(written)}
 
 
+def drop_unreadable_metadata(connection: sqlite3.Connection) -> None:
+    """Takes metadata that is no JSON out of rows that the metadata segments have applied, which are kept for their vectors.
+
+    Chroma before 1.0 wrote NaN and Infinity there. The engine cannot read such a row, and refuses the whole collection.
+    """
+    for collection in sqlite.read_collections(connection, counted=False):
+        connection.execute(
+            "UPDATE embeddings_queue SET metadata = NULL WHERE topic = ? AND seq_id <= ? AND NOT json_valid(metadata)",
+            (collection.topic, collection.written),
+        )
+
+
 def pending_records(connection: sqlite3.Connection, collection: sqlite.Collection) -> int:
     """By how many the records of a collection change when the rows are applied that its metadata segment has yet to apply.
 

@@ -32,19 +32,20 @@ class Origin:
     databases: dict[str, int]
 
 
-def read(directory: Path) -> Origin:
-    """Reads (a copy of) a directory. Raises ConfigurationError when it is older than what can be adopted."""
+def read(directory: Path, source: Path) -> Origin:
+    """Reads the copy of a directory. Raises ConfigurationError, which names the source, when it cannot be adopted."""
+    file = source / sqlite.FILE
     with sqlite.connect(directory) as connection:
         if not sqlite.has_table(connection, "migrations"):
             raise ConfigurationError(
-                f"{directory / sqlite.FILE} has no table of migrations",
+                f"{file} has no table of migrations",
                 "is it another program's? Chroma has one since 0.4",
             )
         schema = {kind: int(version) for kind, version in connection.execute(_NEWEST)}
         release = next((name for kind, level, name in _LEVELS if schema.get(kind, 0) >= level), "")
         if not release:
             raise ConfigurationError(
-                f"{directory / sqlite.FILE} was written by a Chroma before 0.4.15",
+                f"{file} was written by a Chroma before 0.4.15",
                 "open it once with chromadb 0.4.24 (pip, in an environment of its own, on a copy), then adopt that",
             )
         return Origin(release, schema, sum(map(legacy.is_old, segment.directories(directory))), _databases(connection))
