@@ -137,6 +137,7 @@ class Adoption:
             if legacy.is_old(path):
                 legacy.convert(path)
         with sqlite.connect(self._copy) as connection:
+            sqlite.index_log(connection)
             (rows,) = connection.execute("SELECT count(*) FROM embeddings_queue").fetchone()
             counts = {
                 each.id: each.records + log.pending_records(connection, each)

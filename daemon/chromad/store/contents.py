@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -159,6 +159,7 @@ class _Reader:
         self._connection = connection
         self._collection = collection
         self._tick = tick
+        self._pickle_is_whole = True
         self._has_arrays = sqlite.has_table(connection, "embedding_metadata_array")
 
     def take_metadata(self) -> None:
@@ -183,26 +184,31 @@ class _Reader:
             self._tick()
         for record in found.lost:
             self._set_vector(record, None)
+        self._pickle_is_whole = not found.problem
 
     def take_log(self) -> None:
         """What the log changes: vectors since the segment was persisted, the rest where a write was yet to be applied."""
         collection = self._collection.held
         again = log.ids_added_again(self._connection, collection)
+        # Of these it is known that they were in a segment that no longer says so.
+        before = set() if self._pickle_is_whole else again | log.ids_without_vector(self._connection, collection)
         rows = self._connection.execute(
             "SELECT id, seq_id, operation, vector IS NOT NULL FROM embeddings_queue WHERE topic = ? ORDER BY id, seq_id",
             (collection.topic,),
         )
         for record, group in groupby(rows, lambda row: str(row[0])):
             changes = [(seq, operation, bool(vector)) for _, seq, operation, vector in group]
-            self._apply(record, changes, added_again=record in again)
+            self._apply(record, changes, was_there=record in before, added_again=record in again)
             if any(seq > collection.written for seq, *_ in changes):
                 self._apply_metadata(record)
 
-    def _apply(self, record: str, changes: Sequence[tuple[int, int, bool]], *, added_again: bool) -> None:
+    def _apply(
+        self, record: str, changes: Sequence[tuple[int, int, bool]], *, was_there: bool, added_again: bool
+    ) -> None:
         since = [change for change in changes if change[0] > (self._collection.held.persisted or 0)]
         there = self._one("SELECT 1 FROM vectors WHERE collection = ? AND id = ?", record) is not None
-        present, served = _outcome(since, existed=there)
-        known, logged = _outcome(changes, existed=added_again)
+        present, served = log.outcome(since, existed=there or was_there)
+        known, logged = log.outcome(changes, existed=was_there or added_again)
         if not present:
             self._store.execute(
                 "DELETE FROM vectors WHERE collection = ? AND id = ?", (self._collection.held.id, record)
@@ -282,19 +288,6 @@ class _Reader:
 
     def _one(self, statement: str, record: str) -> Any:
         return self._store.execute(statement, (self._collection.held.id, record)).fetchone()
-
-
-def _outcome(changes: Iterable[tuple[int, int, bool]], *, existed: bool) -> tuple[bool, int]:
-    """Whether a record is in the index after rows of the log, and the seq id of the one that has its vector (0: none)."""
-    present, found = existed, 0
-    for seq, operation, has_vector in changes:
-        if operation == log.DELETE:
-            present, found = False, 0
-        elif operation == log.UPSERT or (operation == log.ADD and not present):
-            present, found = True, seq if has_vector else found
-        elif operation == log.UPDATE and present:
-            found = seq if has_vector else found
-    return present, found
 
 
 def _value(values: Sequence[Any]) -> Value | None:

@@ -20,11 +20,12 @@ _LARGEST = (1 << 31) - 1  # BININT
 @dataclass
 class Old:
     """What such a pickle says, as far as it goes and makes sense. labels: by id. total: the last label given. seq_id: up to
-    where the segment has applied the log; None where SQLite has that alone."""
+    where the segment has applied the log; None where SQLite has that alone. whole: whether it goes to its end."""
 
     labels: dict[str, int] = field(default_factory=dict)
     total: int = 0
     seq_id: int | None = None
+    whole: bool = False
 
 
 def is_old(directory: Path) -> bool:
@@ -56,7 +57,9 @@ def _read(content: bytes) -> Old:
     section, text = "", ""
     try:
         for opcode, value, _ in pickletools.genops(content):
-            if "UNICODE" in opcode.name:
+            if opcode.name == "STOP":
+                found.whole = True
+            elif "UNICODE" in opcode.name:
                 text = str(value)
             elif opcode.name == "EMPTY_DICT":
                 # An attribute's name, and then its value; the first is that of all attributes.

@@ -59,6 +59,7 @@ class Salvage:
         self.problem = ""
         if legacy.is_old(self.directory):
             old = legacy.read(self.directory)
+            self.problem = "" if old.whole else f"{idmap.FILE} is cut off"
             return {label: key for key, label in old.labels.items()}, old.total
         found: dict[int, str] = {}
         total = 0

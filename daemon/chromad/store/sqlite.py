@@ -120,7 +120,12 @@ def keep_log(data_dir: Path) -> None:
         row = connection.execute("SELECT config_json_str FROM embeddings_queue_config WHERE id = 1").fetchone()
         if row is None or row[0] != _KEEP_LOG:
             connection.execute("INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, ?)", (_KEEP_LOG,))
-        connection.execute(f"CREATE INDEX IF NOT EXISTS {_LOG_INDEX} ON embeddings_queue (topic, seq_id)")
+        index_log(connection)
+
+
+def index_log(connection: sqlite3.Connection) -> None:
+    """Gives the log an index by collection."""
+    connection.execute(f"CREATE INDEX IF NOT EXISTS {_LOG_INDEX} ON embeddings_queue (topic, seq_id)")
 
 
 def has_tables(data_dir: Path) -> bool:
