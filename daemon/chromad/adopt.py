@@ -1,25 +1,31 @@
-"""Taking over a directory that stock Chroma wrote, 0.6 and later.
+"""Taking over a directory that stock Chroma wrote, 0.4.15 and later.
 
-The directory is only read. A copy is made beside the data, brought to the installed engine's schema, and its vector segments are
-judged: one that is not as this engine writes it (torn, or of an older layout) is rebuilt from its own vectors and the log. An
-engine opens the copy and every collection is counted and asked; then one rename(2) puts it in place, as a restore does.
+The directory is only read. A copy is made beside the data, and what it holds is noted record by record. The copy is brought to
+the installed engine's schema, and its vector segments are judged: one that is not as this engine writes it (torn, or of an
+older layout) is rebuilt from its own vectors and the log. An engine opens the copy, and every record that it serves is compared
+with what was noted; then one rename(2) puts it in place, as a restore does.
 """
 
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from chromad import guard, legacy, repair, service, versions
+from chromad import comparison, guard, repair, service, versions
 from chromad.backup import proof, restore, stage
 from chromad.backup.assemble import free_bytes
+from chromad.backup.manifest import CollectionEntry
 from chromad.config import Config
-from chromad.errors import ChromadError, ConfigurationError, TryAgain
+from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
 from chromad.output import human_bytes
-from chromad.store import lock, log, segment, soundness, sqlite, state
+from chromad.store import legacy, lock, log, origin, segment, soundness, sqlite, state
+from chromad.store.contents import Contents, room
+from chromad.store.origin import Origin
 
 Progress = Callable[[str, int, int], None]
 
@@ -30,10 +36,11 @@ _NOTHING = {lock.DIRECTORY_LOCK, state.FILE, guard.BALLAST, *(f"{sqlite.FILE}{en
 
 @dataclass(frozen=True)
 class Found:
-    """A collection of the directory. state: `sound`, `logged` (all of it is in the log), `empty`, or `rebuild`, for the
+    """A collection of the directory. database: `tenant/database`. state: `sound`, `logged` (all of it is in the log), `empty`, or `rebuild`, for the
     reason given."""
 
     name: str
+    database: str
     records: int
     dimension: int | None
     state: str
@@ -42,11 +49,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Report:
-    """What there is, before anything is done. schema: the newest migration of each kind. migrated: whether this engine has to
-    bring it up to date. bytes: of Chroma's files. left_out: files that are not Chroma's. in_place: it is the data directory."""
+    """What there is, before anything is done. migrated: whether this engine has to bring its schema up to date. bytes: of
+    Chroma's files. left_out: files that are not Chroma's. in_place: it is the data directory."""
 
     directory: Path
-    schema: dict[str, int]
+    origin: Origin
     engine_version: str
     migrated: bool
     bytes: int
@@ -61,10 +68,14 @@ class Report:
 @dataclass(frozen=True)
 class Outcome:
     """repaired: what became of segments that had to be rebuilt. replaced: where the former data directory is; None when there
-    was nothing in it. restarted: whether the service was stopped and started."""
+    was nothing in it. restarted: whether the service was stopped and started. compared: records that were compared with what
+    the directory held, in so many seconds; unknown: those of them without their vectors, which were lost there, or all zero."""
 
     collections: int
     records: int
+    compared: int
+    unknown: int
+    seconds: float
     repaired: list[repair.Repaired]
     directory: Path
     replaced: Path | None
@@ -80,6 +91,7 @@ class Adoption:
         self._progress = progress
         self._in_place = False
         self._copy = Path()
+        self._seen: dict[Path, tuple[int, int]] = {}
         self._adopted = False
 
     def __enter__(self) -> "Adoption":
@@ -109,6 +121,7 @@ class Adoption:
         self._copy = place / f"staging-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         self._take_copy(size)
         restore.check_alone(source)
+        found = origin.read(self._copy, source)
         unknown = sqlite.unknown_migrations(self._copy)
         if unknown:
             raise ConfigurationError(
@@ -124,7 +137,7 @@ class Adoption:
             if legacy.is_old(path):
                 legacy.convert(path)
         with sqlite.connect(self._copy) as connection:
-            schema = dict(connection.execute("SELECT dir, max(version) FROM migrations GROUP BY dir").fetchall())
+            sqlite.index_log(connection)
             (rows,) = connection.execute("SELECT count(*) FROM embeddings_queue").fetchone()
             counts = {
                 each.id: each.records + log.pending_records(connection, each)
@@ -133,7 +146,7 @@ class Adoption:
         verdicts = soundness.examine([path for path in segments if path.name in known], self._tick)
         return Report(
             source,
-            schema,
+            found,
             versions.engine(),
             migrated,
             size,
@@ -155,34 +168,78 @@ class Adoption:
         """
         config, copy = self._config, self._copy
         data_dir = config.data_dir
-        restart = restore.check_service(config, may_stop=may_stop)
+        restart = restore.check_service(config, may_stop=may_stop, verb="adopt")
+        self._check_room()
+        with Contents(self._beside("contents")) as held:
+            held.read(copy, self._source, self._progress)
+            repaired = self._bring_up()
+            with sqlite.connect(copy) as connection:
+                entries = proof.entries(connection, {})
+            started = time.monotonic()
+            same = self._compare(held, entries)
+            seconds = time.monotonic() - started
+        stage.tidy(copy)
+        restore.dress(copy, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777)
+        if self._stats() != self._seen:
+            raise TryAgain(f"{self._source} was written to meanwhile", "stop what writes it; nothing was touched")
+        replaced = self._put_in_place(restart)
+        repaired = [self._tell(each, replaced) for each in repaired]
+        records = sum(each.records for each in entries)
+        return Outcome(
+            len(entries), records, same.compared, same.unknown, seconds, repaired, data_dir, replaced, restart
+        )
+
+    # Steps
+
+    def _beside(self, name: str) -> Path:
+        return self._copy.with_name(f"{self._copy.name}.{name}")
+
+    @property
+    def _former(self) -> Path:
+        """Where segments of the copy go that are rebuilt; their originals are left where they were."""
+        return self._beside("segments")
+
+    def _check_room(self) -> None:
+        need, free = room(self._copy), free_bytes(self._copy)
+        if free < need:
+            raise ChromadError(
+                f"{self._copy.parent} has {human_bytes(free)} free; to compare every record takes {human_bytes(need)}",
+                "free some space; nothing was touched",
+            )
+
+    def _bring_up(self) -> list[repair.Repaired]:
+        """Makes the copy what the installed engine would have written; gives what became of segments that it would not."""
+        copy = self._copy
         for path in segment.directories(copy):
             if path.name not in sqlite.segments(copy):
                 shutil.rmtree(path)
         sqlite.use_wal(copy)
         # An engine brings the schema up to date when it starts, and touches no segment before it is asked for one.
-        with proof.scratch(config, copy, self._tick):
+        with proof.scratch(self._config, copy, self._tick):
             self._progress("bringing the schema up to date", 0, 0)
         sqlite.check_schema(copy)
         sqlite.keep_log(copy)
-        settings = config.model_copy(update={"data_dir": copy})
-        with lock.directory_lock(copy) as held:
-            repaired = repair.mend(settings, self._former, held, self._progress)
         with sqlite.connect(copy) as connection:
-            entries = proof.entries(connection, {})
-        proof.prove(config, copy, entries, None, lambda done, total: self._progress("comparing", done, total))
-        stage.tidy(copy)
-        restore.dress(copy, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777)
-        replaced = self._put_in_place(restart)
-        repaired = [self._tell(each, replaced) for each in repaired]
-        return Outcome(len(entries), sum(each.records for each in entries), repaired, data_dir, replaced, restart)
+            log.drop_unreadable_metadata(connection)
+        settings = self._config.model_copy(update={"data_dir": copy})
+        with lock.directory_lock(copy) as held:
+            return repair.mend(settings, self._former, held, self._progress)
 
-    # Steps
-
-    @property
-    def _former(self) -> Path:
-        """Where segments of the copy go that are rebuilt; their originals are left where they were."""
-        return self._copy.with_name(f"{self._copy.name}.segments")
+    def _compare(self, held: Contents, entries: list[CollectionEntry]) -> comparison.Differences:
+        """Compares what an engine serves with what the directory held, and lets it search."""
+        with proof.scratch(self._config, self._copy, self._tick) as api:
+            found = comparison.compare(api, held, self._progress)
+            if not found.count:
+                _, problems = proof.look(api, entries, None, partial(self._progress, "searching"))
+                for problem in problems:
+                    found.add(problem)
+        if found.count:
+            more = [f"and {found.count - len(found.found)} more"] if found.count > len(found.found) else []
+            raise BackupError(
+                f"the copy is not what {self._source} holds:\n" + "\n".join([*found.found, *more]),
+                "nothing was touched; look at these records with the Chroma that wrote them, mend or delete them there",
+            )
+        return found
 
     def _tell(self, repaired: repair.Repaired, replaced: Path | None) -> repair.Repaired:
         """With paths that stay: the original segment, and the list of what is lost in quarantine."""
@@ -199,12 +256,7 @@ class Adoption:
         restore.check_place(self._config)
         if not source.is_absolute():
             raise ConfigurationError(f"the path {source} is relative", "give an absolute one")
-        if not source.is_dir():
-            raise ConfigurationError(f"{source} is not a directory", "give the one that Chroma was run with (--path)")
-        if not (source / sqlite.FILE).is_file():
-            raise ConfigurationError(
-                f"{source} holds no {sqlite.FILE}", "give the one that Chroma was run with (--path)"
-            )
+        origin.check_files(source)
         self._in_place = source.resolve() == data_dir.resolve()
         if not self._in_place and (source.is_relative_to(data_dir) or data_dir.is_relative_to(source)):
             raise ConfigurationError(f"{source} and {data_dir} lie in each other", "move one of them")
@@ -231,8 +283,14 @@ class Adoption:
         database = (self._source / f"{sqlite.FILE}{suffix}" for suffix in ("", "-wal", "-journal"))
         return [*(path for path in database if path.exists()), *inside]
 
+    def _stats(self) -> dict[Path, tuple[int, int]]:
+        """Sizes and times of the directory's files: what tells whether one has been written."""
+        found = ((path, path.stat()) for path in self._files())
+        return {path: (status.st_size, status.st_mtime_ns) for path, status in found}
+
     def _take_copy(self, size: int) -> None:
         self._copy.mkdir(mode=0o750)
+        self._seen = self._stats()
         done = 0
         for path in self._files():
             target = self._copy / path.relative_to(self._source)
@@ -310,7 +368,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _found(collection: sqlite.Collection, records: int, verdict: soundness.Verdict | None) -> Found:
-    fields = (collection.name, records, collection.dimension)
+    fields = (collection.name, f"{collection.tenant}/{collection.database}", records, collection.dimension)
     if collection.dimension is None:
         return Found(*fields, "empty", "")
     if verdict is None or verdict.empty:

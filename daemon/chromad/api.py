@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +11,8 @@ from chromad.errors import EngineError
 
 DEFAULT_TENANT = "default_tenant"
 DEFAULT_DATABASE = "default_database"
+# What the engine says of a record that has no vector, as `chromactl repair` leaves those that cannot be had
+LOST = "Error finding id"
 _LONG = 600.0  # seconds, for what may load a large collection
 
 
@@ -67,17 +70,25 @@ class Api:
         found = self.request("POST", path, {"ids": ids, "include": ["embeddings"]})
         return dict(zip(found["ids"], found["embeddings"], strict=True))
 
-    def records(self, tenant: str, database: str, collection: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    def records(
+        self, tenant: str, database: str, collection: str, body: dict[str, Any], *, vectors: bool = True
+    ) -> list[dict[str, Any]]:
         """Records of a collection, given by its id, with all that they hold: id, embedding, document, uri, metadata.
 
-        body: which ones, as the engine's `get` takes it.
+        body: which ones, as the engine's `get` takes it. vectors: False gives None for each embedding.
         """
         path = f"{_database(tenant, database)}/collections/{collection}/get"
         include = ["embeddings", "documents", "metadatas", "uris"]
-        found = self.request("POST", path, {**body, "include": include}, timeout=_LONG)
+        asked = include if vectors else include[1:]
+        found = self.request("POST", path, {**body, "include": asked}, timeout=_LONG)
         columns = (found[name] or [None] * len(found["ids"]) for name in include)
         names = ("id", "embedding", "document", "metadata", "uri")
-        return [dict(zip(names, row, strict=True)) for row in zip(found["ids"], *columns, strict=True)]
+        records = [dict(zip(names, row, strict=True)) for row in zip(found["ids"], *columns, strict=True)]
+        for record in records:
+            if None in (record["embedding"] or []):
+                # What is no number in JSON: a cosine collection cannot keep vectors whose length is out of range.
+                record["embedding"] = [math.nan if each is None else each for each in record["embedding"]]
+        return records
 
     def nearest(
         self, tenant: str, database: str, collection: str, vectors: list[list[float]], count: int

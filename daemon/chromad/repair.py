@@ -103,6 +103,8 @@ def _rebuild(
             if record in needed:
                 vectors[record] = vector
                 progress(f"salvaging {collection.name}", len(vectors), len(needed))
+        salvaged = len(vectors)
+        vectors |= log.vectors_of_known(connection, collection, needed - vectors.keys())
         # Those that the log changes by and by are not what they were.
         updated = {
             record
@@ -124,8 +126,8 @@ def _rebuild(
     repaired = Repaired(
         collection.name,
         collection.records,
-        collection.records - len(needed),
-        len(vectors),
+        collection.records - len(needed) + len(vectors) - salvaged,
+        salvaged,
         lost,
         [record for record in salvage.unscaled if record in vectors],
         broken,

@@ -318,7 +318,7 @@ class Upgrade:
         api = Api(self._config.listen)
         deadline = time.monotonic() + _APPLIED
         while True:
-            seen, problems = proof.inspect(api, entries, None, lambda done, total: self._progress(phase, done, total))
+            seen, problems = proof.look(api, entries, None, lambda done, total: self._progress(phase, done, total))
             with sqlite.connect(self._config.data_dir) as connection:
                 found = sqlite.read_collections(connection, counted=False)
                 asked = {entry.id for entry in entries}

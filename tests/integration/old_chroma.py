@@ -12,6 +12,11 @@ from tests.integration.account import BIN
 
 _CACHE = Path("/var/cache/chromad-test/chromadb")
 
+# One of each layout. By their files 0.5.23 is as 0.6.3, and 1.1.1, 1.2.2, 1.3.7 and 1.4.1 are as 1.0.20, but for one migration.
+VERSIONS = ["0.4.24", "0.6.3", "1.0.20", "1.5.9"]
+# What a release needs beside what it asks for
+_PINS = {"0.4.24": ["numpy<2"]}
+
 # Writes with the client inside the process, tells what it has acknowledged, and at the end what it can read.
 _WRITER = """
 import json, random, sys
@@ -66,7 +71,17 @@ def python(version: str) -> Path:
         uv = BIN / "uv"
         subprocess.run((uv, "--quiet", "venv", "--python", BIN / "python", home), check=True)
         subprocess.run(
-            (uv, "--quiet", "pip", "install", "--python", home / "bin/python", f"chromadb=={version}"), check=True
+            (
+                uv,
+                "--quiet",
+                "pip",
+                "install",
+                "--python",
+                home / "bin/python",
+                f"chromadb=={version}",
+                *_PINS.get(version, []),
+            ),
+            check=True,
         )
         (home / "complete").touch()
     return home / "bin/python"

@@ -4,19 +4,23 @@ import random
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chromad import legacy
+from chromad import config
+from chromad.adopt import Adoption
 from chromad.checks import processes
-from chromad.store import sqlite
+from chromad.errors import TryAgain
+from chromad.store import legacy, sqlite
 
 from tests.integration import holders, mounts, old_chroma
 from tests.integration.account import BIN, current, until
-from tests.integration.old_chroma import Model
+from tests.integration.old_chroma import VERSIONS, Model
 from tests.integration.site import Result, Site, free_port
 
-VERSIONS = ["0.6.3", "1.0.20", "1.5.9"]
+# Has a migration that 1.0 does not have, and none of 1.5's
+ANOTHER = "1.3.7"
 
 Made = dict[str, tuple[Path, Model]]
 
@@ -26,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """By version, a directory and what it holds."""
     top = tmp_path_factory.mktemp("old")
     found = {}
-    for version in VERSIONS:
+    for version in (*VERSIONS, ANOTHER):
         (top / version).mkdir()
         found[version] = (top / version, old_chroma.write(version, top / version))
     return found
@@ -63,7 +67,7 @@ def compare(site: Site, model: Model, lost: frozenset[str] = frozenset()) -> Non
             assert vectors[each] == pytest.approx(wanted[each][0], abs=1e-5), f"{name} {each}"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*VERSIONS, ANOTHER])
 def test_sound_directory(site: Site, made: Made, version: str) -> None:
     path, model = made[version]
     source = put(site, path)
@@ -72,7 +76,9 @@ def test_sound_directory(site: Site, made: Made, version: str) -> None:
     document = adopt(site, source, "--json").json()
     assert site.tree(source) == before
     assert document["report"]["migrated"] == (version != "1.5.9")
-    assert document["outcome"]["records"] == sum(len(each) for each in model.values())
+    records = sum(len(each) for each in model.values())
+    outcome = document["outcome"]
+    assert (outcome["records"], outcome["compared"], outcome["unknown"]) == (records, records, 0)
     assert len(document["backup"]) == 8, document["backup"]
     site.serve()
     compare(site, model)
@@ -120,15 +126,32 @@ def test_what_cannot_be_had_is_listed(site: Site, made: Made, version: str) -> N
     for pickle in cut:
         pickle.write_bytes(pickle.read_bytes()[:1200])
     result = adopt(site, source, "--json")
-    assert result.code == 1, result.output
-    repaired = result.json()["outcome"]["repaired"]
+    outcome = result.json()["outcome"]
+    repaired = outcome["repaired"]
     lost = frozenset(each for one in repaired for each in one["lost"])
-    assert 10 < len(lost) < 340
-    for one in repaired:
+    assert outcome["unknown"] == len(lost)
+    # Until 0.5 the log was never purged, so it has them all.
+    assert result.code == int(version != "0.4.24"), result.output
+    assert (10 if result.code else -1) < len(lost) < 340
+    for one in repaired if lost else []:
         assert Path(one["lost_file"]).read_text(encoding="utf-8").split() == one["lost"]
         assert Path(one["broken"]).is_dir()
     site.serve()
     compare(site, model, lost)
+
+
+@pytest.mark.parametrize("version", ["0.6.3", "1.5.9"])
+def test_header_is_zero(site: Site, made: Made, version: str) -> None:
+    """Behind the elements Chroma until 0.6 left what was in memory: copies of elements among it."""
+    path, model = made[version]
+    source = put(site, path)
+    for header in source.glob("*/header.bin"):
+        header.write_bytes(bytes(100))
+    result = adopt(site, source, "--json")
+    assert result.code == 0, result.output
+    assert [each["lost"] for each in result.json()["outcome"]["repaired"]] == [[], []]
+    site.serve()
+    compare(site, model)
 
 
 def test_dry_run_and_report(site: Site, made: Made) -> None:
@@ -137,7 +160,16 @@ def test_dry_run_and_report(site: Site, made: Made) -> None:
     before = site.tree(), site.tree(source)
     result = adopt(site, source, "--dry-run")
     assert result.code == 0
-    for part in ("sysdb 9", "will be brought to", "cosine", "179", "left out: notes.txt", "a copy becomes"):
+    for part in (
+        "0.5 or 0.6",
+        "sysdb 9",
+        "is brought to",
+        "default_tenant/default_database (4 collections)",
+        "cosine",
+        "179",
+        "left out: notes.txt",
+        "a copy becomes",
+    ):
         assert part in result.output
     assert (site.tree(), site.tree(source)) == before
     assert not list((site.root / "restore").glob("*"))
@@ -215,6 +247,60 @@ def test_no_directory_of_chroma(site: Site, path: str, fact: str) -> None:
     assert "HINT" in result.output
 
 
+def test_source_is_written_to_meanwhile(site: Site, made: Made) -> None:
+    source = put(site, made["1.5.9"][0])
+    with Adoption(config.load(site.config), source, lambda *_: None) as adoption:
+        adoption.examine()
+        with sqlite3.connect(source / sqlite.FILE) as connection:
+            connection.execute("UPDATE collections SET name = 'other' WHERE name = 'plain'")
+        connection.close()
+        with pytest.raises(TryAgain, match="was written to meanwhile"):
+            adoption.adopt(may_stop=False)
+    assert not list(site.data.iterdir()) or not (site.data / sqlite.FILE).exists()
+    assert not list((site.root / "restore").glob("*"))
+
+
+def _parent(site: Site, source: Path) -> tuple[Path, str]:
+    return source.parent, f"give the directory that has it: {source}"
+
+
+def _file(site: Site, source: Path) -> tuple[Path, str]:
+    return source / sqlite.FILE, f"give its directory: {source}"
+
+
+def _parquet(site: Site, source: Path) -> tuple[Path, str]:
+    (source / sqlite.FILE).rename(source / "chroma-embeddings.parquet")
+    return source, "chroma-migrate"
+
+
+def _other_program(site: Site, source: Path) -> tuple[Path, str]:
+    with sqlite3.connect(source / sqlite.FILE) as connection:
+        connection.execute("DROP TABLE migrations")
+    connection.close()
+    return source, "is it another program's?"
+
+
+def _too_old(site: Site, source: Path) -> tuple[Path, str]:
+    # As 0.4.14 leaves it
+    with sqlite3.connect(source / sqlite.FILE) as connection:
+        connection.execute("DELETE FROM migrations WHERE dir = 'sysdb' AND version > 3")
+        connection.execute("DELETE FROM migrations WHERE dir = 'metadb' AND version > 2")
+    connection.close()
+    return source, "open it once with chromadb 0.4.24"
+
+
+@pytest.mark.parametrize("make", [_parent, _file, _parquet, _other_program, _too_old])
+def test_what_cannot_be_adopted(site: Site, made: Made, make: Callable[[Site, Path], tuple[Path, str]]) -> None:
+    path, hint = make(site, put(site, made["1.5.9"][0]))
+    before = site.tree()
+    result = adopt(site, path)
+    assert result.code == 78, result.output
+    assert "staging-" not in result.output
+    assert f"HINT: {hint}" in result.output
+    assert site.tree() == before
+    assert not list((site.root / "restore").glob("*"))
+
+
 def test_database_is_garbage(site: Site) -> None:
     source = site.root / "old"
     source.mkdir()
@@ -223,6 +309,70 @@ def test_database_is_garbage(site: Site) -> None:
     assert result.code == 1
     assert "HINT" in result.output
     assert not list((site.root / "restore").glob("*"))
+
+
+def test_engine_serves_something_else(site: Site, made: Made) -> None:
+    """A number that JSON does not have: the engine of today gives none at all in its place."""
+    source = put(site, made["1.5.9"][0])
+    with sqlite3.connect(source / sqlite.FILE) as connection:
+        connection.execute("UPDATE embedding_metadata SET float_value = 9e999 WHERE key = 'half' AND id % 7 = 3")
+    connection.close()
+    before = site.tree(), site.tree(source)
+    result = adopt(site, source)
+    assert result.code == 1
+    assert "is not what" in result.output
+    assert "has another metadata" in result.output
+    assert "more" in result.output
+    assert "HINT: nothing was touched" in result.output
+    assert (site.tree(), site.tree(source)) == before
+    assert not list((site.root / "restore").glob("*"))
+
+
+def _no_restic(site: Site) -> dict[str, str]:
+    return {"PATH": str(site.root)}
+
+
+def _no_room_for_backups(site: Site) -> dict[str, str]:
+    site.backup_dir.write_text("in the way", encoding="ascii")
+    return {}
+
+
+def _no_repository(site: Site) -> dict[str, str]:
+    shutil.rmtree(site.backups)
+    return {}
+
+
+def _garbage(site: Site) -> dict[str, str]:
+    site.backup_dir.mkdir()
+    (site.backup_dir / "ledger.json").write_bytes(b"\xff")
+    return {}
+
+
+@pytest.mark.parametrize("spoil", [_no_restic, _no_room_for_backups, _no_repository, _garbage])
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["text", "json"])
+def test_backup_fails(site: Site, made: Made, spoil: Callable[[Site], dict[str, str]], words: tuple[str]) -> None:
+    """What was adopted stays, and how to get a backup is said."""
+    path, model = made["1.5.9"]
+    source = put(site, path)
+    site.make_repository()
+    environment = spoil(site)
+    result = site.chromactl("adopt", str(source), *words, environment=environment)
+    assert "Traceback" not in result.output
+    assert result.code == 0, result.output
+    if words:
+        document = result.json()
+        assert document["backup"].startswith("none: ")
+        assert "sudo chromactl backup" in document["hint"]
+    else:
+        assert "no backup was taken (none: " in result.output
+        assert "HINT: " in result.output
+        assert "all 537 records are served as" in result.output
+    if not words:
+        return
+    if site.backup_dir.is_file():
+        site.backup_dir.unlink()
+    site.serve()
+    compare(site, model)
 
 
 @pytest.mark.root

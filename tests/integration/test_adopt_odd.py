@@ -9,13 +9,12 @@ from pathlib import Path
 
 import chromadb
 import pytest
-from chromad import legacy
+from chromad.store import legacy
 from chromadb.config import Settings
 
 from tests.integration import old_chroma
+from tests.integration.old_chroma import VERSIONS
 from tests.integration.site import Result, Site
-
-VERSIONS = ["0.6.3", "1.0.20", "1.5.9"]
 
 # Tells what can be read in the end: tenant, database, collection; vector, document and metadata by id.
 _WRITER = """
@@ -48,6 +47,9 @@ gone.delete(ids=[f"r{number}" for number in range(60, 120)])
 gone.add(ids=["r60"], embeddings=vectors(1))
 fill(client.create_collection("spaced", metadata=SOON | {"hnsw:space": "cosine"}))
 fill(elsewhere.create_collection("again", metadata=SOON | {"hnsw:space": "ip"}))
+numbers_not = client.create_collection("odd", metadata=SOON)
+numbers_not.add(ids=["nan", "one"], embeddings=vectors(2), metadatas=[{"number": float("nan"), "other": 1}, {"a": True}])
+fill(numbers_not)
 client.create_collection("nothing")
 if not chromadb.__version__.startswith("0."):
     settled = {"hnsw": {"space": "cosine", "sync_threshold": 50, "batch_size": 10}}
@@ -56,7 +58,7 @@ if not chromadb.__version__.startswith("0."):
     fill(client.create_collection("contrary", configuration=settled, metadata={"hnsw:space": "cosine"}))
 found = []
 for place, each in ((("default_tenant", "default_database"), client), (("guests", "attic"), elsewhere)):
-    for name in ("again", "gone", "spaced", "nothing", "settled", "contrary"):
+    for name in ("again", "gone", "spaced", "odd", "nothing", "settled", "contrary"):
         try:
             got = each.get_collection(name).get(include=["embeddings", "documents", "metadatas"])
         except Exception:

@@ -5,6 +5,7 @@ Where the service runs, samples are compared with what it answers; later, a dril
 
 import hashlib
 import json
+import math
 import random
 import socket
 import sqlite3
@@ -16,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chromad.api import Api
+from chromad.api import LOST, Api
 from chromad.backup.manifest import CollectionEntry, Sample
 from chromad.config import Config, Listen
 from chromad.engine import Engine
@@ -31,9 +32,6 @@ _NEAR = 0.7
 _SAME = 1e-3
 _PORT_TRIES = 3
 _STOP_LIMIT = 60.0  # seconds
-
-# What the engine says of a record that has no vector, as `chromactl repair` leaves those that cannot be had
-_LOST = "Error finding id"
 
 Tick = Callable[[], None]
 # Gives the digests of records of a collection by their ids; leaves out what cannot be compared.
@@ -148,7 +146,7 @@ def prove(
     BackupError that names all that is wrong.
     """
     with scratch(config, directory, lambda: tick(0, len(entries))) as api:
-        seen, problems = inspect(api, entries, ask, tick)
+        seen, problems = look(api, entries, ask, tick)
     if problems:
         raise BackupError(
             "the backup is not what it should be:\n" + "\n".join(problems),
@@ -157,10 +155,10 @@ def prove(
     return seen
 
 
-def inspect(
+def look(
     api: Api, entries: Sequence[CollectionEntry], ask: Ask | None, tick: Callable[[int, int], None]
 ) -> tuple[list[CollectionEntry], list[str]]:
-    """Looks at collections that an engine serves; gives the entries with what was seen, and all that is wrong, as `prove`."""
+    """As `prove`, of what an engine has open; gives what is wrong instead of raising it."""
     problems: list[str] = []
     seen: list[CollectionEntry] = []
     for entry in entries:
@@ -191,7 +189,7 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
     # Chroma loses the update of a record that is alone in its collection, crash or not.
     if different and count > 1:
         problems.append(f"the records {', '.join(sorted(different))} are not as they should be")
-    kept = [record for record in records if record["embedding"]]
+    kept = [record for record in records if record["embedding"] and all(map(math.isfinite, record["embedding"]))]
     if not kept:
         return [], problems
     answers = api.nearest(*place, [record["embedding"] for record in kept], min(_NEAREST, count))
@@ -208,7 +206,7 @@ def _records(api: Api, place: tuple[str, str, str], ids: Sequence[str]) -> list[
     try:
         return api.records(*place, {"ids": list(ids)})
     except EngineError as error:
-        if _LOST not in str(error):
+        if LOST not in str(error):
             raise
         if len(ids) == 1:
             return []

@@ -171,16 +171,21 @@ def check_place(config: Config) -> None:
         raise PermissionProblem(f"{data_dir.parent} is not writable for this user", "run as root")
 
 
-def check_service(config: Config, *, may_stop: bool) -> bool:
-    """Whether the service is to be stopped and started. Raises TryAgain when it runs and may not be stopped."""
+def check_service(config: Config, *, may_stop: bool, verb: str = "restore") -> bool:
+    """Whether the service is to be stopped and started. Raises TryAgain when it runs and may not be stopped.
+
+    verb: what chromactl was told to do.
+    """
     running = ask(config.control_socket, "status")
     supervised = running["supervised"] if running else service.available() and service.active()
     if (running or supervised) and not may_stop:
-        raise TryAgain("the service is running", "chromactl restore … --stop stops it, restores, and starts it again")
+        raise TryAgain("the service is running", f"chromactl {verb} … --stop stops it, and starts it again afterwards")
     if running and not supervised:
-        raise TryAgain(f"chromad runs outside systemd (pid {running['pid']})", "stop it, restore, and start it again")
+        raise TryAgain(
+            f"chromad runs outside systemd (pid {running['pid']})", "stop it first, and start it again afterwards"
+        )
     if supervised and os.geteuid() != 0:
-        raise PermissionProblem(f"only root may stop {service.UNIT}", "sudo chromactl restore …")
+        raise PermissionProblem(f"only root may stop {service.UNIT}", f"sudo chromactl {verb} …")
     return bool(supervised)
 
 

@@ -1,6 +1,6 @@
 """chromactl adopt."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from chromad.backup import repository
 from chromad.backup import run as backup
 from chromad.cli import ui
 from chromad.config import Config
-from chromad.errors import ChromadError
+from chromad.errors import ChromadError, from_system
 from chromad.output import human_bytes
 
 LOST = 1
@@ -34,11 +34,12 @@ def run(
     stop: Annotated[bool, typer.Option("--stop", help="Permit it to stop the service and start it again.")] = False,
     json: ui.Json = False,
 ) -> None:
-    """Take over a directory that stock Chroma (0.6 or later) wrote. It is only read: a copy becomes the data directory.
+    """Take over a directory that stock Chroma (0.4.15 or later) wrote. It is only read: a copy becomes the data directory.
 
     The copy is brought to the installed engine's schema, segments that are torn or of an older layout are rebuilt, an engine
-    opens it, and a backup is taken where there is a repository. DIR may be the data directory itself; then what was there is
-    moved aside. Exits 1 when vectors could not be had; their ids are listed in a file in quarantine.
+    opens it, every record is compared with what DIR holds, and a backup is taken where there is a repository. DIR may be the
+    data directory itself; then what was there is moved aside. Exits 1 when vectors could not be had; their ids are listed in a
+    file in quarantine.
 
     Example: sudo chromactl adopt /srv/old-chroma --stop
     """
@@ -55,37 +56,59 @@ def run(
                 ui.print_json({"report": asdict(report)})
             return
         outcome = adoption.adopt(may_stop=stop)
+        if not as_json:
+            _show_outcome(outcome, source)
     saved = _back_up(config)
     if as_json:
-        ui.print_json({"report": asdict(report), "outcome": asdict(outcome), "backup": saved})
+        ui.print_json({"report": asdict(report), "outcome": asdict(outcome), "backup": saved.text, "hint": saved.hint})
     else:
-        _show_outcome(outcome, saved)
+        _show_backup(saved)
+        if not outcome.restarted:
+            ui.out.print("start the service: systemctl start chromadb", markup=False)
     if any(each.lost for each in outcome.repaired):
         raise typer.Exit(LOST)
 
 
-def _back_up(config: Config) -> str:
-    """Takes a first backup; gives its id, or why there is none."""
+@dataclass(frozen=True)
+class _Saved:
+    """text: a backup's id, or why there is none, with what to do about it."""
+
+    text: str
+    hint: str = ""
+
+
+def _back_up(config: Config) -> _Saved:
+    """Takes a first backup. Whatever goes wrong with it, what was adopted stays."""
     try:
         primary, second = repository.connect(config), repository.connect_copy(config)
         ui.become_owner(config.data_dir)
         with ui.progress() as progress:
-            return backup.run(config, primary, second, full=True, progress=progress).id
-    except ChromadError as error:
-        return f"none: {error.message}"
+            return _Saved(backup.run(config, primary, second, full=True, progress=progress).id)
+    except Exception as error:
+        # Whatever it is: the adoption is done, and has to be told of.
+        known = error if isinstance(error, ChromadError) else from_system(error)
+        return _Saved(f"none: {known.message}", f"{known.hint}; then sudo chromactl backup".removeprefix("; then "))
 
 
 def _show_report(report: Report, config: Config) -> None:
-    newest = ", ".join(f"{kind} {version}" for kind, version in sorted(report.schema.items()))
+    origin = report.origin
     ui.out.print(f"{report.directory}: {human_bytes(report.bytes)}, {report.log_rows} rows in the log", markup=False)
-    change = f"will be brought to Chroma {report.engine_version}'s" if report.migrated else "is up to date"
-    ui.out.print(f"its schema ({newest}) {change}", markup=False)
+    newest = ", ".join(f"{kind} {version}" for kind, version in sorted(origin.schema.items()))
+    change = f"is brought to that of Chroma {report.engine_version}" if report.migrated else "is up to date"
+    ui.out.print(f"written by Chroma {origin.release}, by its schema ({newest}), which {change}", markup=False)
+    if origin.older:
+        ui.out.print(f"{origin.older} segments are as Chroma before 1.0 wrote them", markup=False)
+    ui.out.print("layout: one node; a client in a program and a server write the same", markup=False)
+    names = ", ".join(f"{name} ({count} collections)" for name, count in origin.databases.items())
+    ui.out.print(f"tenants and databases: {names}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("  collection", "records", "dimension", "vectors"):
+    for title in ("  collection", "database", "records", "dimension", "vectors"):
         table.add_column(title, justify="right" if title in ("records", "dimension") else "left")
     for each in report.collections:
         state = f"{_STATES[each.state]}{f' ({each.reason})' if each.reason else ''}"
-        table.add_row(Text(f"  {each.name}"), str(each.records), str(each.dimension or ""), Text(state))
+        table.add_row(
+            Text(f"  {each.name}"), Text(each.database), str(each.records), str(each.dimension or ""), Text(state)
+        )
     ui.out.print(table)
     for uuid in report.orphans:
         ui.out.print(f"{uuid} belongs to no collection, and is left out", markup=False)
@@ -95,10 +118,16 @@ def _show_report(report: Report, config: Config) -> None:
     ui.out.print(f"{place}; {human_bytes(report.free)} are free for it", markup=False)
 
 
-def _show_outcome(outcome: Outcome, saved: str) -> None:
+def _show_outcome(outcome: Outcome, source: Path) -> None:
     ui.out.print(
         f"adopted {outcome.collections} collections, {outcome.records} records in {outcome.directory}", markup=False
     )
+    ui.out.print(
+        f"all {outcome.compared} records are served as {source} held them (compared in {outcome.seconds:.1f} s)",
+        markup=False,
+    )
+    if outcome.unknown:
+        ui.out.print(f"  but for the vectors of {outcome.unknown}, which are lost there, or all zero", markup=False)
     for each in outcome.repaired:
         ui.out.print(
             f"{each.collection}: {each.from_log} vectors come from the log, {each.salvaged} from {each.broken}",
@@ -110,9 +139,10 @@ def _show_outcome(outcome: Outcome, saved: str) -> None:
         ui.out.print(
             f"the former data are in {outcome.replaced}; remove them when you no longer need them", markup=False
         )
-    if saved.startswith("none"):
-        ui.out.print(f"no backup was taken ({saved}): sudo chromactl backups init, sudo chromactl backup", markup=False)
+
+
+def _show_backup(saved: _Saved) -> None:
+    if saved.hint:
+        ui.out.print(f"no backup was taken ({saved.text}); what was adopted stays\n  HINT: {saved.hint}", markup=False)
     else:
-        ui.out.print(f"backup {saved} holds it, proven", markup=False)
-    if not outcome.restarted:
-        ui.out.print("start the service: systemctl start chromadb", markup=False)
+        ui.out.print(f"backup {saved.text} holds it, proven", markup=False)

@@ -6,8 +6,8 @@ readPersistedIndexFromStreams):
 
 header.bin: 100 bytes, `HEADER`. M, maxM = M, maxM0 = 2 M, mult = 1 / ln M and ef_construction >= M never change, and neither
     do the offsets: offsetData = 4 + 4 maxM0, label_offset = offsetData + 4 dimension, size = label_offset + 8.
-    max_elements is what memory was given for: 100 in a new index and after a load of up to 100 elements (1000 or 10,000
-    where an older Chroma made it), else a power of two that is less than four times the elements (or what that one left).
+    max_elements is what memory was given for: 100 in a new index and after a load of up to 100 elements (10,000 in
+    Chroma 1.0, 1000 before), else a power of two that is less than four times the elements (or what an older Chroma left).
     cur_element_count counts deleted elements as well, and never shrinks.
 data_level0.bin: `size` bytes for each element: uint16 number of links, byte 1 when deleted, byte 0, room for maxM0 links
     (uint32 element numbers), vector, uint64 label. A new index writes 100 elements of whatever was in memory; a persist
@@ -57,10 +57,11 @@ _LARGEST_ELEMENT = 2 << 20
 CHUNK = 1 << 20
 LINKS_CHUNK = 1 << 18
 
+# Elements that memory is given for at first, by Chroma 1.0; others less
+_LARGEST_START = 10_000
+
 # A level is geometrically distributed with mean 1 / ln M, and M is 2 at least: more than 60 does not happen.
 _HIGHEST_LEVEL = 250
-# Elements that Chroma 1.0 gives a new index memory for
-_OLD_ROOM = 10_000
 
 _SPARE_LABELS = 1_000_000
 
@@ -171,7 +172,7 @@ def read_header(directory: Path) -> Header:
     )
     if not layout:
         raise Damage(f"{HEADER_FILE} describes an impossible layout")
-    if not 1 <= elements <= max_elements <= max(_OLD_ROOM, 4 * elements):
+    if not 1 <= elements <= max_elements <= max(_LARGEST_START, 4 * elements):
         raise Damage(f"{HEADER_FILE} has {elements} elements and room for {max_elements}")
     if entry_point >= elements or not 0 <= max_level <= _HIGHEST_LEVEL:
         raise Damage(f"{HEADER_FILE} has entry point {entry_point} on level {max_level} for {elements} elements")

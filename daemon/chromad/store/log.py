@@ -2,7 +2,8 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 
 from chromad.errors import ChromadError
@@ -54,8 +55,8 @@ def size_after(connection: sqlite3.Connection, seq_id: int) -> tuple[int, int]:
 
 
 def rebuilds(connection: sqlite3.Connection, collection: sqlite.Collection) -> bool:
-    """Whether the log holds a vector for each record of a collection, so that its segment can be made anew from it."""
-    return not ids_without_vector(connection, collection)
+    """Whether the log gives each record of a collection its vector, so that its segment can be made anew from it."""
+    return not ids_without_vector(connection, collection) and not ids_added_again(connection, collection)
 
 
 def replays_exactly(connection: sqlite3.Connection, collection: sqlite.Collection, seq_id: int) -> bool:
@@ -104,12 +105,54 @@ def ids_added_again(connection: sqlite3.Connection, collection: sqlite.Collectio
         " WHERE e.segment_id IN (SELECT id FROM segments WHERE collection = ?1 AND scope = 'METADATA')",
         (collection.id, collection.topic, ADD, UPSERT),
     )
-    # Before 1.0 a seq id there is a big-endian number of eight bytes.
-    return {
-        record
-        for record, written, first, older in rows
-        if older or first > (int.from_bytes(written, "big") if isinstance(written, bytes) else written)
-    }
+    return {record for record, written, first, older in rows if older or first > sqlite.seq_id(written)}
+
+
+def outcome(changes: Iterable[tuple[int, int, bool]], *, existed: bool) -> tuple[bool, int]:
+    """What rows of the log make of one id in the vector segment: whether it is there, and the seq id of the row that has its
+    vector, 0 where that is the one before. changes: seq id, operation, and whether it has a vector; in order."""
+    present, found = existed, 0
+    for seq_id, operation, has_vector in changes:
+        if operation == DELETE:
+            present, found = False, 0
+        elif operation == UPSERT or (operation == ADD and not present):
+            present, found = True, seq_id if has_vector else found
+        elif operation == UPDATE and present:
+            found = seq_id if has_vector else found
+    return present, found
+
+
+def vectors_of_known(
+    connection: sqlite3.Connection, collection: sqlite.Collection, records: Container[str]
+) -> dict[str, bytes]:
+    """Vectors that the log gives to records that were there before its rows, but that a replay without them would not give:
+    those of updates. Of those records alone that have one."""
+    rows = connection.execute(
+        "SELECT id, seq_id, operation, vector IS NOT NULL FROM embeddings_queue WHERE topic = ? ORDER BY id, seq_id",
+        (collection.topic,),
+    )
+    found = {}
+    for record, group in groupby(rows, lambda row: str(row[0])):
+        if record not in records:
+            continue
+        present, seq_id = outcome(((seq, operation, has) for _, seq, operation, has in group), existed=True)
+        if present and seq_id:
+            (found[record],) = connection.execute(
+                "SELECT vector FROM embeddings_queue WHERE seq_id = ?", (seq_id,)
+            ).fetchone()
+    return found
+
+
+def drop_unreadable_metadata(connection: sqlite3.Connection) -> None:
+    """Takes metadata that is no JSON out of rows that the metadata segments have applied, which are kept for their vectors.
+
+    Chroma before 1.0 wrote NaN and Infinity there. The engine cannot read such a row, and refuses the whole collection.
+    """
+    for collection in sqlite.read_collections(connection, counted=False):
+        connection.execute(
+            "UPDATE embeddings_queue SET metadata = NULL WHERE topic = ? AND seq_id <= ? AND NOT json_valid(metadata)",
+            (collection.topic, collection.written),
+        )
 
 
 def pending_records(connection: sqlite3.Connection, collection: sqlite.Collection) -> int:

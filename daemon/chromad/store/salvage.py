@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chromad.store import damage, format, idmap
+from chromad.store import damage, format, idmap, legacy
 from chromad.store.damage import Damage
 from chromad.store.idmap import IdMap
 
@@ -44,7 +44,7 @@ class Salvage:
 
     def vectors(self) -> Iterator[tuple[str, bytes]]:
         """Yields ids and vectors (little-endian 32-bit floats). Raises OSError when a file cannot be read."""
-        ids = self._ids()
+        ids, total = self._ids()
         self.lost, self.unscaled = [], []
         try:
             file = damage.open_file(self.directory / format.LEVEL0_FILE)
@@ -52,24 +52,31 @@ class Salvage:
             self.lost = list(ids.values())
             return
         with file:
-            yield from self._from_level0(file, ids)
+            yield from self._from_level0(file, ids, total)
 
-    def _ids(self) -> dict[int, str]:
-        """Ids by label, as far as the pickle can be read."""
-        found: dict[int, str] = {}
+    def _ids(self) -> tuple[dict[int, str], int]:
+        """Ids by label, as far as the pickle can be read, and the last label given (0: not known)."""
         self.problem = ""
+        if legacy.is_old(self.directory):
+            old = legacy.read(self.directory)
+            self.problem = "" if old.whole else f"{idmap.FILE} is cut off"
+            return {label: key for key, label in old.labels.items()}, old.total
+        found: dict[int, str] = {}
+        total = 0
         try:
             with damage.open_file(self.directory / idmap.FILE) as file:
-                for name, ids, labels in IdMap(file).items():
+                pickle = IdMap(file)
+                for name, ids, labels in pickle.items():
+                    total = pickle.total
                     if name != "id_to_seq_id":
                         found.update(zip(labels, (key.decode() for key in ids), strict=True))
         except Damage as problem:
             self.problem = str(problem)
-        return found
+        return found, total
 
-    def _from_level0(self, file: FileIO, ids: dict[int, str]) -> Iterator[tuple[str, bytes]]:
+    def _from_level0(self, file: FileIO, ids: dict[int, str], total: int) -> Iterator[tuple[str, bytes]]:
         wanted = np.array(sorted(ids), np.uint64)
-        links, known = self._layout(file, wanted)
+        links, known = self._layout(file, wanted, total)
         # More than the header knows of, since it may be older than the rest; not all, since the file may have a vast hole.
         elements = _SPARE + 16 * len(wanted)
         rows = self._rows(file, links, elements, known, wanted)
@@ -82,8 +89,9 @@ class Salvage:
                 if key is not None:
                     yield key, self._scaled(key, block[row, 1 + 2 * links : -2], lengths, first + row)
 
-    def _layout(self, file: FileIO, wanted: NDArray[np.uint64]) -> tuple[int, int]:
-        """M, and how many elements the header knows of. What follows them was never written, unless the header is old."""
+    def _layout(self, file: FileIO, wanted: NDArray[np.uint64], total: int) -> tuple[int, int]:
+        """M, and how many elements there can be: as many as the header knows of, or else as labels were given. What follows
+        them was never written, unless the header is old."""
         try:
             header = format.read_header(self.directory)
         except Damage:
@@ -94,7 +102,7 @@ class Salvage:
         file.seek(0)
         sample = file.read(_SAMPLE)
         fits = {links: self._fit(sample, links, wanted) for links in _LINKS}
-        return max(fits, key=lambda links: fits[links]), damage.size(file)
+        return max(fits, key=lambda links: fits[links]), total
 
     def _fit(self, sample: bytes, links: int, wanted: NDArray[np.uint64]) -> int:
         """How many labels would be found on elements that look whole, if M were this."""

@@ -8,7 +8,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -115,12 +115,17 @@ def keep_log(data_dir: Path) -> None:
     Does nothing on a database that the engine has yet to make or to migrate.
     """
     with connect(data_dir) as connection:
-        if not _has_table(connection, "embeddings_queue_config"):
+        if not has_table(connection, "embeddings_queue_config"):
             return
         row = connection.execute("SELECT config_json_str FROM embeddings_queue_config WHERE id = 1").fetchone()
         if row is None or row[0] != _KEEP_LOG:
             connection.execute("INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, ?)", (_KEEP_LOG,))
-        connection.execute(f"CREATE INDEX IF NOT EXISTS {_LOG_INDEX} ON embeddings_queue (topic, seq_id)")
+        index_log(connection)
+
+
+def index_log(connection: sqlite3.Connection) -> None:
+    """Gives the log an index by collection."""
+    connection.execute(f"CREATE INDEX IF NOT EXISTS {_LOG_INDEX} ON embeddings_queue (topic, seq_id)")
 
 
 def has_tables(data_dir: Path) -> bool:
@@ -158,7 +163,7 @@ def outdated(data_dir: Path) -> bool:
 def unknown_migrations(data_dir: Path) -> list[str]:
     """The migrations in the file that the pinned engine does not have: a newer one wrote it."""
     with connect(data_dir) as connection:
-        if not _has_table(connection, "migrations"):
+        if not has_table(connection, "migrations"):
             return []
         applied = connection.execute("SELECT dir, version, filename FROM migrations ORDER BY dir, version")
         return [f"{kind}/{name}" for kind, version, name in applied if version > MIGRATIONS.get(kind, 0)]
@@ -179,18 +184,29 @@ def read_collections(connection: sqlite3.Connection, *, counted: bool = True) ->
         """
         SELECT c.id, c.name, d.tenant_id, d.name, c.dimension,
                CASE WHEN ? THEN (SELECT count(*) FROM embeddings e WHERE e.segment_id = m.id) ELSE 0 END,
-               v.id, CAST(coalesce(s.seq_id, 0) AS INTEGER), CAST(p.seq_id AS INTEGER)
+               v.id, coalesce(s.seq_id, 0), p.seq_id
         FROM collections c
         JOIN databases d ON d.id = c.database_id
         JOIN segments m ON m.collection = c.id AND m.scope = 'METADATA'
         JOIN segments v ON v.collection = c.id AND v.scope = 'VECTOR'
         LEFT JOIN max_seq_id s ON s.segment_id = m.id
         LEFT JOIN max_seq_id p ON p.segment_id = v.id
-        ORDER BY CAST(coalesce(s.seq_id, 0) AS INTEGER) DESC, c.name
+        ORDER BY coalesce(s.seq_id, 0) DESC, c.name
         """,
         (counted,),
     )
-    return [Collection(*row) for row in rows]
+    found = [Collection(*row) for row in rows]
+    return [
+        replace(
+            each, written=seq_id(each.written), persisted=None if each.persisted is None else seq_id(each.persisted)
+        )
+        for each in found
+    ]
+
+
+def seq_id(value: int | bytes) -> int:
+    """A seq id from a column of any Chroma: before 1.0 some held it as a big-endian number of eight bytes."""
+    return int.from_bytes(value, "big") if isinstance(value, bytes) else int(value)
 
 
 def collection_metadata(connection: sqlite3.Connection, collection: str) -> dict[str, str | int | float | bool]:
@@ -241,14 +257,14 @@ def is_cosine(connection: sqlite3.Connection, collection: Collection) -> bool:
 
     The first of them that there is decides, as it does for the engine.
     """
-    schema, configuration = connection.execute(
-        "SELECT schema_str, config_json_str FROM collections WHERE id = ?", (collection.id,)
-    ).fetchone()
-    if schema:
+    cursor = connection.execute("SELECT * FROM collections WHERE id = ?", (collection.id,))
+    # Older tables lack some columns.
+    columns = dict(zip((column[0] for column in cursor.description), cursor.fetchone(), strict=True))
+    if schema := columns.get("schema_str"):
         config = json.loads(schema)["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
         return bool(config.get("space") == "cosine")
     # Chroma 0.6 has another form of it, which the engine does not read.
-    hnsw = json.loads(configuration or "{}").get("vector_index", {}).get("hnsw") or {}
+    hnsw = json.loads(columns.get("config_json_str") or "{}").get("vector_index", {}).get("hnsw") or {}
     if "space" in hnsw:
         return bool(hnsw["space"] == "cosine")
     row = connection.execute(
@@ -292,7 +308,8 @@ def files(data_dir: Path) -> list[Path]:
     return [path for path in (data_dir / FILE, data_dir / f"{FILE}-wal") if path.exists()]
 
 
-def _has_table(connection: sqlite3.Connection, name: str) -> bool:
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether there is a table of this name."""
     return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)).fetchone())
 
 

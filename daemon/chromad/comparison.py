@@ -1,0 +1,150 @@
+"""Whether an engine serves what a directory held: every record of every collection, against `store.contents`."""
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from chromad.api import LOST, Api
+from chromad.errors import EngineError
+from chromad.store import contents
+from chromad.store.contents import Collection, Contents, Record
+
+# Records of one request, and the numbers of all their vectors
+_PAGE, _NUMBERS = 500, 200_000
+# Where the space is cosine the engine keeps vectors normalised, which costs their last bits; and all of those whose squared
+# length is out of range for 32 bits.
+_TOLERANCE = 1e-5
+_SQUARES = 1e-37, 3e38
+_SHOWN = 20
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Differences:
+    """found: in words, the first of `count`. compared: records. unknown: those of them without their vectors, which were
+    lost in the directory, or all zero, which looks like a hole in a file."""
+
+    found: list[str] = field(default_factory=list)
+    count: int = 0
+    compared: int = 0
+    unknown: int = 0
+
+    def add(self, text: str) -> None:
+        """Notes one."""
+        self.count += 1
+        if len(self.found) < _SHOWN:
+            self.found.append(text)
+
+
+def compare(api: Api, held: Contents, progress: Progress) -> Differences:
+    """Asks an engine for all that a directory held. A collection that it cannot serve is a difference."""
+    differences = Differences()
+    total = sum(held.count(each) for each in held.collections)
+    for collection in held.collections:
+        try:
+            _compare_collection(
+                api,
+                held,
+                collection,
+                differences,
+                lambda: progress("comparing with what it held", differences.compared, total),
+            )
+        except (EngineError, OSError) as error:
+            differences.add(f"{collection.held.name}: {error}")
+    return differences
+
+
+def _compare_collection(
+    api: Api, held: Contents, collection: Collection, differences: Differences, tick: Callable[[], None]
+) -> None:
+    if not _same_collection(api, collection, differences):
+        return
+    wanted, count = held.count(collection), api.count(*_place(collection))
+    if count != wanted:
+        differences.add(f"{collection.held.name}: has {count} records instead of {wanted}")
+    size = max(1, min(_PAGE, _NUMBERS // (collection.held.dimension or 1)))
+    for page in held.pages(collection, size):
+        _compare_page(api, collection, page, count, differences)
+        differences.compared += len(page)
+        tick()
+
+
+def _place(collection: Collection) -> tuple[str, str, str]:
+    return collection.held.tenant, collection.held.database, collection.held.id
+
+
+def _same_collection(api: Api, collection: Collection, differences: Differences) -> bool:
+    held = collection.held
+    served = api.collection(held.tenant, held.database, held.name)
+    if served is None or served["id"] != held.id:
+        differences.add(f"{held.name}: is missing in {held.tenant}/{held.database}")
+        return False
+    if (served["metadata"] or {}) != collection.metadata:
+        differences.add(f"{held.name}: has other metadata")
+    if held.dimension is not None and served["dimension"] != held.dimension:
+        differences.add(f"{held.name}: has dimension {served['dimension']} instead of {held.dimension}")
+    return True
+
+
+def _compare_page(
+    api: Api, collection: Collection, page: Sequence[Record], count: int, differences: Differences
+) -> None:
+    # The engine gives no record of all that are asked for when one has no vector.
+    whole = [record.id for record in page if record.vectors]
+    rest = [record.id for record in page if not record.vectors]
+    served = {each["id"]: each for each in (*_records(api, collection, whole), *_plain(api, collection, rest))}
+    differences.unknown += len(rest)
+    for record in page:
+        if record.id not in served:
+            differences.add(f"{collection.held.name}: the record {record.id} is missing, or has no vector")
+        elif wrong := _wrong(record, served[record.id], collection, alone=count == 1):
+            differences.add(f"{collection.held.name}: the record {record.id} has another {wrong}")
+
+
+def _wrong(record: Record, served: Mapping[str, Any], collection: Collection, *, alone: bool) -> str:
+    """Names what is not as it was; empty when all is."""
+    if contents.document_digest(served["document"]) != record.document:
+        return "document"
+    if contents.metadata_digest(served["uri"], served["metadata"]) != record.metadata:
+        return "metadata"
+    # Chroma loses the update of a record that is alone in its collection.
+    if alone or not record.vectors:
+        return ""
+    found = array("f", served["embedding"] or [])
+    if any(_same(found, vector, cosine=collection.cosine) for vector in record.vectors):
+        return ""
+    return "vector"
+
+
+def _same(found: "array[float]", vector: bytes, *, cosine: bool) -> bool:
+    if found.tobytes() == vector:
+        return True
+    wanted = array("f", vector)
+    if not cosine or len(found) != len(wanted):
+        return False
+    if not _SQUARES[0] < sum(each * each for each in wanted) < _SQUARES[1]:
+        return True
+    bound = _TOLERANCE * max(map(abs, wanted), default=0.0)
+    return all(abs(a - b) <= bound for a, b in zip(found, wanted, strict=True))
+
+
+def _records(api: Api, collection: Collection, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Records by their ids, but for those whose vector the engine does not have."""
+    if not ids:
+        return []
+    try:
+        return api.records(*_place(collection), {"ids": list(ids)})
+    except EngineError as error:
+        if LOST not in str(error):
+            raise
+    if len(ids) == 1:
+        return []
+    half = len(ids) // 2
+    return [*_records(api, collection, ids[:half]), *_records(api, collection, ids[half:])]
+
+
+def _plain(api: Api, collection: Collection, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Records without their vectors."""
+    return api.records(*_place(collection), {"ids": list(ids)}, vectors=False) if ids else []
