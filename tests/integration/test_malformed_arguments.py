@@ -73,6 +73,7 @@ VERBS = [
     ["unfence"],
     ["repair"],
     ["adopt"],
+    ["upgrade"],
 ]
 
 

@@ -140,9 +140,9 @@ class Repository:
     def restore(self, snapshot: Snapshot, target: Path, size: int, progress: Progress) -> None:
         """Writes the files of a backup into a new directory. size: bytes to expect."""
         parent = target.with_name(f"{target.name}.restic")
-        parent.mkdir(mode=0o700)
-        self._give(parent)
         try:
+            parent.mkdir(mode=0o700)
+            self._give(parent)
             self._run(
                 *("restore", "--no-lock", snapshot.id, "--target", str(parent)),
                 tick=lambda: progress(min(_size(parent), size), size),
