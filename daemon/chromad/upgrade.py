@@ -109,10 +109,12 @@ class Upgrade:
             )
         self._left_out = {*running["cold_ids"], *running["quarantined"]}
         size = sum(min(each.stat().st_size, each.stat().st_blocks * 512) for each in self._files())
-        place = restore.staging_place(config.data_dir)
-        if (free := free_bytes(place)) < size:
+        place = config.data_dir.parent
+        free, reserve = free_bytes(place), run.reserve(config, place)
+        if free < size + reserve:
             raise ChromadError(
-                f"{place} has {human_bytes(free)} free; the copy of the data needs {human_bytes(size)}",
+                f"{place} has {human_bytes(free)} free; the copy of the data needs {human_bytes(size)}, and "
+                f"{human_bytes(reserve)} stay below disk.fence_percent",
                 "free some space; nothing was touched",
             )
         return Plan(old, new, size, free)
@@ -197,7 +199,8 @@ class Upgrade:
 
     def _begin(self) -> None:
         data_dir = self._config.data_dir
-        name = f"staging-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        # Not in restore/: the service's user could put something else in its place while root writes.
+        copy = data_dir.with_name(f".{data_dir.name}.upgrade-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
         self._journal = Journal(
             upgrade_journal.FORMAT,
             datetime.now(UTC).isoformat(timespec="seconds"),
@@ -206,12 +209,11 @@ class Upgrade:
             self._new.engine,
             data_dir,
             data_dir.stat().st_ino,
-            restore.staging_place(data_dir) / name,
+            copy,
             compared=False,
         )
         upgrade_journal.write(self._journal)
-        # Nobody else's until it is complete.
-        self._journal.copy.mkdir(mode=0o700)
+        copy.mkdir(mode=0o700)
 
     def _copy(self) -> None:
         """Copies what has changed since the last time: first while the service runs, then when it has stopped."""
@@ -278,7 +280,6 @@ class Upgrade:
             restore.check_alone(data_dir)
             restore.exchange(self._journal.copy, data_dir)
         state.fsync_path(data_dir.parent)
-        state.fsync_path(self._journal.copy.parent)
 
     def _switch(self) -> None:
         environment.switch(self._new.path)
@@ -371,7 +372,7 @@ def undo(config: Config) -> str:
 
 def _finish(config: Config, journal: Journal) -> Path:
     """Lets clients change things again; gives where the former data are."""
-    replaced = journal.copy.with_name(journal.copy.name.replace("staging-", "replaced-"))
+    replaced = restore.staging_place(config.data_dir) / f"replaced-{journal.copy.name.rpartition('-')[2]}"
     with sqlite.connect(config.data_dir) as connection:
         hold.drop(connection)
     if journal.copy.exists():

@@ -39,7 +39,7 @@ def read() -> Journal | None:
         return None
     except ValueError:
         raise ConfigurationError(
-            f"{path} is damaged", "look at the link venv, the data and restore/staging-… yourself, then remove it"
+            f"{path} is damaged", "look at the link venv, the data and the copy beside them yourself, then remove it"
         ) from None
     if found.format > FORMAT:
         raise ConfigurationError(

@@ -72,11 +72,8 @@ def _was_told_and_undone(host: Host) -> None:
 
 def _serves_as_before(host: Host) -> None:
     status: dict[str, Any] = json.loads(_on(host, "sudo chromactl --json status").stdout)
-    left = _on(
-        host,
-        "sudo find /opt/chromadb/restore /opt/chromadb/venvs/upgrade.json -mindepth 0 -name '[su]*g*'",
-        check=False,
-    )
+    places = "/opt/chromadb /opt/chromadb/venvs /opt/chromadb/restore"
+    left = _on(host, f"sudo find {places} -maxdepth 1 -name '*upgrade*' -o -maxdepth 1 -name 'staging-*'")
     if status["engine_version"] != ENGINE or status["state"] != "serving":
         raise SystemExit(f"the old version does not serve: {status}")
     if left.stdout:

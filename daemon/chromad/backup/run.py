@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from chromad.api import Api
 from chromad.backup import assemble, ledger, manifest, proof, snapshot
@@ -130,15 +131,19 @@ def prepare(config: Config) -> None:
         ) from None
 
 
+def reserve(config: Config, directory: Path) -> int:
+    """Bytes of a file system that stay free below disk.fence_percent."""
+    status = os.statvfs(directory)
+    return (status.f_blocks * (100 - config.disk.fence_percent) // 100) * status.f_frsize
+
+
 def scratch_space(config: Config, size: int) -> None:
     """Raises BackupError where a private copy of so many bytes would fill the file system up to the fence."""
-    status = os.statvfs(config.backup_dir)
-    reserve = (status.f_blocks * (100 - config.disk.fence_percent) // 100) * status.f_frsize
-    free = status.f_bavail * status.f_frsize
-    if free < size + reserve:
+    free, kept = assemble.free_bytes(config.backup_dir), reserve(config, config.backup_dir)
+    if free < size + kept:
         raise BackupError(
             f"{config.backup_dir} has {human_bytes(free)} free; opening the backup for its proof needs "
-            f"{human_bytes(size)}, and {human_bytes(reserve)} stay below disk.fence_percent",
+            f"{human_bytes(size)}, and {human_bytes(kept)} stay below disk.fence_percent",
             "free some space on the file system of the checkpoints",
         )
 

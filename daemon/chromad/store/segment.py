@@ -197,7 +197,7 @@ def copy_file(source: Path, target: Path, *, flush: bool = True) -> None:
     for what others have not yet put there. Raises BackupError for a file that is far larger than what it holds, as a
     torn `link_lists.bin` can be.
     """
-    reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     writer = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
         status = os.fstat(reader)
