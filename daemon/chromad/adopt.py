@@ -36,8 +36,8 @@ _NOTHING = {lock.DIRECTORY_LOCK, state.FILE, guard.BALLAST, *(f"{sqlite.FILE}{en
 
 @dataclass(frozen=True)
 class Found:
-    """A collection of the directory. database: `tenant/database`. state: `sound`, `logged` (all of it is in the log), `empty`, or `rebuild`, for the
-    reason given."""
+    """A collection of the directory. database: `tenant/database`. state: `sound`, `logged` (all of it is in the log), `empty`,
+    or `rebuild`, for the reason given."""
 
     name: str
     database: str
@@ -69,12 +69,14 @@ class Report:
 class Outcome:
     """repaired: what became of segments that had to be rebuilt. replaced: where the former data directory is; None when there
     was nothing in it. restarted: whether the service was stopped and started. compared: records that were compared with what
-    the directory held, in so many seconds; unknown: those of them without their vectors, which were lost there, or all zero."""
+    the directory held, in so many seconds; unknown: those of them without their vectors, which were lost there, or all zero; named: the
+    first of these."""
 
     collections: int
     records: int
     compared: int
     unknown: int
+    named: list[str]
     seconds: float
     repaired: list[repair.Repaired]
     directory: Path
@@ -186,7 +188,16 @@ class Adoption:
         repaired = [self._tell(each, replaced) for each in repaired]
         records = sum(each.records for each in entries)
         return Outcome(
-            len(entries), records, same.compared, same.unknown, seconds, repaired, data_dir, replaced, restart
+            len(entries),
+            records,
+            same.compared,
+            same.unknown,
+            same.named,
+            seconds,
+            repaired,
+            data_dir,
+            replaced,
+            restart,
         )
 
     # Steps

@@ -24,12 +24,15 @@ Progress = Callable[[str, int, int], None]
 @dataclass
 class Differences:
     """found: in words, the first of `count`. compared: records. unknown: those of them without their vectors, which were
-    lost in the directory, or all zero, which looks like a hole in a file."""
+    lost in the directory (Chroma before 1.0 loses some by itself), or all zero, which looks like a hole in a file; named: the
+    first of these.
+    """
 
     found: list[str] = field(default_factory=list)
     count: int = 0
     compared: int = 0
     unknown: int = 0
+    named: list[str] = field(default_factory=list)
 
     def add(self, text: str) -> None:
         """Notes one."""
@@ -96,6 +99,7 @@ def _compare_page(
     rest = [record.id for record in page if not record.vectors]
     served = {each["id"]: each for each in (*_records(api, collection, whole), *_plain(api, collection, rest))}
     differences.unknown += len(rest)
+    differences.named += [f"{collection.held.name}: {each}" for each in rest[: _SHOWN - len(differences.named)]]
     for record in page:
         if record.id not in served:
             differences.add(f"{collection.held.name}: the record {record.id} is missing, or has no vector")

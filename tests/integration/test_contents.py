@@ -80,6 +80,7 @@ def test_the_same(made: Path, tmp_path: Path) -> None:
     assert found.found == []
     # Vectors that are all zero look like holes.
     assert (found.compared, found.unknown) == (200, 2)
+    assert sorted(found.named) == ["cosine: zero", "plain: zero"]
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
     assert not (tmp_path / "held").exists()
 

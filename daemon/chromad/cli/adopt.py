@@ -127,7 +127,10 @@ def _show_outcome(outcome: Outcome, source: Path) -> None:
         markup=False,
     )
     if outcome.unknown:
-        ui.out.print(f"  but for the vectors of {outcome.unknown}, which are lost there, or all zero", markup=False)
+        names = ", ".join(outcome.named) + (", …" if outcome.unknown > len(outcome.named) else "")
+        ui.out.print(
+            f"  but for the vectors of {outcome.unknown}, which are lost there, or all zero: {names}", markup=False
+        )
     for each in outcome.repaired:
         ui.out.print(
             f"{each.collection}: {each.from_log} vectors come from the log, {each.salvaged} from {each.broken}",
