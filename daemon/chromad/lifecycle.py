@@ -69,7 +69,9 @@ class Daemon:
         # Where a link may point elsewhere by and by.
         self._environment = str(Path(sys.prefix).resolve())
         self._probe: _Probe | None = None
-        self._telemetry = Telemetry(config, self._describe, self._silent)
+        # Seconds of an engine's silence after which it counts as hung
+        self._silence = (notify.watchdog_interval() or DEFAULT_WATCHDOG) / 2
+        self._telemetry = Telemetry(config, self._describe, self._silent, self._silence)
         self._engine: Engine | None = None
         self._guard = Guard(config)
         self._fences: dict[str, str] = {}
@@ -155,8 +157,7 @@ class Daemon:
     # Serve
 
     def _serve(self, engine: Engine) -> None:
-        watchdog = notify.watchdog_interval() or DEFAULT_WATCHDOG
-        self._probe = probe = _Probe(self._api, watchdog / 6)
+        self._probe = probe = _Probe(self._api, self._silence / 3)
         probe.start()
         self._fences = fence.read(self._config.data_dir)
         guard = _Every(GUARD_INTERVAL, self._look_at_disks)
@@ -174,7 +175,7 @@ class Daemon:
         while not signals.stop:
             engine.raise_if_dead()
             silent = probe.silent_for()
-            if silent > watchdog / 2:
+            if silent > self._silence:
                 raise EngineError(
                     f"the engine has not answered a read for {silent:.0f} s; ending it",
                     "systemd restarts the service; look for what stopped it",
@@ -198,7 +199,7 @@ class Daemon:
                 refreshed = time.monotonic()
                 self._refresh_counts()
                 notify.status(self._serving_text())
-            signals.wait(min(1.0, watchdog / 10))
+            signals.wait(min(1.0, self._silence / 5))
         self._probe = None
         self._telemetry.rest()
         probe.stop()

@@ -54,8 +54,8 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "chromad_checkpoint_interval_seconds": ((), "The longest time between two checkpoints of what changed."),
     "chromad_backup_last_good_timestamp_seconds": ((), "When the last proven backup was taken."),
     "chromad_backup_failed": ((), "1 when the last backup failed."),
-    "chromad_drill_last_timestamp_seconds": ((), "When the last drill ended, well or not."),
-    "chromad_drill_failed": ((), "1 when it failed."),
+    "chromad_drill_last_good_timestamp_seconds": ((), "When a backup was last restored on trial, and was good."),
+    "chromad_drill_failed": ((), "1 when the last drill failed."),
 }
 
 
@@ -140,7 +140,7 @@ def _samples(view: View) -> Iterator[Sample]:
     backup = status["backup"]
     yield from _timestamp("chromad_backup_last_good_timestamp_seconds", backup["last_good"])
     yield "chromad_backup_failed", (), bool(backup["problem"])
-    yield from _timestamp("chromad_drill_last_timestamp_seconds", backup["drill"])
+    yield from _timestamp("chromad_drill_last_good_timestamp_seconds", backup["drill_good"])
     yield "chromad_drill_failed", (), bool(backup["drill_problem"])
 
 

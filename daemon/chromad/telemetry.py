@@ -19,8 +19,6 @@ from chromad.store import log as chroma_log
 from chromad.store import sqlite
 from chromad.web import Answer, Listener
 
-# Seconds without an answer of the engine, after which it is not alive: half of what its watchdog waits for
-SILENCE = 15.0
 _FIRST = 5.0  # seconds
 _NEWEST = 20_000  # rows
 _POINTS = 180
@@ -31,11 +29,15 @@ _SERIES = ("data", "checkpoints", "backups", "log", "records")
 class Telemetry:
     """One listener and what it tells. config: the present one, replaced at a reload.
 
-    describe: gives what `chromactl status --json` prints. silent: seconds since the engine answered.
+    describe: gives what `chromactl status --json` prints. silent: seconds since the engine answered. limit: with more of
+    them, it is not alive.
     """
 
-    def __init__(self, config: Config, describe: Callable[[], dict[str, Any]], silent: Callable[[], float]) -> None:
+    def __init__(
+        self, config: Config, describe: Callable[[], dict[str, Any]], silent: Callable[[], float], limit: float
+    ) -> None:
         self.config = config
+        self._limit = limit
         self._describe = describe
         self._silent = silent
         self._started = time.time()
@@ -201,7 +203,7 @@ class Telemetry:
 
     def _alive(self) -> Answer:
         silent = self._silent()
-        if silent > SILENCE:
+        if silent > self._limit:
             return Answer.text(503, f"the engine has not answered a read for {silent:.0f} s")
         return Answer.text(200, "alive")
 
@@ -209,4 +211,4 @@ class Telemetry:
         state = self._describe()["state"]
         if state != "serving":
             return Answer.text(503, str(state))
-        return self._alive() if self._silent() > SILENCE else Answer.text(200, "ready")
+        return self._alive() if self._silent() > self._limit else Answer.text(200, "ready")

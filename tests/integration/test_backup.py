@@ -74,7 +74,13 @@ def test_backup_of_a_running_service(site: Site) -> None:
     assert listed == listed | expected | {"proven": True, "drilled": None}
     status = daemon.status()
     assert status["state"] == "serving"
-    assert status["backup"] == {"last_good": found["created"], "problem": None, "drill": None, "drill_problem": None}
+    assert status["backup"] == {
+        "last_good": found["created"],
+        "problem": None,
+        "drill": None,
+        "drill_good": None,
+        "drill_problem": None,
+    }
     daemon.stop()
 
 

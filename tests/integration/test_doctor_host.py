@@ -249,7 +249,7 @@ def test_growth(used: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "_FIRST", 0.02)
     with mounts.small(used.checkpoints, 32 << 20):
         config = configuration.load(used.config).model_copy(update={"metrics": configuration.Metrics(port=0)})
-        sampler = telemetry.Telemetry(config, lambda: {"records": 0}, lambda: 0.0)
+        sampler = telemetry.Telemetry(config, lambda: {"records": 0}, lambda: 0.0, 15.0)
         sampler.gather()
         for _ in range(40):
             with (used.checkpoints / "growing").open("ab") as file:

@@ -70,7 +70,12 @@ def test_every_metric_of_the_table_has_values(busy: Site) -> None:
     assert found["chromad_disk_fence_ratio"][()] == 0.95
     assert found["chromad_engine_resident_memory_bytes"][()] > 10e6
     now = time.time()
-    for name in ("start_time", "backup_last_good_timestamp", "drill_last_timestamp", "checkpoint_newest_timestamp"):
+    for name in (
+        "start_time",
+        "backup_last_good_timestamp",
+        "drill_last_good_timestamp",
+        "checkpoint_newest_timestamp",
+    ):
         assert now - 300 < found[f"chromad_{name}_seconds"][()] <= now
     assert found["process_resident_memory_bytes"][()] < MEGABYTES * 1e6
 

@@ -9,6 +9,7 @@ from chromad.backup import ledger
 from chromad.backup.ledger import Drill, Ledger, Taken
 from chromad.errors import BackupError
 
+_LATER = "2026-01-09T00:00:00+00:00"
 GOOD = Ledger(
     data_id="d",
     last_seq_id=12,
@@ -76,14 +77,26 @@ def test_stays_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("known", "shown"),
     [
-        (Ledger(), {"last_good": None, "problem": None, "drill": None, "drill_problem": None}),
+        (Ledger(), dict.fromkeys(("last_good", "problem", "drill", "drill_good", "drill_problem"))),
         (
             GOOD,
-            {"last_good": GOOD.last_good, "problem": None, "drill": GOOD.drills[0].ended, "drill_problem": None},
+            {
+                "last_good": GOOD.last_good,
+                "problem": None,
+                "drill": GOOD.drills[0].ended,
+                "drill_good": GOOD.drills[0].ended,
+                "drill_problem": None,
+            },
         ),
         (
-            replace(GOOD, problem="full", drills=[replace(GOOD.drills[0], problem="gone")]),
-            {"last_good": GOOD.last_good, "problem": "full", "drill": GOOD.drills[0].ended, "drill_problem": "gone"},
+            replace(GOOD, problem="full", drills=[*GOOD.drills, replace(GOOD.drills[0], ended=_LATER, problem="gone")]),
+            {
+                "last_good": GOOD.last_good,
+                "problem": "full",
+                "drill": _LATER,
+                "drill_good": GOOD.drills[0].ended,
+                "drill_problem": "gone",
+            },
         ),
     ],
 )

@@ -107,12 +107,13 @@ def summary(directory: Path) -> dict[str, str | None]:
     try:
         found = read(directory)
     except (BackupError, OSError) as error:
-        return {"last_good": None, "problem": str(error), "drill": None, "drill_problem": None}
+        return {"last_good": None, "problem": str(error), "drill": None, "drill_good": None, "drill_problem": None}
     drill = found.drills[-1] if found.drills else None
     return {
         "last_good": found.last_good or None,
         "problem": found.problem or None,
         "drill": drill.ended if drill else None,
+        "drill_good": next((each.ended for each in reversed(found.drills) if not each.problem), None),
         "drill_problem": (drill.problem or None) if drill else None,
     }
 
