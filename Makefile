@@ -51,11 +51,11 @@ run: venv ## Run the daemon in the foreground with its data under var/; Ctrl-C f
 	  'backup: {repository: $(CURDIR)/var/backups, password_file: $(CURDIR)/var/backup.key}' 'allow_root: true' >var/chromad.yml
 	@exec $(BIN)/chromad --config var/chromad.yml
 
-# Hosts mostly wait for themselves, so some boot beside the tests. What failed is said once more at the end.
+# Hosts mostly wait for themselves, so they boot beside the tests. What failed is said once more at the end.
 .PHONY: test
 test: venv ## Everything: lint, unit, integration, and the roles on booted systemd hosts (root)
 	@rm -f .pytest_cache/failed
-	@$(MAKE) --no-print-directory --jobs 3 --keep-going --output-sync=target test-fast $(SCENARIOS:%=molecule-%) || \
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target test-fast $(SCENARIOS:%=molecule-%) || \
 	  { cat .pytest_cache/failed 2>&-; exit 1; }
 
 .PHONY: test-fast
