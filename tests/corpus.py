@@ -37,6 +37,8 @@ _COLLECTIONS = {"packages": 1000, "packages-often-persisted": 100}
 # Requests of each writer before, between and after kills, and the seconds that they may take.
 _REQUESTS = 20
 _AWAIT_LIMIT = 60.0
+# Seconds between two requests of a writer that must not keep the host from its work
+_PAUSE = 0.05
 # What clients are told while an upgrade refuses changes
 _HELD = "changes are held"
 
@@ -138,7 +140,7 @@ def _churn(client: ClientAPI, expected: Records, host: Host, kills: int) -> int:
 
 def _during(client: ClientAPI, expected: Records, command: list[str]) -> tuple[int, dict[str, float]]:
     """Writes and reads while a command runs; gives its exit code, and the longest times in seconds without an answer."""
-    writers = [_Writer(client, name, records) for name, records in expected.items()]
+    writers = [_Writer(client, name, records, pause=_PAUSE) for name, records in expected.items()]
     reader = _Reader(client, next(iter(expected)))
     threads: list[_Writer | _Reader] = [*writers, reader]
     for thread in threads:
@@ -170,8 +172,10 @@ def _await_requests(writers: "list[_Writer]") -> None:
 class _Writer(threading.Thread):
     """Upserts and deletes records of one collection until `ended`; keeps `records` up to date."""
 
-    def __init__(self, client: ClientAPI, name: str, records: dict[str, Record]) -> None:
+    def __init__(self, client: ClientAPI, name: str, records: dict[str, Record], pause: float = 0.0) -> None:
+        """pause: seconds between two requests."""
         super().__init__(name=name, daemon=True)
+        self._pause = pause
         self.ended = threading.Event()
         self.acknowledged = self.cut_off = 0
         self.longest = 0.0
@@ -180,7 +184,7 @@ class _Writer(threading.Thread):
 
     def run(self) -> None:
         chance = random.Random(self.name)
-        while not self.ended.is_set():
+        while not self.ended.wait(self._pause):
             keys = chance.sample(sorted(self._records), 10)
             if chance.random() < 0.2:
                 self._insist(partial(self._collection.delete, ids=keys[:2]))

@@ -84,6 +84,10 @@ def test_sound_directory(site: Site, made: Made, version: str) -> None:
     compare(site, model)
     assert "recovered" not in site.daemon.log
     assert site.daemon.status()["checkpoint"]["newest"]
+    if version == "0.6.3":
+        # The service has vectors of a cosine collection otherwise in the last bit than a replay of the log.
+        site.backup()
+        assert site.chromactl("verify").code == 0
     # It stays what it is over a restart, and a drill of its backup is right.
     site.daemon.stop()
     site.serve()

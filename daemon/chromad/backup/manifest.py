@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from chromad.backup.fingerprint import Fingerprint
 from chromad.errors import BackupError
 from chromad.fields import Moment, Number
 from chromad.store import archive, segment, sqlite
@@ -32,13 +33,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sample:
-    """A record as it was read when the backup was proven. digest: of all that it holds (`proof.digest`), empty before.
-    nearest, distances: what a query with its vector gave."""
+    """A record as it was read when the backup was proven. digest, vector: see `Fingerprint`, empty before. nearest,
+    distances: what a query with its vector gave."""
 
     id: str
     digest: str
     nearest: list[str]
     distances: list[float]
+    vector: list[float] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """None before it was read, and where an earlier chromad has read it."""
+        return Fingerprint(self.digest, tuple(self.vector)) if self.vector else None
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,11 @@
 Where the service runs, samples are compared with what it answers; later, a drill compares with what the proof has seen.
 """
 
-import hashlib
-import json
 import math
 import random
 import socket
 import sqlite3
 import time
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from chromad.api import LOST, Api
+from chromad.backup import fingerprint
+from chromad.backup.fingerprint import Fingerprint
 from chromad.backup.manifest import CollectionEntry, Sample
 from chromad.config import Config, Listen
 from chromad.engine import Engine
@@ -34,18 +33,10 @@ _PORT_TRIES = 3
 _STOP_LIMIT = 60.0  # seconds
 
 Tick = Callable[[], None]
-# Gives the digests of records of a collection by their ids; leaves out what cannot be compared.
-Ask = Callable[[CollectionEntry, Sequence[str]], dict[str, str]]
+# Gives the fingerprints of records of a collection by their ids; leaves out what cannot be compared.
+Ask = Callable[[CollectionEntry, Sequence[str]], dict[str, Fingerprint]]
 # Seconds within which the service has applied what it logged, and between two questions
 _APPLIED, _AGAIN = 20.0, 0.5
-
-
-def digest(record: Mapping[str, Any]) -> str:
-    """The SHA-256 of a record as `Api.records` gives it: vector as 32-bit floats, document, uri, metadata."""
-    found = hashlib.sha256(array("f", record["embedding"] or []).tobytes())
-    rest = [record["document"], record["uri"], record["metadata"]]
-    found.update(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode())
-    return found.hexdigest()
 
 
 def pick(connection: sqlite3.Connection, collection: sqlite.Collection) -> list[str]:
@@ -91,12 +82,12 @@ def ask_service(api: Api, data_dir: Path, seq_id: int) -> Ask:
     seq_id: of the newest row of the log at that moment. The log after it must not be purged meanwhile.
     """
 
-    def ask(entry: CollectionEntry, ids: Sequence[str]) -> dict[str, str]:
+    def ask(entry: CollectionEntry, ids: Sequence[str]) -> dict[str, Fingerprint]:
         try:
             records = _records(api, (entry.tenant, entry.database, entry.id), ids)
         except (EngineError, OSError):
             return {}  # it may have been deleted just now, or the service is gone
-        found = {record["id"]: digest(record) for record in records}
+        found = {record["id"]: fingerprint.of(record) for record in records}
         with sqlite.connect(data_dir) as connection:
             written = connection.execute(
                 "SELECT DISTINCT id FROM embeddings_queue WHERE topic = ? AND seq_id > ?",
@@ -142,7 +133,7 @@ def prove(
 ) -> list[CollectionEntry]:
     """Opens a data directory made of a backup and looks at every collection; gives the entries with what it has seen.
 
-    Entries with samples that have a digest are compared with them (a drill), others with what `ask` says. Raises
+    Entries with samples that have a fingerprint are compared with them (a drill), others with what `ask` says. Raises
     BackupError that names all that is wrong.
     """
     with scratch(config, directory, lambda: tick(0, len(entries))) as api:
@@ -181,9 +172,9 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
     if not entry.samples or not count:
         return [], problems
     records = _records(api, place, [each.id for each in entry.samples])
-    found = {record["id"]: digest(record) for record in records}
-    expected = {sample.id: sample.digest for sample in entry.samples if sample.digest}
-    different = [key for key in expected if found.get(key) != expected[key]]
+    found = {record["id"]: fingerprint.of(record) for record in records}
+    expected = {sample.id: sample.fingerprint for sample in entry.samples if sample.fingerprint}
+    different = _unlike(expected, found)
     if ask and not expected:
         different = _unlike_service(ask, entry, found)
     # Chroma loses the update of a record that is alone in its collection, crash or not.
@@ -194,8 +185,8 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
         return [], problems
     answers = api.nearest(*place, [record["embedding"] for record in kept], min(_NEAREST, count))
     samples = [
-        Sample(record["id"], found[record["id"]], ids, distances)
-        for record, (ids, distances) in zip(kept, answers, strict=True)
+        Sample(key, found[key].digest, ids, distances, list(found[key].vector))
+        for key, (ids, distances) in zip((record["id"] for record in kept), answers, strict=True)
     ]
     problems += _compare_queries(entry, samples)
     return samples, problems
@@ -213,21 +204,25 @@ def _records(api: Api, place: tuple[str, str, str], ids: Sequence[str]) -> list[
         return [record for each in ids for record in _records(api, place, [each])]
 
 
-def _unlike_service(ask: Ask, entry: CollectionEntry, found: Mapping[str, str]) -> list[str]:
+def _unlike_service(ask: Ask, entry: CollectionEntry, found: Mapping[str, Fingerprint]) -> list[str]:
     """The samples that the service has otherwise. What is logged is not yet applied at times, so it is asked again."""
     different = [sample.id for sample in entry.samples]
     deadline = time.monotonic() + _APPLIED
     while True:
         served = ask(entry, different)
-        different = [key for key in served if found.get(key) != served[key]]
+        different = _unlike(served, found)
         if not different or time.monotonic() > deadline:
             return different
         time.sleep(_AGAIN)
 
 
+def _unlike(expected: Mapping[str, Fingerprint], found: Mapping[str, Fingerprint]) -> list[str]:
+    return [key for key, wanted in expected.items() if key not in found or not found[key].like(wanted)]
+
+
 def _compare_queries(entry: CollectionEntry, samples: Sequence[Sample]) -> list[str]:
     """Whether queries find as near neighbours as before. Not the same: a replay may connect the graph otherwise."""
-    before = {sample.id: sample.distances for sample in entry.samples if sample.digest}
+    before = {sample.id: sample.distances for sample in entry.samples if sample.fingerprint}
     near = total = 0
     for sample in samples:
         if wanted := before.get(sample.id):
