@@ -27,7 +27,7 @@ from chromad.backup.manifest import CollectionEntry
 from chromad.config import Config
 from chromad.control import ask
 from chromad.environment import Environment
-from chromad.errors import ChromadError, ConfigurationError, UpgradeError
+from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
 from chromad.output import human_bytes
 from chromad.store import hold, lock, log, segment, sqlite, state
 from chromad.upgrade_journal import Journal
@@ -154,6 +154,8 @@ class Upgrade:
         config = self._config
         run.prepare(config)
         with lock.backup_lock(config.backup_dir):
+            if environment.active() != self._old.path:
+                raise TryAgain("another upgrade has gone on meanwhile", "look at chromactl status, then try again")
             try:
                 self._begin()
                 self._copy()
@@ -330,10 +332,20 @@ class Upgrade:
             time.sleep(_AGAIN)
 
 
+def put_right(config: Config) -> str:
+    """Ends an upgrade that did not come to its end, see `undo`. Raises TryAgain while it goes on, in another process."""
+    if upgrade_journal.read() is None:
+        return ""
+    run.prepare(config)
+    with lock.backup_lock(config.backup_dir):
+        return undo(config)
+
+
 def undo(config: Config) -> str:
     """Ends an upgrade that did not come to its end; gives what was done, empty when there was none.
 
-    One that was good already is completed; any other one is taken back: data, environment, service. Can be repeated.
+    One that was good already is completed; any other one is taken back: data, environment, service. Can be repeated. The
+    caller holds the lock of the backups, as an upgrade does.
     """
     journal = upgrade_journal.read()
     if journal is None:
