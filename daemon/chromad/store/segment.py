@@ -1,6 +1,8 @@
 """Vector segment directories: `<data>/<segment uuid>/`, written in place by the engine."""
 
+import errno
 import fcntl
+import mmap
 import os
 import shutil
 import sqlite3
@@ -193,9 +195,9 @@ def stats(source: Path) -> Stats:
 def copy_file(source: Path, target: Path, *, flush: bool = True) -> None:
     """Copies a file: shares its blocks where the file system can, else writes what differs from a target that is there.
 
-    flush: put it on disk while it is copied, a little at a time: SQLite's fsync of a client's write may have to wait
-    for what others have not yet put there. Raises BackupError for a file that is far larger than what it holds, as a
-    torn `link_lists.bin` can be.
+    flush: put it on disk while it is copied, past the cache or a little at a time: SQLite's fsync of a client's write may
+    have to wait for what others have not yet put there. Raises BackupError for a file that is far larger than what it
+    holds, as a torn `link_lists.bin` can be, and OSError when the disk is full.
     """
     reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     writer = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
@@ -209,7 +211,8 @@ def copy_file(source: Path, target: Path, *, flush: bool = True) -> None:
         try:
             fcntl.ioctl(writer, _FICLONE, reader)
         except OSError:
-            _copy_blocks(reader, writer, status.st_size, flush)
+            if not (flush and _copy_past_cache(reader, writer, status.st_size)):
+                _copy_blocks(reader, writer, status.st_size, flush)
         os.truncate(writer, status.st_size)
         keep_times(reader, writer)
     finally:
@@ -242,15 +245,48 @@ def shares_blocks(data_dir: Path, directory: Path) -> bool:
     return True
 
 
+def _copy_past_cache(source: int, target: int, size: int) -> bool:
+    """Writes a file that is empty yet by direct I/O, and puts it on disk; False where the file system has none.
+
+    Nothing is left in the cache for others' fsyncs to wait for, and one fdatasync is enough. The end is filled up to the
+    unit of direct writes, for the caller to cut off.
+    """
+    if os.fstat(target).st_size:
+        return False
+    block = memoryview(mmap.mmap(-1, _BLOCK))  # direct I/O needs memory that starts at a page
+    flags = fcntl.fcntl(target, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(target, fcntl.F_SETFL, flags | os.O_DIRECT)
+        for offset in range(0, size, _BLOCK):
+            read = os.preadv(source, [block], offset)
+            _write(target, block[: -(-read // mmap.PAGESIZE) * mmap.PAGESIZE], offset)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    finally:
+        fcntl.fcntl(target, fcntl.F_SETFL, flags)
+    os.fdatasync(target)
+    return True
+
+
 def _copy_blocks(source: int, target: int, size: int, flush: bool) -> None:
     there = os.fstat(target).st_size
     for offset in range(0, size, _BLOCK):
         block = os.pread(source, _BLOCK, offset)
         if offset < there and os.pread(target, _BLOCK, offset) == block:
             continue
-        os.pwrite(target, block, offset)
+        _write(target, memoryview(block), offset)
         if flush:
             os.fdatasync(target)
+
+
+def _write(target: int, block: memoryview, offset: int) -> None:
+    """Writes all of a block: a disk that gets full takes a part of it first, and says so only to the next write."""
+    while block:
+        written = os.pwrite(target, block, offset)
+        block = block[written:]
+        offset += written
 
 
 def keep_times(source: int, target: int) -> None:
