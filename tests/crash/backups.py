@@ -151,11 +151,26 @@ class Laboratory:
             if path.name.split("-")[0] not in ("current", "ledger.json", "backup.lock"):
                 losses.append(f"{path} is left behind")
         try:
-            # As chromactl does when it meets the lock of a restic that was killed: only such locks are removed.
-            site.restic("unlock")
-            site.restic("check")
+            self._check_repository()
         except AssertionError as error:
             losses.append(f"the repository is damaged: {error}")
+
+    def _check_repository(self) -> None:
+        """As chromactl does when it meets the lock of a restic that was killed: only such locks are removed.
+
+        A process counts as there until init has reaped it, which takes some inits a moment.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self.site.restic("unlock")
+                self.site.restic("check")
+            except AssertionError as error:
+                if "already locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
 
     def _patiently(self, *words: str) -> Result:
         deadline = time.monotonic() + _PATIENCE
