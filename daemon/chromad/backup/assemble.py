@@ -63,7 +63,7 @@ def copy(source: Path, found: Manifest, target: Path, progress: Progress) -> Non
     """A private copy of a backup's files in a new directory: nothing in it is shared with what was copied.
 
     Segments are not put on disk, which the engine does not do either, and the copy will not live for long. The database is,
-    a little at a time: the engine would do so at once, and make the clients of the live one wait.
+    as it is copied: the engine would do so at once, and make the clients of the live one wait.
     """
     target.mkdir(mode=0o700)
     done = 0
