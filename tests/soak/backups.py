@@ -1,7 +1,8 @@
 """Takes backups under mixed writes, and restores some of them: python -m tests.soak.backups.
 
 The writes go on all the time, also to a collection of 100,000 x 384. How long one of them took while a backup ran is
-limited; those that met a persist of their own segment, which is the engine's own doing, are counted apart.
+limited; those that met a persist of their own segment, which is the engine's own doing, are counted apart. Writers pause,
+as SQLite lets one write at a time: if they did not, each write would wait for all others', backup or not.
 """
 
 import argparse
@@ -57,23 +58,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak.backups", description=__doc__)
     parser.add_argument("--count", type=int, default=500, help="backups to take")
     parser.add_argument("--records", type=int, default=100_000, help="of the large collection")
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds between two operations of each mixed writer")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="where the data go for the time")
     arguments = parser.parse_args()
     prepare()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chromad-soak-", dir=arguments.directory) as root:
-        result, wrong = _soak(Path(root), arguments.count, arguments.records)
+        result, wrong = _soak(Path(root), arguments.count, arguments.records, arguments.pause)
     print(json.dumps({**result, "wrong": len(wrong), "seconds": round(time.monotonic() - started)}, indent=1))
     print("\n".join(wrong[:_SHOWN]) or "every backup and every write was right")
     return 1 if wrong else 0
 
 
-def _soak(root: Path, wanted: int, records: int) -> tuple[dict[str, Any], list[str]]:
+def _soak(root: Path, wanted: int, records: int, pause: float) -> tuple[dict[str, Any], list[str]]:
     with Chromad(root, _SETTINGS) as server:
         vast = Vast(server, records)
         bodies = upserts([f"beside-{key}" for key in range(1000)], 1, np.random.default_rng(1))
         beside = Beside(server.port, Client(server.port).create("beside"), bodies)
-        writers = writer.start(server.port)
+        writers = writer.start(server.port, pause=pause)
         seen = _take(server, wanted, vast, writers)
         spans: dict[str, list[Span]] = {}
         for each in writers:

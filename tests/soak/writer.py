@@ -1,5 +1,6 @@
 """Clients that write all the time, and what must be there after each of their operations."""
 
+import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,15 +56,21 @@ KINDS = (
 
 
 class Writer(threading.Thread):
-    """Sends operations on ids of its own, one after the other: what is there is always what a first part of them gives."""
+    """Sends operations on ids of its own, one after the other: what is there is always what a first part of them gives.
 
-    def __init__(self, port: int, collection: str, prefix: str, kind: Kind) -> None:
+    pause: seconds between two of them, on average.
+    """
+
+    def __init__(self, port: int, collection: str, prefix: str, kind: Kind, pause: float = 0.0) -> None:
         super().__init__(daemon=True)
         self.collection = collection
         self.prefix = prefix
         self.kind = kind
         self.count = 0
         self.error: Exception | None = None
+        self.filled = threading.Event()
+        self._pause = pause
+        self._random = random.Random(prefix)
         self._script = Script(prefix, kind.dimension, kind.pool)
         self._client = Client(port)
         self._lock = threading.Lock()
@@ -83,6 +90,8 @@ class Writer(threading.Thread):
                 self.count += 1
         except Exception as error:
             self.error = error
+        finally:
+            self.filled.set()
 
     def stop(self) -> None:
         """Returns when its last operation is acknowledged. Raises what has ended it before."""
@@ -107,17 +116,20 @@ class Writer(threading.Thread):
 
     def _operations(self) -> Iterator[Operation]:
         yield from self._script.first()
-        while not self._ended.is_set():
+        self.filled.set()
+        while not self._ended.wait(self._random.uniform(0, 2 * self._pause)):
             yield self._script.next()
 
 
-def start(port: int, kinds: Sequence[Kind] = KINDS) -> list[Writer]:
-    """Makes the collections, and starts their writers."""
+def start(port: int, kinds: Sequence[Kind] = KINDS, pause: float = 0.0) -> list[Writer]:
+    """Makes the collections, starts their writers, and returns when half of their ids are there. pause: see `Writer`."""
     client = Client(port)
     writers = []
     for kind in kinds:
         collection = client.create(kind.name, kind.threshold)
-        writers += [Writer(port, collection, f"{kind.name}-{number}", kind) for number in range(kind.writers)]
+        writers += [Writer(port, collection, f"{kind.name}-{number}", kind, pause) for number in range(kind.writers)]
     for writer in writers:
         writer.start()
+    for writer in writers:
+        writer.filled.wait()
     return writers
