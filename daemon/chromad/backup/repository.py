@@ -227,7 +227,7 @@ class Repository:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE if line else output or lines,
                     stderr=errors,
-                    env=self._variables(fd),
+                    env=self._variables(arguments[0], fd),
                     pass_fds=inherited,
                     cwd="/",
                     **self._identity(),
@@ -254,12 +254,16 @@ class Repository:
         words += ["--no-cache"] if local else ["--cache-dir", str(self._cache_dir)]
         return words + [word for key, value in self._options.items() for word in ("-o", f"{key}={value}")]
 
-    def _variables(self, fd: int) -> dict[str, str]:
+    def _variables(self, verb: str, fd: int) -> dict[str, str]:
+        processors = len(os.sched_getaffinity(0))
         return {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "HOME": _home(self._account.uid if self._account else os.geteuid()),
             "TMPDIR": tempfile.gettempdir(),
             "RESTIC_PROGRESS_FPS": "5",
+            # A commit of the engine passes through many threads. While restic has all processors, each of them waits for
+            # one, whatever the priority; a restore is in a hurry.
+            "GOMAXPROCS": str(processors if verb in ("restore", "dump") else max(processors // 2, 1)),
             **self._environment,
             "RESTIC_PASSWORD_FILE": f"/proc/self/fd/{fd}",
         }

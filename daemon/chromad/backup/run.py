@@ -4,7 +4,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -102,10 +101,6 @@ def run(config: Config, primary: Repository, second: Repository | None, *, full:
     return replace(stored, seconds=time.monotonic() - started, forgotten=forgotten, copied=second is not None)
 
 
-def _ignore(_phase: str, _done: int, _total: int) -> None:
-    pass
-
-
 def failed(config: Config, error: ChromadError) -> None:
     """Leaves in the ledger why a backup could not even begin, where that is possible."""
     with suppress(ChromadError, OSError):
@@ -163,10 +158,9 @@ def _prove(config: Config, taken: Snapshot, progress: Progress) -> BackupError |
     problem: BackupError | None = None
     entries = found.collections
     try:
-        with ThreadPoolExecutor(1) as other:
-            verified = other.submit(assemble.verify, taken.directory, found, _ignore)
-            assemble.copy(taken.directory, found, place, progress)
-            verified.result()
+        # One after the other, as restic uses some processors only: the service's many threads need the others.
+        assemble.verify(taken.directory, found, progress)
+        assemble.copy(taken.directory, found, place, progress)
         assemble.bring_up(place, found)
         if not taken.base:
             assemble.settle(place, found)
