@@ -74,8 +74,12 @@ def _soak(root: Path, wanted: int, records: int, pause: float) -> tuple[dict[str
     with Chromad(root, _SETTINGS) as server:
         vast = Vast(server, records)
         bodies = upserts([f"beside-{key}" for key in range(1000)], 1, np.random.default_rng(1))
-        beside = Beside(server.port, Client(server.port).create("beside"), bodies)
+        collection = Client(server.port).create("beside")
+        beside = Beside(server.port, collection, bodies)
         writers = writer.start(server.port, pause=pause)
+        # The first reader of a collection has the engine load its vectors a second time, and writers wait for that.
+        for each in {vast.collection, collection, *(each.collection for each in writers)}:
+            Client(server.port).post(each, "get", b'{"limit": 1, "include": ["embeddings"]}')
         seen = _take(server, wanted, vast, writers)
         spans: dict[str, list[Span]] = {}
         for each in writers:

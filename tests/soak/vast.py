@@ -42,19 +42,19 @@ class Vast:
         self.records = max(records, _KEYS)
         numbers = np.random.default_rng(0)
         client = Client(server.port)
-        self._collection = client.create(_NAME)
+        self.collection = client.create(_NAME)
         for start in range(0, self.records, 10_000):
             keys = [_key(number) for number in range(start, min(start + 10_000, self.records))]
             for body in upserts(keys, _BATCH, numbers):
-                client.post(self._collection, "upsert", body)
+                client.post(self.collection, "upsert", body)
         written = [_key(number) for number in range(_KEYS)]
         bodies = [body for _ in range(_VALUES) for body in upserts(written, 1, numbers)]
         self._values = [_value(body) for body in bodies]
         for body in bodies[-_KEYS:]:
-            client.post(self._collection, "upsert", body)
-        [uuid] = [each.segment for each in sqlite.collections(server.data) if each.id == self._collection]
+            client.post(self.collection, "upsert", body)
+        [uuid] = [each.segment for each in sqlite.collections(server.data) if each.id == self.collection]
         self._persists = Persists(server.data / uuid)
-        self._writer = Writer(server.port, self._collection, bodies)
+        self._writer = Writer(server.port, self.collection, bodies)
 
     @property
     def persists(self) -> list[Span]:
@@ -69,9 +69,9 @@ class Vast:
     def look(self, server: Stock, span: Span) -> tuple[Found, list[str]]:
         """Reads a copy that was taken within a span; gives what it holds, and what is wrong whenever it was taken."""
         client = Client(server.port)
-        count = client.count(self._collection)
+        count = client.count(self.collection)
         wrong = [] if count == self.records else [f"{_NAME}: {count} records, not {self.records}"]
-        found = _read(client, self._collection)
+        found = _read(client, self.collection)
         values = []
         for number in range(_KEYS):
             known = self._values[number::_KEYS]
@@ -81,7 +81,7 @@ class Vast:
             else:
                 values.append(-1)
                 wrong.append(f"{_key(number)} has a value that was never written")
-        return Found(span, values), wrong + list(_hidden(client, self._collection, found))
+        return Found(span, values), wrong + list(_hidden(client, self.collection, found))
 
     def compare(self, found: Found) -> list[str]:
         """What is wrong with a copy, when it is not what was there at some moment of its span; after `stop`."""
