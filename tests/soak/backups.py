@@ -78,8 +78,8 @@ def _soak(root: Path, wanted: int, records: int, pause: float) -> tuple[dict[str
         beside = Beside(server.port, collection, bodies)
         writers = writer.start(server.port, pause=pause)
         # The first reader of a collection has the engine load its vectors a second time, and writers wait for that.
-        for each in {vast.collection, collection, *(each.collection for each in writers)}:
-            Client(server.port).post(each, "get", b'{"limit": 1, "include": ["embeddings"]}')
+        for name in {vast.collection, collection, *(each.collection for each in writers)}:
+            Client(server.port).post(name, "get", b'{"limit": 1, "include": ["embeddings"]}')
         seen = _take(server, wanted, vast, writers)
         spans: dict[str, list[Span]] = {}
         for each in writers:
