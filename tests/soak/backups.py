@@ -77,7 +77,7 @@ def _soak(root: Path, wanted: int, records: int, pause: float) -> tuple[dict[str
         collection = Client(server.port).create("beside")
         beside = Beside(server.port, collection, bodies)
         writers = writer.start(server.port, pause=pause)
-        # The first reader of a collection has the engine load its vectors a second time, and writers wait for that.
+        # Writers wait while the engine serves the first read of a collection that was only written, backup or not.
         for name in {vast.collection, collection, *(each.collection for each in writers)}:
             Client(server.port).post(name, "get", b'{"limit": 1, "include": ["embeddings"]}')
         seen = _take(server, wanted, vast, writers)
