@@ -158,7 +158,7 @@ def _prove(config: Config, taken: Snapshot, progress: Progress) -> BackupError |
     problem: BackupError | None = None
     entries = found.collections
     try:
-        # One after the other, as restic uses some processors only: the service's many threads need the others.
+        # One after the other: the service's many threads need processors, see Repository._variables.
         assemble.verify(taken.directory, found, progress)
         assemble.copy(taken.directory, found, place, progress)
         assemble.bring_up(place, found)
