@@ -3,14 +3,15 @@
 import os
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import chromadb
 from chromad.control import ask
-from chromadb.config import Settings
+from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT
 
 from tests.integration.account import alive, until
+from tests.integration.clients import connected
 from tests.integration.notify import NotifySocket
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Daemon:
         self.port = port
         self._log = log
         self._control = control
+        self._open = ExitStack()
+        self._open.callback(notify.close)
 
     @property
     def log(self) -> str:
@@ -70,9 +73,9 @@ class Daemon:
         until(lambda: self.notify.lines.count("WATCHDOG=1") >= goal or self.process.poll() is not None, "WATCHDOG=1")
         assert self.process.poll() is None, self.log
 
-    def client(self) -> "ClientAPI":
-        """A new official client."""
-        return chromadb.HttpClient("127.0.0.1", self.port, settings=Settings(anonymized_telemetry=False))
+    def client(self, tenant: str = DEFAULT_TENANT, database: str = DEFAULT_DATABASE) -> "ClientAPI":
+        """A new official client, which is closed by `clear`."""
+        return self._open.enter_context(connected(self.port, tenant, database))
 
     def send(self, number: int) -> None:
         self.process.send_signal(number)
@@ -90,7 +93,8 @@ class Daemon:
         assert self.ended() == 0, self.log
 
     def clear(self) -> None:
-        """Ends what is left of it."""
+        """Ends what is left of it, and closes what the tests have open for it."""
+        self._open.close()
         engine = self.engine_pid
         if self.process.poll() is None:
             self.process.kill()

@@ -1,5 +1,6 @@
 """The supervisor's end of sd_notify(3)."""
 
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -27,8 +28,9 @@ class NotifySocket:
         return [line.removeprefix("STATUS=") for line in self.lines if line.startswith("STATUS=")]
 
     def close(self) -> None:
-        """Ends the thread that receives."""
-        self._socket.shutdown(socket.SHUT_RD)
+        """Ends the thread that receives; does nothing the second time."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
 
     def _receive(self) -> None:
         while data := self._socket.recv(65536):

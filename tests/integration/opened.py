@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import chromadb
-from chromadb.config import Settings
-
 from tests.bench.servers import Stock
 from tests.integration import records
+from tests.integration.clients import connected
 from tests.integration.records import Record
 from tests.integration.site import Site
 
@@ -39,8 +37,8 @@ def restored(site: Site, *words: str) -> Iterator["ClientAPI"]:
     try:
         result = site.chromactl("restore", "--target", str(root / "data"), *words)
         assert result.code == 0, result.output
-        with _Engine(root) as server:
-            yield chromadb.HttpClient("127.0.0.1", server.port, settings=Settings(anonymized_telemetry=False))
+        with _Engine(root) as server, connected(server.port) as client:
+            yield client
     finally:
         shutil.rmtree(root)
 

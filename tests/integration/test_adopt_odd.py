@@ -7,12 +7,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import chromadb
 import pytest
 from chromad.store import legacy
-from chromadb.config import Settings
 
 from tests.integration import old_chroma
+from tests.integration.clients import connected
 from tests.integration.old_chroma import VERSIONS
 from tests.integration.site import Result, Site
 
@@ -101,25 +100,19 @@ def adopt(site: Site, source: Path, *words: str) -> Result:
 def compare(site: Site, model: Model) -> None:
     """Every record of every tenant: vector, document, metadata; and searches find vectors where they are."""
     for tenant, database, name, wanted in model:
-        client = chromadb.HttpClient(
-            "127.0.0.1",
-            site.port,
-            settings=Settings(anonymized_telemetry=False),
-            tenant=tenant,
-            database=database,
-        )
-        collection = client.get_collection(name)
-        found = collection.get(include=["embeddings", "documents", "metadatas"])
-        assert sorted(found["ids"]) == sorted(wanted), name
-        rows = zip(found["ids"], found["embeddings"], found["documents"], found["metadatas"], strict=True)  # type: ignore[arg-type]
-        for key, vector, document, metadata in rows:
-            assert vector == pytest.approx(wanted[key][0], abs=1e-4), f"{name} {key}"
-            assert [document, metadata] == list(wanted[key][1:]), f"{name} {key}"
-        if wanted and name != "again":  # an inner product is largest elsewhere
-            keys = sorted(wanted)[:10]
-            answers = collection.query(query_embeddings=[wanted[key][0] for key in keys], n_results=1)  # type: ignore[arg-type]
-            assert [answer[0] for answer in answers["ids"]] == keys, name
-            assert [answer[0] for answer in answers["distances"] or []] == pytest.approx([0] * 10, abs=1e-4), name
+        with connected(site.port, tenant, database) as client:
+            collection = client.get_collection(name)
+            found = collection.get(include=["embeddings", "documents", "metadatas"])
+            assert sorted(found["ids"]) == sorted(wanted), name
+            rows = zip(found["ids"], found["embeddings"], found["documents"], found["metadatas"], strict=True)  # type: ignore[arg-type]
+            for key, vector, document, metadata in rows:
+                assert vector == pytest.approx(wanted[key][0], abs=1e-4), f"{name} {key}"
+                assert [document, metadata] == list(wanted[key][1:]), f"{name} {key}"
+            if wanted and name != "again":  # an inner product is largest elsewhere
+                keys = sorted(wanted)[:10]
+                answers = collection.query(query_embeddings=[wanted[key][0] for key in keys], n_results=1)  # type: ignore[arg-type]
+                assert [answer[0] for answer in answers["ids"]] == keys, name
+                assert [answer[0] for answer in answers["distances"] or []] == pytest.approx([0] * 10, abs=1e-4), name
 
 
 @pytest.mark.parametrize("torn", [False, True], ids=["sound", "torn"])

@@ -48,8 +48,7 @@ class Backup:
 
 
 def elsewhere(site: Site, tenant: str, database: str) -> "ClientAPI":
-    settings = Settings(anonymized_telemetry=False)
-    return chromadb.HttpClient("127.0.0.1", site.port, settings=settings, tenant=tenant, database=database)
+    return site.daemon.client(tenant, database)
 
 
 @pytest.fixture(scope="module")

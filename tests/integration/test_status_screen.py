@@ -92,7 +92,9 @@ def test_watch_without_a_terminal(serving: Site) -> None:
 def _read(fd: int, enough: Callable[[str], bool]) -> str:
     text = ""
     deadline = time.monotonic() + 30
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
     while time.monotonic() < deadline and not enough(text):
-        if select.select([fd], [], [], 1.0)[0]:
+        if poll.poll(1000):
             text += os.read(fd, 65536).decode(errors="replace")
     return text

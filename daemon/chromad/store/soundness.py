@@ -127,8 +127,10 @@ def _answers(process: subprocess.Popen[bytes], wanted: int, tick: Callable[[], N
     pending = b""
     ready = False
     due = time.monotonic() + _TICK
+    poll = select.poll()  # select() refuses descriptors above 1023
+    poll.register(process.stdout, select.POLLIN)
     while len(answers) < wanted:
-        readable, _, _ = select.select([process.stdout], [], [], max(0.0, due - time.monotonic()))
+        readable = poll.poll(max(0.0, due - time.monotonic()) * 1000)
         if time.monotonic() >= due:
             tick()
             due = time.monotonic() + _TICK
