@@ -13,8 +13,14 @@ mpl.use("Agg")
 Curve = Sequence[tuple[int, float]]
 
 
+def per_unit(curve: Curve) -> float:
+    """Seconds per unit at the largest size, as a part of those at the one before: at most 1 unless worse than in proportion."""
+    *_, (middle, some), (high, most) = curve
+    return (most / high) / (some / middle)
+
+
 def bend(curve: Curve) -> float:
-    """What a unit costs at the largest size, as a part of what it costs at the one before: 1 for a line.
+    """What a further unit costs at the largest size, as a part of what it costs at the one before: 1 for a line.
 
     What the smallest size takes counts as constant and is left out.
     """

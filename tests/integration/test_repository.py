@@ -1,6 +1,7 @@
 """What can be wrong with a repository, its key or restic: a fact, a hint, the right code; good backups and the log stay."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -113,6 +114,32 @@ def test_environment_file(backed_up: Site) -> None:
     assert "secret" not in result.output
     path.write_text("RESTIC_COMPRESSION=max\nRESTIC_PASSWORD_FILE=/nowhere\n", encoding="utf-8")
     assert backed_up.backup()["base"] == "", "the key is that of password_file all the same"
+
+
+def test_processors(backed_up: Site) -> None:
+    """A backup leaves half of them to the service, a restore takes all; the operator may say otherwise."""
+    total = len(os.sched_getaffinity(0))
+    target = backed_up.root / "target"
+    assert processors(backed_up, "backup") == {str(max(total // 2, 1))}
+    assert str(total) in processors(backed_up, "restore", "--target", str(target))
+    path = backed_up.root / "environment"
+    path.write_text("GOMAXPROCS=7\n", encoding="utf-8")
+    path.chmod(0o600)
+    backed_up.configure({"backup.environment_file": str(path)})
+    assert processors(backed_up, "backup") == {"7"}
+
+
+def processors(site: Site, *words: str) -> set[str]:
+    """Runs chromactl; how many processors restic was told to use, by the values that it got."""
+    seen = site.run / "processors"
+    restic = site.run / "restic"
+    restic.write_text(f'#!/bin/sh\necho "$GOMAXPROCS" >>{seen}\nexec {shutil.which("restic")} "$@"\n', encoding="utf-8")
+    restic.chmod(0o755)
+    result = site.chromactl(*words, environment={"PATH": f"{site.run}:{os.environ['PATH']}"})
+    assert result.code == 0, result.output
+    found = set(seen.read_text(encoding="utf-8").split())
+    seen.unlink()
+    return found
 
 
 @pytest.mark.parametrize(

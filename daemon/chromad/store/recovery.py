@@ -112,7 +112,10 @@ class Recovery:
                         claims[path] = self._checkpoints.claim(connection, collection, collection.persisted, mend=False)
                 self._tick()
         for path, verdict in soundness.examine(list(to_examine), self._tick, claims).items():
-            if not verdict.sound and not verdict.empty:
+            if verdict.unread:
+                # Its files are sound in themselves; without the log nothing better can be made.
+                journal.error("collection %s: its segment is kept, but %s", to_examine[path].name, verdict.problem)
+            elif not verdict.sound and not verdict.empty:
                 doubts[to_examine[path].id] = verdict.problem
             elif verdict.unlike:
                 doubts[to_examine[path].id] = f"{verdict.unlike} vectors in it are not as they were logged"
