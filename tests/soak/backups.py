@@ -159,7 +159,8 @@ def _restore(server: Chromad, seen: Seen, vast: Vast, windows: dict[str, list[Wi
 
 
 def _stalls(spans: Sequence[Span], seen: Seen, persists: Sequence[Span]) -> dict[str, Any]:
-    """The longest writes in seconds, and into which backups the worst fell: its number, when in it, whether with a base."""
+    """The longest writes in seconds, how many took too long, and into which backups the worst fell: its number, when in it,
+    whether with a base."""
     during = _split(spans, [span for span, _ in seen.backups])[0]
     calm = _split(spans, [seen.calm])[0]
     calm_held, calm_alone = _split(calm, persists)
@@ -167,6 +168,7 @@ def _stalls(spans: Sequence[Span], seen: Seen, persists: Sequence[Span]) -> dict
     worst = sorted(alone, key=lambda span: span.seconds)[-_WORST:]
     return {
         "writes": len(during),
+        "over": sum(span.seconds > _STALL for span in alone),
         "backup": round(longest(alone), 3),
         "backup_in_persist": round(longest(held), 3),
         "calm": round(longest(calm_alone), 3),

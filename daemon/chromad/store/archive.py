@@ -31,7 +31,9 @@ _OF_EMBEDDINGS = {
     "embedding_metadata_array": "id",
 }
 
+# As in `_attached`
 _SCHEMA = """
+PRAGMA synchronous = OFF;
 CREATE TABLE log (seq_id INTEGER PRIMARY KEY, created_at TIMESTAMP, operation INTEGER, topic TEXT, id TEXT, vector BLOB,
                   encoding TEXT, metadata TEXT);
 CREATE INDEX log_topic ON log (topic, seq_id);
@@ -63,7 +65,8 @@ class Broken(Exception):
 
 
 def create(path: Path, source: sqlite3.Connection, taken: str) -> int:
-    """Makes the archive of a base, with its mark and no rows; gives how far the log goes in the base."""
+    """Makes the archive of a base, with its mark and no rows; gives how far the log goes in the base. The caller puts it on
+    disk."""
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(_SCHEMA)
     path.chmod(0o640)
@@ -94,7 +97,7 @@ def append(
 
     source: autocommit, to a live database or to another base, which must hold the whole log since that mark. taken: the
     mark's time. look: called within the transaction, for what must be of the same moment. Raises Broken when the source's
-    log does not continue the archive's.
+    log does not continue the archive's. The caller puts the archive on disk.
     """
     with _attached(source, path):
         (last,) = source.execute("SELECT max(last_seq_id) FROM archive.marks").fetchone()
@@ -113,6 +116,8 @@ def _attached(source: sqlite3.Connection, path: Path) -> Iterator[None]:
     """A transaction over a database and an archive."""
     source.execute("ATTACH ? AS archive", (str(path),))
     try:
+        # A commit would fsync five times, and the clients' commits wait for each.
+        source.execute("PRAGMA archive.synchronous = OFF")
         source.execute("BEGIN")
         yield
         source.execute("COMMIT")
@@ -190,11 +195,13 @@ def topics(path: Path, seq_id: int) -> set[str]:
 def apply(data_dir: Path, path: Path, seq_id: int, catalog: Catalog) -> list[str]:
     """Brings a copy of the base to a row of the archive: its catalog is replaced, the rows are put into its log.
 
-    Gives the uuids of the segments that are no more. The engine does the rest when it touches a collection.
+    Gives the uuids of the segments that are no more. The engine does the rest when it touches a collection. The caller puts
+    the copy on disk, if it is to stay.
     """
     with sqlite.connect(data_dir) as connection:
         before = {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
         (base,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM embeddings_queue").fetchone()
+        connection.execute("PRAGMA main.synchronous = OFF")
         connection.execute("ATTACH ? AS archive", (str(path),))
         connection.execute("BEGIN IMMEDIATE")
         for table in _TABLES:
