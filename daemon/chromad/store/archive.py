@@ -116,7 +116,7 @@ def _attached(source: sqlite3.Connection, path: Path) -> Iterator[None]:
     """A transaction over a database and an archive."""
     source.execute("ATTACH ? AS archive", (str(path),))
     try:
-        # A commit would fsync five times, and the clients' commits wait for each.
+        # A commit would fsync several times, and the clients' commits wait for each.
         source.execute("PRAGMA archive.synchronous = OFF")
         source.execute("BEGIN")
         yield
