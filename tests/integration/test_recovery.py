@@ -63,6 +63,22 @@ def spoil(segment: Path, name: str) -> None:
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def spoil_log(site: Site, name: str) -> None:
+    """Makes a page with rows of a collection's log unreadable, which the engine does not need any more."""
+    [topic] = [sqlite.topic(found.id) for found in sqlite.collections(site.data) if found.name == name]
+    path = site.data / sqlite.FILE
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    content = path.read_bytes()
+    # The leaf of a table begins with 13: https://sqlite.org/fileformat2.html#b_tree_pages
+    leaves = [place for place in range(0, len(content), size) if content[place] == 13]
+    place = next(place for place in leaves if content[place : place + size].count(topic.encode()) > 1)
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(bytes(8))
+
+
 def segment_of(site: Site, name: str) -> Path:
     [uuid] = [found.segment for found in sqlite.collections(site.data) if found.name == name]
     return site.data / uuid
@@ -130,22 +146,6 @@ def test_log_that_cannot_be_read(site: Site) -> None:
     assert "its segment is kept, but could not be compared with the log: " in daemon.log
     assert site.tree(segment) == before
     records.assert_equal(daemon.client(), "some", held)
-
-
-def spoil_log(site: Site, name: str) -> None:
-    """Makes a page with rows of a collection's log unreadable, which the engine does not need any more."""
-    [topic] = [sqlite.topic(found.id) for found in sqlite.collections(site.data) if found.name == name]
-    path = site.data / sqlite.FILE
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        size = connection.execute("PRAGMA page_size").fetchone()[0]
-    content = path.read_bytes()
-    # The leaf of a table begins with 13: https://sqlite.org/fileformat2.html#b_tree_pages
-    leaves = [place for place in range(0, len(content), size) if content[place] == 13]
-    place = next(place for place in leaves if content[place : place + size].count(topic.encode()) > 1)
-    with open(path, "r+b") as file:
-        file.seek(place)
-        file.write(bytes(8))
 
 
 def test_damaged_checkpoint_is_not_used(site: Site) -> None:

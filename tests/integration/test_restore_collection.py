@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import chromadb
 import pytest
-from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
+from chromadb.config import DEFAULT_TENANT, Settings
 
 from tests.integration import records
 from tests.integration.account import until
@@ -47,10 +47,6 @@ class Backup:
         assert self.site.asides() == []
 
 
-def elsewhere(site: Site, tenant: str, database: str) -> "ClientAPI":
-    return site.daemon.client(tenant, database)
-
-
 @pytest.fixture(scope="module")
 def backup() -> Iterator[Backup]:
     """A served site with a backup of a collection, and of two of one name in other databases."""
@@ -73,7 +69,7 @@ def backup() -> Iterator[Backup]:
     admin.create_tenant("other")
     for tenant, database in ((DEFAULT_TENANT, "second"), ("other", "third")):
         admin.create_database(database, tenant)
-        twin = records.create(elsewhere(site, tenant, database), "twin")
+        twin = records.create(site.daemon.client(tenant, database), "twin")
         records.upsert(twin, {database: records.make(database)})
     client.create_collection("empty", embedding_function=None, metadata={"hnsw:space": "ip"})
     site.backup()
@@ -178,14 +174,11 @@ def test_empty_collection(backup: Backup) -> None:
 @pytest.mark.parametrize(("tenant", "database"), [(DEFAULT_TENANT, "second"), ("other", "third")])
 def test_collection_of_another_database(backup: Backup, tenant: str, database: str) -> None:
     backup.refused(78, "several collections have the name 'twin'", "--collection", "twin")
-    client = elsewhere(backup.site, tenant, database)
+    client = backup.site.daemon.client(tenant, database)
     client.delete_collection("twin")
     backup.restore("--collection", f"{tenant}/{database}/twin")
     records.assert_equal(client, "twin", {database: records.make(database)})
-    found = [
-        collection.name for collection in elsewhere(backup.site, DEFAULT_TENANT, DEFAULT_DATABASE).list_collections()
-    ]
-    assert "twin" not in found
+    assert "twin" not in [collection.name for collection in backup.client.list_collections()]
 
 
 def test_name_is_taken(backup: Backup) -> None:

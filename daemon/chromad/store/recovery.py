@@ -114,7 +114,11 @@ class Recovery:
         for path, verdict in soundness.examine(list(to_examine), self._tick, claims).items():
             if verdict.unread:
                 # Its files are sound in themselves; without the log nothing better can be made.
-                journal.error("collection %s: its segment is kept, but %s", to_examine[path].name, verdict.problem)
+                journal.error(
+                    "collection %s: its segment is kept, but %s; back up what can be read, or restore",
+                    to_examine[path].name,
+                    verdict.problem,
+                )
             elif not verdict.sound and not verdict.empty:
                 doubts[to_examine[path].id] = verdict.problem
             elif verdict.unlike:
