@@ -16,6 +16,8 @@ from typing import Any, Self
 import yaml
 from chromad.control import ask
 
+from .groups import Group
+
 _BIN = Path(sys.executable).parent
 _START_LIMIT = 600.0
 _STOP_LIMIT = 120.0
@@ -117,14 +119,17 @@ class Stock(Server):
 
 
 class Chromad(Server):
-    """chromad, ready at READY=1. settings: sections of chromad.yml that differ from the default.
+    """chromad, ready at READY=1. settings: sections of chromad.yml that differ from the default. groups: where the service
+    runs and where chromactl does, as their units.
 
     stages: what it told systemd while it started, and when on the monotonic clock.
     """
 
     name = "chromad"
 
-    def __init__(self, root: Path, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, root: Path, settings: Mapping[str, Any] | None = None, groups: tuple[Group, Group] | None = None
+    ) -> None:
         super().__init__(root)
         self.checkpoints = root / "checkpoints"
         self.quarantine = root / "quarantine"
@@ -133,6 +138,7 @@ class Chromad(Server):
         self._notify = root / "notify"
         self.stages: list[tuple[str, float]] = []
         self._settings = settings or {}
+        self._groups = groups
         self._notifications: socket.socket | None = None
 
     def ask(self, verb: str) -> dict[str, Any]:
@@ -150,6 +156,8 @@ class Chromad(Server):
         if words[0] == "backup" and not self.repository.exists():
             self.chromactl("backups", "init")
         command = [*_LOW_PRIORITY, str(_BIN / "chromactl"), "--config", str(self.root / "chromad.yml"), *words]
+        if self._groups:
+            command = self._groups[1].within(command)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         # doctor says so when there are warnings, such as those that this host earns.
         if done.returncode > int(words[0] == "doctor"):
@@ -178,7 +186,8 @@ class Chromad(Server):
             super().start()
 
     def _command(self) -> list[str]:
-        return [str(_BIN / "chromad"), "--config", str(self.root / "chromad.yml")]
+        command = [str(_BIN / "chromad"), "--config", str(self.root / "chromad.yml")]
+        return self._groups[0].within(command) if self._groups else command
 
     def _environment(self) -> Mapping[str, str]:
         return {"NOTIFY_SOCKET": str(self._notify)}

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from tests.bench.client import Client, upserts
+from tests.bench.groups import group
 from tests.bench.servers import ChromactlFailed, Chromad, Stock
 from tests.bench.stalls import Span, longest
 from tests.bench.stalls import Writer as Beside
@@ -71,7 +72,11 @@ def main() -> int:
 
 
 def _soak(root: Path, wanted: int, records: int, pause: float) -> tuple[dict[str, Any], list[str]]:
-    with Chromad(root, _SETTINGS) as server:
+    with (
+        group("chromadb.service") as service,
+        group("chromadb-backup.service") as timer,
+        Chromad(root, _SETTINGS, (service, timer)) as server,
+    ):
         vast = Vast(server, records)
         bodies = upserts([f"beside-{key}" for key in range(1000)], 1, np.random.default_rng(1))
         collection = Client(server.port).create("beside")

@@ -1,7 +1,6 @@
 """One collection out of a backup into the running service, through the service's own API: nothing is stopped."""
 
 import base64
-import shutil
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, TryAgain
-from chromad.store import lock
+from chromad.store import lock, removal
 
 # Records of one request: few enough for Chroma's largest batch, and for a payload limit that is not tiny.
 _BATCH = 1000
@@ -71,7 +70,7 @@ def copy(
             with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
                 _copy(source, api, entry, target, progress)
         finally:
-            shutil.rmtree(staged.directory, ignore_errors=True)
+            removal.remove_tree(staged.directory, ignore_errors=True)
     return Outcome(choice.snapshot.id, staged.manifest.created, target, entry.records, staged.notes)
 
 

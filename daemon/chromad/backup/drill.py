@@ -4,7 +4,6 @@ Every file is compared with its checksum, every collection counted, the sampled 
 the repository and reads a part of it, another one each time.
 """
 
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from chromad.backup.ledger import Drill
 from chromad.backup.repository import Repository
 from chromad.config import Config
 from chromad.errors import ChromadError
-from chromad.store import lock
+from chromad.store import lock, removal
 
 # A drill reads one of so many parts of the repository.
 PARTS = 10
@@ -69,7 +68,7 @@ def _restore_and_prove(
     config: Config, primary: Repository, snapshot: catalog.Snapshot, progress: Progress
 ) -> manifest.Manifest:
     place = config.backup_dir / f"drill-{snapshot.id}"
-    shutil.rmtree(place, ignore_errors=True)
+    removal.remove_tree(place, ignore_errors=True)
     try:
         size = snapshot.number("bytes") or 0
         run.scratch_space(config, size)
@@ -80,5 +79,5 @@ def _restore_and_prove(
         assemble.bring_up(place, found)
         proof.prove(config, place, found.collections, None, lambda done, total: progress("comparing", done, total))
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        removal.remove_tree(place, ignore_errors=True)
     return found

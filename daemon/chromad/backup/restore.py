@@ -8,7 +8,6 @@ import ctypes
 import errno
 import os
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, PermissionProblem, TryAgain
 from chromad.output import log as journal
-from chromad.store import lock, sqlite, state
+from chromad.store import lock, removal, sqlite, state
 
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # renameat2(2)
@@ -81,7 +80,7 @@ def run_in_place(
                 raise
         except (ChromadError, OSError):
             # Nothing was exchanged, see `exchange`: the staging directory holds the copy, not the former data.
-            shutil.rmtree(staged.directory, ignore_errors=True)
+            removal.remove_tree(staged.directory, ignore_errors=True)
             raise
         state.fsync_path(data_dir)
         replaced = staged.directory.with_name(staged.directory.name.replace("staging-", "replaced-"))
@@ -121,7 +120,7 @@ def run_aside(
             target.rmdir()
         staged.directory.rename(target)
     except (ChromadError, OSError):
-        shutil.rmtree(staged.directory, ignore_errors=True)
+        removal.remove_tree(staged.directory, ignore_errors=True)
         raise
     state.fsync_path(target.parent)
     return _outcome(choice, staged, target, None, restarted=False, changed=[])

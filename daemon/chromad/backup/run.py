@@ -1,7 +1,6 @@
 """A backup from beginning to end: snapshot, proof, repository, copy, retention; and what the ledger says of it."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from chromad.control import ask
 from chromad.errors import BackupError, ChromadError, PermissionProblem, TryAgain
 from chromad.output import human_bytes
 from chromad.output import log as journal
-from chromad.store import lock, segment, state
+from chromad.store import lock, removal, segment, state
 
 PROVEN, UNPROVEN = "proven", "unproven"
 _PROOF = "proof"
@@ -174,7 +173,7 @@ def _prove(config: Config, taken: Snapshot, progress: Progress) -> BackupError |
     except BackupError as error:
         problem = error
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        removal.remove_tree(place, ignore_errors=True)
     text = replace(found, collections=entries).to_json()
     state.write_atomically(taken.directory / manifest.FILE, text, 0o640)
     return problem
@@ -280,7 +279,7 @@ def remove_leftovers(config: Config) -> None:
     """Removes private copies of runs that were killed; the caller holds the backup lock."""
     names = (_PROOF, snapshot.NEXT)
     for path in (*(config.backup_dir / name for name in names), *config.backup_dir.glob("drill-*")):
-        shutil.rmtree(path, ignore_errors=True)
+        removal.remove_tree(path, ignore_errors=True)
 
 
 def host() -> str:

@@ -20,7 +20,7 @@ from chromad.config import Config
 from chromad.errors import BackupError, ConfigurationError
 from chromad.output import human_bytes
 from chromad.output import log as journal
-from chromad.store import archive, fence, hold, log, segment, soundness, sqlite, state
+from chromad.store import archive, fence, hold, log, removal, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Checkpoint, Store
 
 CURRENT = "current"
@@ -298,7 +298,7 @@ def _archive_size(found: Manifest) -> int:
 
 def _remove(directory: Path) -> None:
     if directory.exists():
-        shutil.rmtree(directory)
+        removal.remove_tree(directory)
 
 
 def _ignore(_size: int) -> None:

@@ -1,6 +1,5 @@
 """Staging: a backup is fetched, every file compared, the log put in, an engine opens it; only then it is of use."""
 
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from chromad.backup.timetravel import Target
 from chromad.config import Config
 from chromad.errors import BackupError
 from chromad.output import human_bytes
-from chromad.store import lock, sqlite, state
+from chromad.store import lock, removal, sqlite, state
 
 Progress = Callable[[str, int, int], None]
 
@@ -81,7 +80,7 @@ def stage(config: Config, repository: Repository, choice: Choice, parent: Path, 
         proof.prove(config, directory, entries, None, lambda done, total: progress("comparing", done, total))
         tidy(directory)
     except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
+        removal.remove_tree(directory, ignore_errors=True)
         raise
     return Staged(directory, found, entries, notes)
 

@@ -5,7 +5,6 @@ lies between two of them is taken from the one before, collections that are new 
 has records of theirs, and what cannot be exact is said.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository, Snapshot
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError
-from chromad.store import archive, sqlite, state
+from chromad.store import archive, removal, sqlite, state
 
 _JOINED = "joined"
 # The column that tells the collection of a row
@@ -108,7 +107,7 @@ def _join(repository: Repository, directory: Path, found: Manifest, joined: Snap
         with sqlite.connect(place) as connection:
             archive.append(directory / archive.FILE, connection, after.base_created)
     finally:
-        shutil.rmtree(place)
+        removal.remove_tree(place)
 
 
 def _join_live(config: Config, path: Path, found: Manifest) -> list[str]:
