@@ -19,10 +19,9 @@ _SHARES = 1024  # the same, in version 1 of control groups
 
 @dataclass(frozen=True)
 class Group:
-    """Processes that share processors by a weight, as CPUWeight= of a unit."""
+    """Processes whose share of the processors has the weight of a unit."""
 
     directory: Path
-    weight: int
 
     def within(self, command: Sequence[str]) -> list[str]:
         """A command that runs the given one, and all that it starts, in the group."""
@@ -46,7 +45,7 @@ def group(unit: str) -> Iterator[Group]:
         raise SystemExit(f"{parent}: {error.strerror}, so {unit} cannot have its weight") from None
     try:
         (directory / file).write_text(str(value), encoding="ascii")
-        yield Group(directory, weight)
+        yield Group(directory)
     finally:
         directory.rmdir()
 

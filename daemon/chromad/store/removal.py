@@ -35,9 +35,10 @@ def _shrink(name: str, directory: int) -> None:
         status = os.fstat(fd)
         if status.st_nlink > 1:
             return
-        for step in range(status.st_blocks * 512 // _STEP, 0, -1):
-            # By its size, a sparse file would have too many steps.
-            os.ftruncate(fd, status.st_size * step * _STEP // (status.st_blocks * 512))
+        # By its size, a sparse file would have too many steps.
+        allocated = status.st_blocks * 512
+        for left in range(allocated // _STEP * _STEP, 0, -_STEP):
+            os.ftruncate(fd, status.st_size * left // allocated)
             # The change of the directory commits the one before. To sync the file would write what is to be removed.
             os.utime(directory)
             os.fsync(directory)
