@@ -1,6 +1,7 @@
 """Writers that keep the time of each write, and watchers of what may have held one up. Times are of the monotonic clock."""
 
 import multiprocessing
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -40,13 +41,13 @@ def longest(spans: Sequence[Span]) -> float:
 
 
 class Writer:
-    """A process that sends single upserts to one collection all the time."""
+    """A process that sends single upserts to one collection all the time. pause: seconds between two, on average."""
 
-    def __init__(self, port: int, collection: str, bodies: list[bytes]) -> None:
+    def __init__(self, port: int, collection: str, bodies: list[bytes], pause: float = 0.0) -> None:
         context = multiprocessing.get_context("spawn")
         self._ended = context.Event()
         self._answer, answer = context.Pipe(duplex=False)
-        self._process = context.Process(target=_write, args=(port, collection, bodies, self._ended, answer))
+        self._process = context.Process(target=_write, args=(port, collection, bodies, pause, self._ended, answer))
         self._process.start()
 
     def stop(self) -> list[Span]:
@@ -57,11 +58,11 @@ class Writer:
         return [Span(*each) for each in times]
 
 
-def _write(port: int, collection: str, bodies: list[bytes], ended: Event, answer: Any) -> None:
+def _write(port: int, collection: str, bodies: list[bytes], pause: float, ended: Event, answer: Any) -> None:
     client = Client(port)
     times = []
     number = 0
-    while not ended.is_set():
+    while not ended.wait(random.uniform(0, 2 * pause)):
         begin = time.monotonic()
         client.post(collection, "upsert", bodies[number % len(bodies)])
         times.append((begin, time.monotonic()))

@@ -59,6 +59,31 @@ def small(directory: Path, size: int, *, inodes: int = 0) -> Iterator[None]:
 
 
 @contextmanager
+def disk(image: Path, directory: Path, size: int) -> Iterator[None]:
+    """Makes an image of so many bytes, and mounts it over the directory, as a disk of its own with ext4."""
+    with image.open("wb") as file:
+        file.truncate(size)
+    _run("mkfs.ext4", "-q", "-m", "0", str(image))
+    with _mounted("-o", "loop", str(image), at=directory):
+        yield
+
+
+def written(directory: Path) -> int:
+    """Bytes that were written to the disk of a directory since it is there."""
+    device = directory.stat().st_dev
+    # Documentation/block/stat.rst: the seventh field counts sectors, of 512 bytes
+    sectors = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat").read_text(encoding="ascii").split()[6]
+    return int(sectors) * 512
+
+
+def sync(directory: Path) -> int:
+    """Puts all on the disk of a directory; gives how many bytes that still had to be written."""
+    before = written(directory)
+    _run("sync", "--file-system", str(directory))
+    return written(directory) - before
+
+
+@contextmanager
 def network(source: Path, directory: Path) -> Iterator[None]:
     """Mounts one directory over another as a file system of the network, sshfs. Its server is on this host."""
     try:

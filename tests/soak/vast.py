@@ -35,9 +35,9 @@ class Found:
 
 
 class Vast:
-    """The collection on a server, and its writer. spans: all writes, after `stop`."""
+    """The collection on a server, and its writer. pause: as it has. spans: all writes, after `stop`."""
 
-    def __init__(self, server: Chromad, records: int) -> None:
+    def __init__(self, server: Chromad, records: int, pause: float = 0.0) -> None:
         self.spans: list[Span] = []
         self.records = max(records, _KEYS)
         numbers = np.random.default_rng(0)
@@ -54,7 +54,7 @@ class Vast:
             client.post(self.collection, "upsert", body)
         [uuid] = [each.segment for each in sqlite.collections(server.data) if each.id == self.collection]
         self._persists = Persists(server.data / uuid)
-        self._writer = Writer(server.port, self.collection, bodies)
+        self._writer = Writer(server.port, self.collection, bodies, pause)
 
     @property
     def persists(self) -> list[Span]:

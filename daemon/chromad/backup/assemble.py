@@ -62,8 +62,7 @@ def _check_names(source: Path, expected: set[str]) -> None:
 def copy(source: Path, found: Manifest, target: Path, progress: Progress) -> None:
     """A private copy of a backup's files in a new directory: nothing in it is shared with what was copied.
 
-    Segments are not put on disk, which the engine does not do either, and the copy will not live for long. The database is,
-    as it is copied: the engine would do so at once, and make the clients of the live one wait.
+    It is not put on disk: it will not live for long, and the commits of the service's clients would wait for that.
     """
     target.mkdir(mode=0o700)
     done = 0
@@ -71,7 +70,7 @@ def copy(source: Path, found: Manifest, target: Path, progress: Progress) -> Non
         place = target / entry.path
         place.parent.mkdir(mode=0o750, exist_ok=True)
         try:
-            segment.copy_file(source / entry.path, place, flush=entry.path == sqlite.FILE)
+            segment.copy_file(source / entry.path, place, flush=False)
         except FileNotFoundError:
             raise BackupError(f"{source / entry.path} is missing from the backup", "take a new one") from None
         done += entry.size
@@ -81,7 +80,8 @@ def copy(source: Path, found: Manifest, target: Path, progress: Progress) -> Non
 def bring_up(
     directory: Path, found: Manifest, *, seq_id: int | None = None, catalog: archive.Catalog | None = None
 ) -> None:
-    """Makes a data directory of a backup's verified files, in place: the engine finds the log and replays it.
+    """Makes a data directory of a backup's verified files, in place: the engine finds the log and replays it. The caller puts
+    it on disk, if it is to stay.
 
     seq_id, catalog: where the log is to end, and which collections there are; as the backup has it unless given.
     """
@@ -94,7 +94,7 @@ def bring_up(
             shutil.rmtree(directory / uuid)
     path.unlink()
     (directory / manifest.FILE).unlink(missing_ok=True)
-    sqlite.use_wal(directory)
+    sqlite.use_wal(directory, flush=False)
 
 
 def settle(directory: Path, found: Manifest) -> None:
@@ -102,6 +102,7 @@ def settle(directory: Path, found: Manifest) -> None:
     from chromad.store import vectors  # here: numpy is not for the daemon
 
     with sqlite.connect(directory) as connection:
+        sqlite.do_not_flush(connection)
         for each in sqlite.read_collections(connection, counted=False):
             if each.persisted is not None:
                 cosine = sqlite.is_cosine(connection, each)

@@ -136,7 +136,7 @@ def prove(
     Entries with samples that have a fingerprint are compared with them (a drill), others with what `ask` says. Raises
     BackupError that names all that is wrong.
     """
-    with scratch(config, directory, lambda: tick(0, len(entries))) as api:
+    with sqlite.keep_wal(directory), scratch(config, directory, lambda: tick(0, len(entries))) as api:
         seen, problems = look(api, entries, ask, tick)
     if problems:
         raise BackupError(

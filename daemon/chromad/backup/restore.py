@@ -216,7 +216,10 @@ def hand_over(directory: Path, like: Path, mode: int) -> None:
     for path in (directory, *directory.rglob("*")):
         os.chmod(path, 0o750 if path.is_dir() else 0o640)
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        state.fsync_path(path)
+        if path.is_dir():
+            state.fsync_path(path)
+        else:
+            state.fsync_file(path)
     os.chmod(directory, mode)
     state.fsync_path(directory.parent)
 

@@ -86,8 +86,9 @@ def stage(config: Config, repository: Repository, choice: Choice, parent: Path, 
 
 
 def tidy(directory: Path) -> None:
-    """Removes what an engine leaves behind that is of no use to the next one."""
-    sqlite.truncate_wal(directory)
+    """Removes what an engine leaves behind that is of no use to the next one. The caller puts the rest on disk, if it is to
+    stay."""
+    sqlite.truncate_wal(directory, flush=False)
     for name in (lock.DIRECTORY_LOCK, state.FILE, f"{sqlite.FILE}-shm"):
         with suppress(FileNotFoundError):
             (directory / name).unlink()

@@ -201,7 +201,7 @@ def apply(data_dir: Path, path: Path, seq_id: int, catalog: Catalog) -> list[str
     with sqlite.connect(data_dir) as connection:
         before = {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
         (base,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM embeddings_queue").fetchone()
-        connection.execute("PRAGMA main.synchronous = OFF")
+        sqlite.do_not_flush(connection)
         connection.execute("ATTACH ? AS archive", (str(path),))
         connection.execute("BEGIN IMMEDIATE")
         for table in _TABLES:

@@ -97,11 +97,16 @@ def exists(data_dir: Path) -> bool:
         return bool(connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone())
 
 
-def use_wal(data_dir: Path) -> None:
-    """Puts the file into WAL mode, making it when the directory is empty. The mode stays in the file."""
+def use_wal(data_dir: Path, *, flush: bool = True) -> None:
+    """Puts the file into WAL mode, making it when the directory is empty. The mode stays in the file.
+
+    flush: False leaves it to the caller to put a private copy on disk.
+    """
     path = data_dir / FILE
     path.touch(mode=0o640)
     with connect(data_dir) as connection:
+        if not flush:
+            do_not_flush(connection)
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
     if mode != "wal":
         raise ChromadError(
@@ -296,9 +301,30 @@ def set_seq_ids(connection: sqlite3.Connection, seq_ids: dict[str, int | None]) 
     connection.execute("COMMIT")
 
 
-def truncate_wal(data_dir: Path) -> bool:
-    """Moves the WAL into the file and empties it. False when another connection was in the way."""
+def do_not_flush(connection: sqlite3.Connection) -> None:
+    """For private copies, which are thrown away or put on disk later: SQLite would put all of a large file there at once, and
+    the commits of the service's clients wait meanwhile."""
+    connection.execute("PRAGMA main.synchronous = OFF")
+
+
+@contextmanager
+def keep_wal(data_dir: Path) -> Iterator[None]:
+    """For private copies, as `do_not_flush`: no other connection can move the WAL into the file meanwhile.
+
+    It must be in WAL mode, and the WAL empty: a reader of the file itself is what stops others (SQLite's walCheckpoint).
+    """
+    with connect(data_dir) as connection:
+        do_not_flush(connection)
+        connection.execute("BEGIN")
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        yield
+
+
+def truncate_wal(data_dir: Path, *, flush: bool = True) -> bool:
+    """Moves the WAL into the file and empties it. False when another connection was in the way. flush: as in `use_wal`."""
     with connect(data_dir, busy_timeout=5.0) as connection:
+        if not flush:
+            do_not_flush(connection)
         (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return not busy
 

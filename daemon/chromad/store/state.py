@@ -1,6 +1,7 @@
 """`<data>/chromad.json`: who wrote the directory last, and whether that ended well."""
 
 import json
+import mmap
 import os
 import secrets
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from chromad.errors import ConfigurationError
 
 FILE = "chromad.json"
 FORMAT = 1
+_STEP = 4 << 20  # bytes that are put on disk at once
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,19 @@ def write_atomically(path: Path, text: str, mode: int) -> None:
         os.fsync(file.fileno())
     temporary.rename(path)
     fsync_path(path.parent)
+
+
+def fsync_file(path: Path) -> None:
+    """fsyncs a file a little at a time: if it is large and was written just now, the commits of the service's clients would
+    wait for all of it. Needs the right to write it."""
+    with open(path, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size:
+            with mmap.mmap(file.fileno(), 0) as content:
+                for start in range(0, size, _STEP):
+                    # msync: fsync of a range
+                    content.flush(start, min(_STEP, size - start))
+        os.fsync(file.fileno())
 
 
 def fsync_path(path: Path) -> None:
