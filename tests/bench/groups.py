@@ -5,9 +5,10 @@ Niceness does not show what the units do: outside of such groups the kernel shar
 """
 
 import configparser
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,18 +32,40 @@ class Group:
 @contextmanager
 def group(unit: str) -> Iterator[Group]:
     """A group with the weight of a unit. Raises SystemExit where the kernel or the container allows none."""
-    weight = _weight(_UNITS / unit)
+    with _group(unit, _weight(_UNITS / unit)) as made:
+        yield made
+
+
+@contextmanager
+def clients() -> Iterator[None]:
+    """Puts this process and those that it starts into a group with the weight of any unit, as clients on the same host.
+
+    Outside of groups each of its threads would weigh as much as all of the service. Raises SystemExit as `group`.
+    """
+    with _group("clients", _DEFAULT) as made:
+        members = made.directory / "cgroup.procs"
+        members.write_text(str(os.getpid()), encoding="ascii")
+        try:
+            yield
+        finally:
+            for pid in members.read_text(encoding="ascii").split():
+                with suppress(ProcessLookupError):
+                    (made.directory.parent / members.name).write_text(pid, encoding="ascii")
+
+
+@contextmanager
+def _group(name: str, weight: int) -> Iterator[Group]:
     enabled = _ROOT / "cgroup.subtree_control"
     if (_ROOT / "cpu").is_dir():
         parent, file, value = _ROOT / "cpu", "cpu.shares", weight * _SHARES // _DEFAULT
     elif enabled.exists() and "cpu" in enabled.read_text(encoding="ascii").split():
         parent, file, value = _ROOT, "cpu.weight", weight
     else:
-        raise SystemExit(f"no control groups of processors in {_ROOT}, so {unit} cannot have its weight")
+        raise SystemExit(f"no control groups of processors in {_ROOT}, so {name} cannot have its weight")
     try:
-        directory = Path(tempfile.mkdtemp(prefix=f"{unit}-", dir=parent))
+        directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
     except OSError as error:
-        raise SystemExit(f"{parent}: {error.strerror}, so {unit} cannot have its weight") from None
+        raise SystemExit(f"{parent}: {error.strerror}, so {name} cannot have its weight") from None
     try:
         (directory / file).write_text(str(value), encoding="ascii")
         yield Group(directory)

@@ -22,7 +22,7 @@ _BIN = Path(sys.executable).parent
 _START_LIMIT = 600.0
 _STOP_LIMIT = 120.0
 # As in chromadb-backup.service
-_LOW_PRIORITY = ("nice", "-n", "10", "ionice", "-c", "2", "-n", "7")
+_LOW_PRIORITY = ("chrt", "--idle", "0", "ionice", "-c", "2", "-n", "7")
 
 
 class ChromactlFailed(Exception):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromad.backup import assemble, manifest
 from chromad.store import sqlite
 
 from tests.integration import mounts
@@ -55,6 +56,16 @@ def test_backup(large: Site, disk: Path) -> None:
     before = mounts.written(disk)
     assert large.backup()["base"] == ""
     assert mounts.written(disk) - before < 30 * _MIB
+
+
+@pytest.mark.parametrize("part", [0.0, 1.0])
+def test_copy_that_is_large_beside_the_memory(
+    large: Site, disk: Path, monkeypatch: pytest.MonkeyPatch, part: float
+) -> None:
+    """It goes to the disk, past the cache, as the kernel would put it there anyway."""
+    monkeypatch.setattr(assemble, "_UNWRITTEN", part)
+    assemble.copy(large.current, manifest.read(large.current), disk / "copy", lambda *_: None)
+    assert (mounts.sync(disk) < _MIB) == (part == 0.0)
 
 
 def test_drill(large: Site, disk: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tests.bench.client import Client, upserts
-from tests.bench.groups import group
+from tests.bench.groups import clients, group
 from tests.bench.servers import ChromactlFailed, Chromad, Stock
 from tests.bench.stalls import Span, longest
 from tests.bench.stalls import Writer as Beside
@@ -33,7 +33,7 @@ from .vast import Found, Vast
 from .writer import Window, Writer
 
 _EVERY = 50  # backups between two that are restored
-_CALM = 240.0  # seconds without a backup at first, to compare with
+_CALM = 120.0  # seconds without a backup at first, to compare with
 _STALL = 0.2  # seconds
 _SHOWN = 20
 _WORST = 5
@@ -75,6 +75,7 @@ def main() -> int:
 
 def _soak(root: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     with (
+        clients(),
         group("chromadb.service") as service,
         group("chromadb-backup.service") as timer,
         Chromad(root, _SETTINGS, (service, timer)) as server,

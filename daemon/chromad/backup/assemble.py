@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from chromad import versions
+from chromad import versions, warm
 from chromad.backup import manifest
 from chromad.backup.manifest import Manifest
 from chromad.errors import BackupError, ConfigurationError
@@ -15,6 +15,10 @@ from chromad.store.soundness import Claim
 
 # phase, bytes done, bytes in all
 Progress = Callable[[str, int, int], None]
+
+# The part of the memory that a private copy may take without being on disk. With twice as much the kernel begins to put it
+# there (vm.dirty_background_ratio), and when that is too slow, everyone who writes has to wait.
+_UNWRITTEN = 0.05
 
 
 def check_engine(found: Manifest) -> None:
@@ -62,15 +66,17 @@ def _check_names(source: Path, expected: set[str]) -> None:
 def copy(source: Path, found: Manifest, target: Path, progress: Progress) -> None:
     """A private copy of a backup's files in a new directory: nothing in it is shared with what was copied.
 
-    It is not put on disk: it will not live for long, and the commits of the service's clients would wait for that.
+    It is not put on disk unless it is large: it will not live for long, and the commits of the service's clients would wait
+    for that.
     """
     target.mkdir(mode=0o700)
+    flush = found.size > _UNWRITTEN * warm.memory_limit()
     done = 0
     for entry in found.files:
         place = target / entry.path
         place.parent.mkdir(mode=0o750, exist_ok=True)
         try:
-            segment.copy_file(source / entry.path, place, flush=False)
+            segment.copy_file(source / entry.path, place, flush=flush)
         except FileNotFoundError:
             raise BackupError(f"{source / entry.path} is missing from the backup", "take a new one") from None
         done += entry.size

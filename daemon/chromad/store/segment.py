@@ -27,6 +27,8 @@ _STALL = 60.0
 _LIMIT = 90.0
 
 _TRIES_WITHOUT_LOCK = 3
+# In the cache: threads of the service that are to run wait until the kernel has copied it.
+_SMALL_BLOCK = 128 << 10
 _BLOCK = 2 << 20
 _MONSTER = 64 << 20
 
@@ -272,9 +274,10 @@ def _copy_past_cache(source: int, target: int, size: int) -> bool:
 
 def _copy_blocks(source: int, target: int, size: int, flush: bool) -> None:
     there = os.fstat(target).st_size
-    for offset in range(0, size, _BLOCK):
-        block = os.pread(source, _BLOCK, offset)
-        if offset < there and os.pread(target, _BLOCK, offset) == block:
+    step = _BLOCK if flush else _SMALL_BLOCK
+    for offset in range(0, size, step):
+        block = os.pread(source, step, offset)
+        if offset < there and os.pread(target, step, offset) == block:
             continue
         _write(target, memoryview(block), offset)
         if flush:
