@@ -1,8 +1,10 @@
-"""Memory: the daemon stays small beside the engine, which needs it for vectors."""
+"""Memory: how much there is; the daemon stays small beside the engine, which needs it for vectors."""
 
 import ctypes
+import os
 import sqlite3
 from contextlib import closing, suppress
+from pathlib import Path
 
 # mallopt(3), malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -21,3 +23,19 @@ def stay_small() -> None:
     with closing(sqlite3.connect(":memory:")) as connection:
         # https://www.sqlite.org/pragma.html#pragma_soft_heap_limit: of the process
         connection.execute(f"PRAGMA soft_heap_limit = {_PAGES}")
+
+
+def limit() -> int:
+    """Bytes of memory for this process: the smallest limit of its control groups, else what the machine has."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        group = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()[-1].partition("::")[2]
+    except OSError:
+        return found
+    path = Path("/sys/fs/cgroup", group.lstrip("/"))
+    for directory in (path, *path.parents):
+        try:
+            found = min(found, int((directory / "memory.max").read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return found

@@ -1,13 +1,13 @@
 """Warming: touching collections before READY, so that no client pays for loading them."""
 
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from chromad import memory
 from chromad.api import Api
 from chromad.config import Config
 from chromad.errors import EngineError
@@ -46,7 +46,7 @@ def plan(config: Config, collections: list[sqlite.Collection], recovered: set[st
     recovered: ids of collections that are warmed whatever the configuration says, to see that they open.
     """
     wanted = config.warm.collections
-    budget = memory_limit() * config.warm.memory_percent // 100
+    budget = memory.limit() * config.warm.memory_percent // 100
     chosen: list[sqlite.Collection] = []
     if isinstance(wanted, list):
         for name in sorted(set(wanted) - {collection.name for collection in collections}):
@@ -107,22 +107,6 @@ def qualified(collection: sqlite.Collection) -> str:
     prefix = f"{collection.tenant}/{collection.database}/".replace("default_tenant/default_database/", "")
     # Clients choose these names, and they go to systemd and the journal.
     return "".join(letter if letter.isprintable() else "?" for letter in prefix + collection.name)
-
-
-def memory_limit() -> int:
-    """Bytes of memory for this process: the smallest limit of its control groups, else what the machine has."""
-    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        group = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()[-1].partition("::")[2]
-    except OSError:
-        return limit
-    path = Path("/sys/fs/cgroup", group.lstrip("/"))
-    for directory in (path, *path.parents):
-        try:
-            limit = min(limit, int((directory / "memory.max").read_text(encoding="ascii")))
-        except (OSError, ValueError):
-            continue
-    return limit
 
 
 def _memory(data_dir: Path, collection: sqlite.Collection) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 _UNITS = Path(__file__).parents[2] / "systemd"
 _ROOT = Path("/sys/fs/cgroup")
-_DEFAULT = 100  # CPUWeight= of a unit that does not say
+_DEFAULT = "100"  # CPUWeight= of a unit that does not say
 _SHARES = 1024  # the same, in version 1 of control groups
 
 
@@ -54,28 +54,31 @@ def clients() -> Iterator[None]:
 
 
 @contextmanager
-def _group(name: str, weight: int) -> Iterator[Group]:
-    enabled = _ROOT / "cgroup.subtree_control"
-    if (_ROOT / "cpu").is_dir():
-        parent, file, value = _ROOT / "cpu", "cpu.shares", weight * _SHARES // _DEFAULT
-    elif enabled.exists() and "cpu" in enabled.read_text(encoding="ascii").split():
-        parent, file, value = _ROOT, "cpu.weight", weight
-    else:
+def _group(name: str, weight: str) -> Iterator[Group]:
+    version_1, enabled = (_ROOT / "cpu").is_dir(), _ROOT / "cgroup.subtree_control"
+    if not version_1 and not (enabled.exists() and "cpu" in enabled.read_text(encoding="ascii").split()):
         raise SystemExit(f"no control groups of processors in {_ROOT}, so {name} cannot have its weight")
+    parent = _ROOT / "cpu" if version_1 else _ROOT
+    if weight == "idle":
+        file, value = "cpu.idle", "1"
+    elif version_1:
+        file, value = "cpu.shares", str(int(weight) * _SHARES // int(_DEFAULT))
+    else:
+        file, value = "cpu.weight", weight
     try:
         directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
     except OSError as error:
         raise SystemExit(f"{parent}: {error.strerror}, so {name} cannot have its weight") from None
     try:
-        (directory / file).write_text(str(value), encoding="ascii")
+        (directory / file).write_text(value, encoding="ascii")
         yield Group(directory)
     finally:
         directory.rmdir()
 
 
-def _weight(unit: Path) -> int:
+def _weight(unit: Path) -> str:
     # Some keys come several times, which is a list for systemd.
     parser = configparser.ConfigParser(strict=False, interpolation=None, comment_prefixes="#")
     with unit.open(encoding="utf-8") as file:
         parser.read_file(file)
-    return parser.getint("Service", "CPUWeight", fallback=_DEFAULT)
+    return parser.get("Service", "CPUWeight", fallback=_DEFAULT)

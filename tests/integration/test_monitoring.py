@@ -20,7 +20,7 @@ from tests.integration.site import Site, free_port
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "ansible/roles/chromadb_monitoring/files"
 RULES = FILES / "chromadb.rules.yml"
-CASES = ROOT / "tests/prometheus/chromadb_test.yml"
+CASES = sorted(ROOT.glob("tests/prometheus/*_test.yml"))
 _METRIC = re.compile(r"\bchromad_[a-z_]+\b")
 
 
@@ -37,14 +37,15 @@ def expressions() -> list[str]:
 
 
 def test_rules_fire_and_are_silent_when_they_should() -> None:
-    for words in (("check", "rules", RULES), ("test", "rules", CASES)):
+    for words in (("check", "rules", RULES), ("test", "rules", *CASES)):
         done = subprocess.run([program("promtool"), *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: str(rule["alert"]))
 def test_each_alert(rule: dict[str, Any]) -> None:
-    assert f'alertname="{rule["alert"]}"' in CASES.read_text(encoding="utf-8"), "no case in which it fires"
+    text = "".join(cases.read_text(encoding="utf-8") for cases in CASES)
+    assert f'alertname="{rule["alert"]}"' in text, "no case in which it fires"
     assert set(_METRIC.findall(rule["expr"])) <= TABLE.keys()
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert rule["annotations"].keys() == {"summary", "description"}

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from chromad import versions, warm
+from chromad import memory, versions
 from chromad.backup import manifest
 from chromad.backup.manifest import Manifest
 from chromad.errors import BackupError, ConfigurationError
@@ -70,7 +70,7 @@ def copy(source: Path, found: Manifest, target: Path, progress: Progress) -> Non
     for that.
     """
     target.mkdir(mode=0o700)
-    flush = found.size > _UNWRITTEN * warm.memory_limit()
+    flush = found.size > _UNWRITTEN * memory.limit()
     done = 0
     for entry in found.files:
         place = target / entry.path
