@@ -1,6 +1,7 @@
 """The `root` marker: tests that need root say so, and are skipped elsewhere. What failed is left in a file for `make test`."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ pytest.register_assert_rewrite(
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "root: needs root (other users, mounts, file attributes)")
+    # A shell ignores it for jobs in the background, and what the tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
