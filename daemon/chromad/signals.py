@@ -1,4 +1,4 @@
-"""Signals of the daemon. The handlers set flags only; whoever waits is woken through a pipe.
+"""Signals of the daemon. The handlers set flags only; whoever waits is woken through a pipe. And Ctrl-C of other programs.
 
 Imports little, so that `install` can come before everything that takes time: an early SIGTERM is a request to stop
 like any other.
@@ -7,6 +7,8 @@ like any other.
 import os
 import select
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 stop = False
@@ -28,6 +30,24 @@ def wait(seconds: float) -> None:
     """Returns after that time, or as soon as a signal comes."""
     if select.select([_wakeup] if _wakeup >= 0 else [], [], [], seconds)[0]:
         os.read(_wakeup, 512)
+
+
+@contextmanager
+def no_interrupt() -> Iterator[None]:
+    """Has SIGINT wait until what is within is done, such as the start of a process that must be known to be ended. For the
+    main thread."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):
+        yield
+        return
+    came: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda _number, frame: came.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            before(signal.SIGINT, came[0])
 
 
 def _on_stop(_number: int, _frame: FrameType | None) -> None:

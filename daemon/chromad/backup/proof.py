@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from chromad import signals
 from chromad.api import LOST, Api
 from chromad.backup import fingerprint
 from chromad.backup.fingerprint import Fingerprint
@@ -109,11 +110,12 @@ def scratch(config: Config, directory: Path, tick: Tick) -> Iterator[Api]:
             engine = Engine(settings, held.fd)
             api = Api(settings.listen)
             try:
-                engine.start()
+                with signals.no_interrupt():
+                    engine.start()
                 engine.wait_until_it_answers(api, tick, lambda: False)
-            except EngineError:
+            except BaseException as error:
                 engine.kill()
-                if attempt == _PORT_TRIES - 1:
+                if attempt == _PORT_TRIES - 1 or not isinstance(error, EngineError):
                     raise
                 continue
             try:

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from chromad import signals
 from chromad.backup import secret
 from chromad.config import Config, Keep
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
@@ -222,17 +223,20 @@ class Repository:
         command = ["setpriv", "--pdeathsig", "TERM", "restic", *self._words(), *arguments]
         try:
             with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as lines:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE if line else output or lines,
-                    stderr=errors,
-                    env=self._variables(arguments[0], fd),
-                    pass_fds=inherited,
-                    cwd="/",
-                    **self._identity(),
+                process = _follow(
+                    lambda: subprocess.Popen(
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE if line else output or lines,
+                        stderr=errors,
+                        env=self._variables(arguments[0], fd),
+                        pass_fds=inherited,
+                        cwd="/",
+                        **self._identity(),
+                    ),
+                    line,
+                    tick,
                 )
-                _follow(process, line, tick)
                 errors.seek(0)
                 said = errors.read().decode(errors="replace")
                 if process.returncode:
@@ -376,10 +380,13 @@ def _is_time(text: str) -> bool:
 
 
 def _follow(
-    process: "subprocess.Popen[bytes]", line: Callable[[str], None] | None, tick: Callable[[], None] | None
-) -> None:
-    """Waits for the end of a process, which does not go on when we are interrupted."""
+    start: Callable[[], "subprocess.Popen[bytes]"], line: Callable[[str], None] | None, tick: Callable[[], None] | None
+) -> "subprocess.Popen[bytes]":
+    """Starts a process and waits for its end; it does not go on when we are interrupted."""
+    process = None
     try:
+        with signals.no_interrupt():
+            process = start()
         for raw in process.stdout or ():
             text = raw.decode(errors="replace").strip()
             if line and text.startswith("{"):
@@ -390,12 +397,14 @@ def _follow(
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_TICK)
     except BaseException:
-        process.terminate()
-        process.wait()
+        if process:
+            process.terminate()
+            process.wait()
         raise
     finally:
-        if process.stdout:
+        if process and process.stdout:
             process.stdout.close()
+    return process
 
 
 def _last_words(text: str) -> str:
