@@ -1,5 +1,6 @@
 """What backups, drills and restores put on disk: nothing of copies that are thrown away, as commits would wait for that."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,10 +63,25 @@ def test_backup(large: Site, disk: Path) -> None:
 def test_copy_that_is_large_beside_the_memory(
     large: Site, disk: Path, monkeypatch: pytest.MonkeyPatch, part: float
 ) -> None:
-    """It goes to the disk, past the cache, as the kernel would put it there anyway."""
+    """It goes to the disk, past the cache, as the kernel would put it there anyway; what is read page by page is in the
+    cache then."""
     monkeypatch.setattr(assemble, "_UNWRITTEN", part)
     assemble.copy(large.current, manifest.read(large.current), disk / "copy", lambda *_: None)
+    assert _cached(disk / "copy" / sqlite.FILE)
     assert (mounts.sync(disk) < _MIB) == (part == 0.0)
+
+
+def _cached(path: Path) -> bool:
+    """Whether nothing of a file has to be read from the disk."""
+    with path.open("rb", buffering=0) as file:
+        block = bytearray(64 << 10)
+        try:
+            return all(
+                os.preadv(file.fileno(), [block], offset, os.RWF_NOWAIT) > 0
+                for offset in range(0, path.stat().st_size, len(block))
+            )
+        except BlockingIOError:
+            return False
 
 
 def test_drill(large: Site, disk: Path) -> None:
