@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 HOSTS := $(BIN)/python -m tests.hosts
 DEMO := demo
 # The longest ones first
-SCENARIOS := upgrade backup lifecycle alternative default
+SCENARIOS := upgrade default backup alternative
 ROUNDS := 10
 SEED := 1
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import growth, ways
-from .client import Client, upserts
+from .client import Client, queries, upserts
 from .figure import Figure
 from .options import Options
 from .servers import Chromad
@@ -147,11 +147,13 @@ def _filled(directory: Path, size: Size) -> Iterator[tuple[Chromad, str]]:
 
 
 def _change(server: Chromad, collection: str, size: Size, count: int, numbers: np.random.Generator) -> None:
-    """Gives so many records new vectors, documents and metadata."""
+    """Gives so many records new vectors, documents and metadata, and lets the service apply them to its index."""
     client = Client(server.port)
     keys = [f"record-{key}" for key in numbers.choice(size.records, count, replace=False)]
     for body in upserts(keys, _BATCH, numbers, size.dimension):
         client.post(collection, "upsert", body)
+    for body in queries(1, numbers, size.dimension):
+        client.post(collection, "query", body)
 
 
 def _restore(server: Chromad) -> float:
