@@ -98,13 +98,13 @@ def why_unreachable(account: Account) -> str:
     )
 
 
-def until(condition: Callable[[], T | None], what: str, timeout: float = 60.0) -> T:
+def until(condition: Callable[[], T | None], what: str, timeout: float = 60.0, pause: float = 0.01) -> T:
     """Polls until the condition holds and gives its value; fails the test after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
             pytest.fail(f"waited {timeout:.0f} s for {what}")
-        time.sleep(0.01)
+        time.sleep(pause)
     return value
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.integration import records
-from tests.integration.account import BIN, current
+from tests.integration.account import BIN, current, until
 from tests.integration.site import Site
 
 
@@ -65,9 +65,7 @@ def test_damaged_repository(site: Site) -> None:
 def test_killed_drill_leaves_nothing_that_stays(used: Site) -> None:
     used.backup()
     drill = used.spawn(["setsid", BIN / "chromactl", "--config", used.config, "verify"], current())
-    # At once, without a pause: restic is being started then.
-    while not list(used.backup_dir.glob("drill-*")) and drill.poll() is None:
-        pass
+    until(lambda: list(used.backup_dir.glob("drill-*")) or drill.poll() is not None, "a drill's files")
     os.killpg(drill.pid, signal.SIGKILL)
     drill.wait()
     assert list(used.backup_dir.glob("drill-*"))
@@ -107,9 +105,8 @@ def size(directory: Path) -> int:
 def test_drill_that_is_interrupted_does_not_count_as_a_good_one(used: Site) -> None:
     used.backup()
     drill = used.spawn([BIN / "chromactl", "--config", used.config, "verify"], current())
-    # At once, without a pause: restic is being started then.
-    while not list(used.backup_dir.glob("drill-*")) and drill.poll() is None:
-        pass
+    # Without a pause: restic is being started then.
+    until(lambda: list(used.backup_dir.glob("drill-*")) or drill.poll() is not None, "a drill's files", pause=0)
     drill.send_signal(signal.SIGINT)
     output = drill.communicate(timeout=60)[0].decode()
     assert drill.returncode not in (0, None), output

@@ -19,7 +19,7 @@ Progress = Callable[[str, int, int], None]
 # The part of the memory that a private copy may take without being on disk. With twice as much the kernel begins to put it
 # there (vm.dirty_background_ratio), and when that is too slow, everyone who writes has to wait.
 _UNWRITTEN = 0.05
-# The part that a database may take which is read ahead
+# The part of it that a database may take to be read ahead
 _READ = 0.25
 _BLOCK = 128 << 10  # bytes
 
