@@ -58,12 +58,14 @@ def test_first_query_is_as_fast_as_the_second(site: Site) -> None:
             documents=[f"document {number}" for number in numbers],
         )
     daemon.stop()
-    firsts, seconds = [], []
-    for _ in range(5):
+    firsts: list[float] = []
+    seconds: list[float] = []
+    # The fastest of each: what else the machine does makes single ones slower, and on a busy machine the fastest of
+    # five as well, so they get more attempts. A cold one takes 40 times as long, which no number of attempts hides.
+    while len(firsts) < 5 or (len(firsts) < 20 and min(firsts) > 1.5 * min(seconds)):
         daemon = site.serve()
         first, second = seconds_of_queries(daemon)
         firsts.append(first)
         seconds.append(second)
         daemon.stop()
-    # The fastest of each: what else the machine does makes single ones slower. A cold one takes 40 times as long.
     assert min(firsts) <= 1.5 * min(seconds), (firsts, seconds)
