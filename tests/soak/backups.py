@@ -33,7 +33,6 @@ from .vast import Found, Vast
 from .writer import Window, Writer
 
 _EVERY = 50  # backups between two that are restored
-_CALM = 120.0  # seconds without a backup at first, to compare with
 _STALL = 0.2  # seconds
 _SHOWN = 20
 _WORST = 5
@@ -62,6 +61,7 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=100_000, help="of the large collection")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between two operations of each mixed writer")
     parser.add_argument("--single-pause", type=float, default=0.05, help="the same of the two that send single records")
+    parser.add_argument("--calm", type=float, default=120.0, help="seconds without a backup at first, to compare with")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="where the data go for the time")
     arguments = parser.parse_args()
     prepare()
@@ -88,7 +88,7 @@ def _soak(root: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], li
         # Writers wait while the engine serves the first read of a collection that was only written, backup or not.
         for name in {vast.collection, collection, *(each.collection for each in writers)}:
             Client(server.port).post(name, "get", b'{"limit": 1, "include": ["embeddings"]}')
-        seen = _take(server, arguments.count, vast, writers)
+        seen = _take(server, arguments, vast, writers)
         spans: dict[str, list[Span]] = {}
         for each in writers:
             try:
@@ -112,11 +112,11 @@ def _soak(root: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], li
     return {**_summary(seen), "operations": operations, "stalls": stalls}, seen.wrong
 
 
-def _take(server: Chromad, wanted: int, vast: Vast, writers: list[Writer]) -> Seen:
+def _take(server: Chromad, arguments: argparse.Namespace, vast: Vast, writers: list[Writer]) -> Seen:
     begin = time.monotonic()
-    time.sleep(_CALM)
+    time.sleep(arguments.calm)
     seen = Seen(Span(begin, time.monotonic()))
-    while len(seen.backups) < wanted and not seen.wrong:
+    while len(seen.backups) < arguments.count and not seen.wrong:
         for each in writers:
             each.settle()
         begin = time.monotonic()
@@ -124,7 +124,7 @@ def _take(server: Chromad, wanted: int, vast: Vast, writers: list[Writer]) -> Se
             told = json.loads(server.chromactl("backup", "--json"))
             span = Span(begin, time.monotonic())
             seen.backups.append((span, told))
-            if len(seen.backups) % _EVERY == 0 or len(seen.backups) == wanted:
+            if len(seen.backups) % _EVERY == 0 or len(seen.backups) == arguments.count:
                 _restore(server, seen, vast, _windows(writers))
         except ChromactlFailed as error:
             seen.wrong.append(str(error))
