@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def _main() -> None:
     from chromad import cli
     from chromad.__main__ import main as daemon
 
+    for place in cli.VERBS.values():  # so that no fork has to
+        import_module(f"chromad.cli.{place.split(':')[0]}")
     programs: dict[str, Callable[[], None]] = {"chromactl": cli.main, "chromad": daemon}
     for line in sys.stdin:
         argv = json.loads(line)

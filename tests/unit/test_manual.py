@@ -1,11 +1,12 @@
 """The manual pages: complete, and without a warning of groff."""
 
+import re
 import shutil
 import subprocess
 
 import pytest
 from chromad import config, manual
-from chromad.cli import app
+from chromad.cli import VERBS
 
 PAGES = manual.pages()
 
@@ -19,10 +20,12 @@ def test_every_key_is_described() -> None:
 
 
 def test_every_verb_is_there() -> None:
-    names = [each.name or "" for each in app.registered_commands]
-    assert len(names) >= 12
-    for name in names:
-        assert f".SS {name.replace('-', chr(92) + '-')}\n" in PAGES["chromactl.8"]
+    assert len(VERBS) >= 12
+    for name in VERBS:
+        # A group that does nothing itself has its verbs there.
+        assert re.search(
+            rf"^\.SS {re.escape(name.replace('-', chr(92) + '-'))}(\n| \w)", PAGES["chromactl.8"], re.MULTILINE
+        )
     assert r"\fB\-\-dry\-run\fR" in PAGES["chromactl.8"]
 
 

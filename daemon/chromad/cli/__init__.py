@@ -3,34 +3,67 @@
 import os
 import sqlite3
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from chromad import versions
-from chromad.cli import (
-    adopt,
-    backup,
-    backups,
-    checkpoint,
-    compact,
-    config,
-    doctor,
-    fence,
-    repair,
-    restore,
-    status,
-    ui,
-    upgrade,
-    verify,
-    verify_persistence,
-)
+from chromad.cli import ui
 from chromad.config import DEFAULT_PATH
 from chromad.errors import ChromadError, from_system, printable
 
+# The module of each verb in this package, and its function or group
+VERBS = {
+    "status": "status:run",
+    "doctor": "doctor:run",
+    "config": "config:app",
+    "verify-persistence": "verify_persistence:run",
+    "backup": "backup:take",
+    "backups": "backups:app",
+    "verify": "verify:run",
+    "restore": "restore:run",
+    "checkpoint": "checkpoint:run",
+    "compact": "compact:run",
+    "fence": "fence:put",
+    "unfence": "fence:lift",
+    "repair": "repair:run",
+    "adopt": "adopt:run",
+    "upgrade": "upgrade:run",
+}
+
+
+class _Verbs(TyperGroup):
+    """Imports a verb when it is asked for: imports are most of what a start takes."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        names: dict[str, Any] = dict.fromkeys(VERBS)
+        self.commands = names
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a verb, None when there is none of that name."""
+        if cmd_name in VERBS and self.commands[cmd_name] is None:
+            self.commands[cmd_name] = _verb(cmd_name)
+        return self.commands.get(cmd_name)
+
+
+def _verb(name: str) -> Any:
+    module, place = VERBS[name].split(":")
+    found = getattr(import_module(f"chromad.cli.{module}"), place)
+    group = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False)
+    if group is not found:
+        group.command()(found)
+    command = typer.main.get_command(group)
+    command.name = name
+    return command
+
+
 app = typer.Typer(
     name="chromactl",
+    cls=_Verbs,
     help="Look at, check, back up and restore a ChromaDB service.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -59,23 +92,6 @@ def options(
 ) -> None:
     """Options that come before the verb."""
     context.obj = ui.Settings(path, json)
-
-
-app.command("status")(status.run)
-app.command("doctor")(doctor.run)
-app.add_typer(config.app, name="config")
-app.command("verify-persistence")(verify_persistence.run)
-app.command("backup")(backup.take)
-app.add_typer(backups.app, name="backups")
-app.command("verify")(verify.run)
-app.command("restore")(restore.run)
-app.command("checkpoint")(checkpoint.run)
-app.command("compact")(compact.run)
-app.command("fence")(fence.put)
-app.command("unfence")(fence.lift)
-app.command("repair")(repair.run)
-app.command("adopt")(adopt.run)
-app.command("upgrade")(upgrade.run)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from chromad.errors import BackupError, ChromadError
 from chromad.output import human_bytes
 from chromad.store import lock, state
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True, add_completion=False)
 
 _KEY_BYTES = 32
 _COLUMNS = ("ID", "CREATED", "AGE", "SIZE", "ADDED", "COLLECTIONS", "RECORDS", "PROVEN", "DRILLED")

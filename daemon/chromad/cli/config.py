@@ -9,7 +9,7 @@ import yaml
 from chromad import config
 from chromad.cli import ui
 
-app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True)
+app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()

@@ -1,0 +1,44 @@
+"""How chromactl finds its verbs."""
+
+import subprocess
+import sys
+
+import pytest
+import typer
+from chromad import cli
+
+_RUN = """
+import sys
+from chromad import cli
+sys.argv = ["chromactl", *sys.argv[1:]]
+try:
+    cli.main()
+finally:
+    print(*sorted(name for name in sys.modules if name.startswith("chromad.")), sep="\\n")
+"""
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", _RUN, *words], capture_output=True, text=True, check=False)
+
+
+def test_a_verb_imports_no_other() -> None:
+    told = run("status", "--help")
+    assert told.returncode == 0
+    assert "chromad.cli.status" in told.stdout.splitlines()
+    assert not {"chromad.cli.restore", "chromad.adopt", "chromad.backup.run"} & set(told.stdout.splitlines())
+
+
+@pytest.mark.parametrize("word", ["statu", "bakups", "verify_persistence"])
+def test_a_verb_that_is_misspelt_is_guessed(word: str) -> None:
+    told = run(word)
+    assert told.returncode == 2
+    assert "Did you mean" in told.stderr
+
+
+def test_help_tells_of_all_verbs() -> None:
+    group = typer.main.get_command(cli.app)
+    told = run("--help").stdout
+    for verb in cli.VERBS:
+        assert f"│ {verb} " in told
+        assert group.get_command(typer.Context(group), verb).name == verb  # type: ignore[attr-defined]
