@@ -15,7 +15,7 @@ from chromad.store import segment
 from .client import Client
 
 # Seconds between two looks at the files of a segment, and what is added on both sides of what was seen.
-_LOOK = 0.002
+_LOOK = 0.01
 _MARGIN = 0.005
 
 
