@@ -4,8 +4,7 @@ The writes go on all the time, also to a collection of 100,000 x 384. How long o
 limited; those that met a persist of their own segment, which is the engine's own doing, are counted apart. Writers pause,
 as SQLite lets one write at a time: if they did not, each write would wait for all others', backup or not. SQLite has no
 queue for that: whoever finds it locked looks again after up to 25, 50, then 100 ms. Chroma applies one write at a time, and
-reads for each all that was written to its collection since the last persist: writes are slowest while several collections
-are about to be persisted.
+reads for each all that was written to its collection since the last persist: the longer ago that was, the longer it takes.
 """
 
 import argparse

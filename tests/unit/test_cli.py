@@ -1,10 +1,10 @@
 """How chromactl finds its verbs."""
 
+import re
 import subprocess
 import sys
 
 import pytest
-import typer
 from chromad import cli
 
 _RUN = """
@@ -37,8 +37,6 @@ def test_a_verb_that_is_misspelt_is_guessed(word: str) -> None:
 
 
 def test_help_tells_of_all_verbs() -> None:
-    group = typer.main.get_command(cli.app)
     told = run("--help").stdout
     for verb in cli.VERBS:
-        assert f"│ {verb} " in told
-        assert group.get_command(typer.Context(group), verb).name == verb  # type: ignore[attr-defined]
+        assert re.search(rf"^\W+{verb} +[A-Z]", told, re.MULTILINE)

@@ -53,8 +53,10 @@ class _Verbs(TyperGroup):
 def _verb(name: str) -> Any:
     module, place = VERBS[name].split(":")
     found = getattr(import_module(f"chromad.cli.{module}"), place)
-    group = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False)
-    if group is not found:
+    if isinstance(found, typer.Typer):
+        group = found
+    else:
+        group = typer.Typer(add_completion=False)
         group.command()(found)
     command = typer.main.get_command(group)
     command.name = name
