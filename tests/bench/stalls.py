@@ -1,9 +1,11 @@
 """Writers that keep the time of each write, and watchers of what may have held one up. Times are of the monotonic clock."""
 
 import multiprocessing
+import os
 import random
 import threading
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
@@ -17,6 +19,9 @@ from .client import Client
 # Seconds between two looks at the files of a segment, and what is added on both sides of what was seen.
 _LOOK = 0.01
 _MARGIN = 0.005
+# Seconds between two looks at what is stolen, which the kernel counts in hundredths.
+_GLANCE = 0.02
+_STOLEN = 8  # the field in the line of all processors, proc_stat(5)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,40 @@ class Persists(threading.Thread):
             elif begin and not torn:
                 self.spans.append(Span(begin - _MARGIN, now + _MARGIN))
                 begin = 0.0
+
+
+class Stolen(threading.Thread):
+    """Watches how much of the processors' time the hypervisor gives to others."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._seen = [(time.monotonic(), _stolen())]
+        self._ended = threading.Event()
+        self.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+        self._seen.append((time.monotonic(), _stolen()))
+
+    def within(self, span: Span) -> float:
+        """Seconds of all processors together that were stolen in a span, or just before and after it. After `stop`."""
+        first = max(bisect_right(self._seen, span.begin, key=_when) - 1, 0)
+        last = min(bisect_left(self._seen, span.end, key=_when), len(self._seen) - 1)
+        return self._seen[last][1] - self._seen[first][1]
+
+    def run(self) -> None:
+        while not self._ended.wait(_GLANCE):
+            self._seen.append((time.monotonic(), _stolen()))
+
+
+def _when(seen: tuple[float, float]) -> float:
+    return seen[0]
+
+
+def _stolen() -> float:
+    with open("/proc/stat", encoding="ascii") as file:
+        return int(file.readline().split()[_STOLEN]) / os.sysconf("SC_CLK_TCK")
 
 
 def _until(condition: Callable[[], bool], limit: float = 600.0) -> None:

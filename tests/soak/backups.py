@@ -25,7 +25,7 @@ import numpy as np
 from tests.bench.client import Client, upserts
 from tests.bench.groups import clients, group
 from tests.bench.servers import ChromactlFailed, Chromad, Stock
-from tests.bench.stalls import Span, longest
+from tests.bench.stalls import Span, Stolen, longest
 from tests.bench.stalls import Writer as Beside
 from tests.bench.ways import allocated, prepare
 
@@ -81,6 +81,7 @@ def _soak(root: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], li
         group("chromadb-backup.service") as timer,
         Chromad(root, _SETTINGS, (service, timer)) as server,
     ):
+        stolen = Stolen()
         vast = Vast(server, arguments.records, arguments.single_pause)
         bodies = upserts([f"beside-{key}" for key in range(1000)], 1, np.random.default_rng(1))
         collection = Client(server.port).create("beside")
@@ -101,9 +102,10 @@ def _soak(root: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], li
             spans = {"the large collection": vast.spans, "another": beside.stop()}
         except EOFError:
             seen.wrong.append("a single upsert failed; its traceback is above")
+    stolen.stop()
     for found in seen.restored:
         seen.wrong += vast.compare(found)
-    stalls = {name: _stalls(those, seen, vast.persists) for name, those in spans.items()}
+    stalls = {name: _stalls(those, seen, vast.persists, stolen) for name, those in spans.items()}
     seen.wrong += [
         f"a write to {name} took {each['backup']} s while a backup ran"
         for name, each in stalls.items()
@@ -167,9 +169,9 @@ def _restore(server: Chromad, seen: Seen, vast: Vast, windows: dict[str, list[Wi
     )
 
 
-def _stalls(spans: Sequence[Span], seen: Seen, persists: Sequence[Span]) -> dict[str, Any]:
+def _stalls(spans: Sequence[Span], seen: Seen, persists: Sequence[Span], stolen: Stolen) -> dict[str, Any]:
     """The longest writes in seconds, how many took too long, and into which backups the worst fell: its number, when in it,
-    whether with a base."""
+    whether with a base, and how many seconds of all processors the hypervisor gave to others meanwhile."""
     during = _split(spans, [span for span, _ in seen.backups])[0]
     calm = _split(spans, [seen.calm])[0]
     calm_held, calm_alone = _split(calm, persists)
@@ -190,6 +192,7 @@ def _stalls(spans: Sequence[Span], seen: Seen, persists: Sequence[Span]) -> dict
                 "backup": number,
                 "after": round(span.begin - backup.begin, 2),
                 "base": bool(told["base"]),
+                "stolen": round(stolen.within(span), 2),
             }
             for span in reversed(worst)
             for number, (backup, told) in enumerate(seen.backups, 1)
