@@ -120,6 +120,29 @@ def _row(segment: Path, persisted: dict[str, Vector], key: str) -> int:
     raise AssertionError(key)
 
 
+@pytest.mark.parametrize("space", ["l2", "cosine"])
+def test_what_was_never_written_is_nobodys(space: str, tmp_path: Path) -> None:
+    # A new index writes 100 elements of whatever was in memory: here those of another collection.
+    found = workload.make(1)
+    found.space, found.threshold, found.dimension, found.largest = space, 2, DIMENSION, 3
+    engine.run(workload.phase, tmp_path, found, 8)
+    segment = engine.segment(tmp_path, found.name)
+    before, vectors = salvaged(segment, cosine=space == "cosine")
+    header = format.read_header(segment)
+    content = bytearray((segment / format.LEVEL0_FILE).read_bytes())
+    size = header.element_size
+    assert 10 < header.elements <= 50
+    for row in range(header.elements):
+        begin, beyond = row * size, (header.elements + row) * size
+        content[beyond : beyond + size] = content[begin : begin + size]
+        # And its own vector is lost.
+        content[begin + header.data_offset : begin + header.label_offset] = bytes(4 * DIMENSION)
+    (segment / format.LEVEL0_FILE).write_bytes(content)
+    after, none = salvaged(segment, cosine=space == "cosine")
+    assert none == {}
+    assert set(after.lost) == vectors.keys() | set(before.lost)
+
+
 def test_a_broken_label_is_lost(persisted: dict[str, Vector], segment: Path) -> None:
     header = format.read_header(segment)
     one, two = list(persisted)[:2]

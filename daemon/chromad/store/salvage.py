@@ -76,9 +76,12 @@ class Salvage:
 
     def _from_level0(self, file: FileIO, ids: dict[int, str], total: int) -> Iterator[tuple[str, bytes]]:
         wanted = np.array(sorted(ids), np.uint64)
-        links, known = self._layout(file, wanted, total)
-        # More than the header knows of, since it may be older than the rest; not all, since the file may have a vast hole.
-        elements = _SPARE + 16 * len(wanted)
+        given = max(total, *ids, 0)
+        links, known = self._layout(file, wanted, given)
+        # More than the header knows of, since it may be older than the rest, but no more than labels were given: a new
+        # index writes 100 elements of whatever was in memory, those of another collection for one. And not all that a
+        # damaged pickle speaks of, since the file may have a vast hole.
+        elements = min(max(known, given), _SPARE + 16 * len(wanted))
         rows = self._rows(file, links, elements, known, wanted)
         self.lost = [ids[label] for label in ids if label not in rows]
         by_row = {row: ids[label] for label, row in rows.items()}
@@ -89,9 +92,8 @@ class Salvage:
                 if key is not None:
                     yield key, self._scaled(key, block[row, 1 + 2 * links : -2], lengths, first + row)
 
-    def _layout(self, file: FileIO, wanted: NDArray[np.uint64], total: int) -> tuple[int, int]:
-        """M, and how many elements there can be: as many as the header knows of, or else as labels were given. What follows
-        them was never written, unless the header is old."""
+    def _layout(self, file: FileIO, wanted: NDArray[np.uint64], given: int) -> tuple[int, int]:
+        """M, and how many elements there are: as many as the header knows of, or else as labels were given."""
         try:
             header = format.read_header(self.directory)
         except Damage:
@@ -102,7 +104,7 @@ class Salvage:
         file.seek(0)
         sample = file.read(_SAMPLE)
         fits = {links: self._fit(sample, links, wanted) for links in _LINKS}
-        return max(fits, key=lambda links: fits[links]), total
+        return max(fits, key=lambda links: fits[links]), given
 
     def _fit(self, sample: bytes, links: int, wanted: NDArray[np.uint64]) -> int:
         """How many labels would be found on elements that look whole, if M were this."""
@@ -112,14 +114,15 @@ class Salvage:
         return len(np.unique(_labels(block)[_whole(block, links, wanted)]))
 
     def _rows(self, file: FileIO, links: int, elements: int, known: int, wanted: NDArray[np.uint64]) -> dict[int, int]:
-        """The one element that looks whole for each label; a label on two is on neither."""
+        """The one element that looks whole for each label; a label on two is on neither, unless only one is known."""
         found: dict[int, int] = {}
         doubtful: set[int] = set()
         for first, block in _blocks(file, links, self.dimension, elements):
             labels = _labels(block)
             for row in np.flatnonzero(_whole(block, links, wanted)).tolist():
                 label = int(labels[row])
-                if found.setdefault(label, first + row) != first + row and first + row < known:
+                before = found.setdefault(label, first + row)
+                if before != first + row and (before < known) == (first + row < known):
                     doubtful.add(label)
         return {label: row for label, row in found.items() if label not in doubtful}
 
