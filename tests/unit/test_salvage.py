@@ -15,6 +15,7 @@ from tests.segments.engine import Vector
 from tests.segments.workload import Workload
 
 DIMENSION = 5
+_OLD = 60  # elements
 
 
 @pytest.fixture
@@ -83,9 +84,15 @@ def test_nothing_is_lost_with_other_files(
 
 
 def test_an_old_header(persisted: dict[str, Vector], segment: Path) -> None:
-    # As if the last elements had been added in a persist whose header is lost.
-    change(segment / format.HEADER_FILE, 20, struct.pack("<Q", 60))
+    _age(segment)
     assert engine.same(salvaged(segment)[1], persisted)
+
+
+def _age(segment: Path) -> None:
+    """As if the last elements had been added in a persist whose header is lost."""
+    change(segment / format.HEADER_FILE, 20, struct.pack("<Q", _OLD))
+    change(segment / format.HEADER_FILE, 56, struct.pack("<I", 0))  # the entry point
+    assert format.read_header(segment).elements == _OLD
 
 
 @pytest.mark.parametrize(
@@ -143,12 +150,16 @@ def test_what_was_never_written_is_nobodys(space: str, tmp_path: Path) -> None:
     assert set(after.lost) == vectors.keys() | set(before.lost)
 
 
-def test_a_broken_label_is_lost(persisted: dict[str, Vector], segment: Path) -> None:
+@pytest.mark.parametrize("old", [False, True], ids=["header", "old header"])
+def test_a_broken_label_is_lost(old: bool, persisted: dict[str, Vector], segment: Path) -> None:
     header = format.read_header(segment)
-    one, two = list(persisted)[:2]
+    one, two = list(persisted)[-2:]
     content = (segment / format.LEVEL0_FILE).read_bytes()
     begin, other = (_row(segment, persisted, key) * header.element_size + header.label_offset for key in (one, two))
     change(segment / format.LEVEL0_FILE, begin, content[other : other + 8])
+    if old:
+        assert min(begin, other) >= _OLD * header.element_size
+        _age(segment)
     found, vectors = salvaged(segment)
     # Which of both elements has the label by right cannot be told.
     assert {one, two} <= set(found.lost)
@@ -199,3 +210,16 @@ def test_the_engine_opens_what_the_writer_of_the_tests_makes(tmp_path: Path) -> 
     seq = engine.seq_id(tmp_path / "data", "made")
     engine.variant(tmp_path / "data", tmp_path / "variant", "made", engine.contents(made), seq)
     assert engine.same(engine.run(engine.read, tmp_path / "variant", "made"), vectors)
+
+
+def test_an_element_that_the_header_knows_is_believed(persisted: dict[str, Vector], segment: Path) -> None:
+    size = format.read_header(segment).element_size
+    known, lost = next(iter(persisted)), list(persisted)[-1]
+    content = (segment / format.LEVEL0_FILE).read_bytes()
+    begin, beyond = (_row(segment, persisted, key) * size for key in (known, lost))
+    assert begin < _OLD * size <= beyond
+    change(segment / format.LEVEL0_FILE, beyond, content[begin : begin + size])
+    _age(segment)
+    found, vectors = salvaged(segment)
+    assert lost in found.lost
+    assert engine.same(vectors, {key: vector for key, vector in persisted.items() if key != lost})
