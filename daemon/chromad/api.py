@@ -7,12 +7,12 @@ from typing import Any
 from urllib.parse import quote
 
 from chromad.config import Listen
-from chromad.errors import EngineError
+from chromad.errors import EngineError, NotFound, RecordLost
 
 DEFAULT_TENANT = "default_tenant"
 DEFAULT_DATABASE = "default_database"
 # What the engine says of a record that has no vector, as `chromactl repair` leaves those that cannot be had
-LOST = "Error finding id"
+_LOST = "Error finding id"
 _LONG = 600.0  # seconds, for what may load a large collection
 
 
@@ -40,7 +40,7 @@ class Api:
         finally:
             connection.close()
         if response.status >= 400:
-            raise EngineError(f"the engine answered {response.status} to {method} {path}: {text[:500]}")
+            raise _refusal(response.status, f"{method} {path}", text)
         try:
             return json.loads(text) if text else None
         except ValueError:
@@ -104,10 +104,8 @@ class Api:
         path = f"{_database(tenant, database)}/collections/{quote(name, safe='')}"
         try:
             found: dict[str, Any] = self.request("GET", path)
-        except EngineError as error:
-            if "answered 404" in str(error):
-                return None
-            raise
+        except NotFound:
+            return None
         return found
 
     def post(self, tenant: str, database: str, path: str, body: dict[str, Any]) -> Any:
@@ -146,6 +144,23 @@ class Api:
     def delete_collection(self, name: str, tenant: str = DEFAULT_TENANT, database: str = DEFAULT_DATABASE) -> None:
         """Deletes a collection, given by its name."""
         self.request("DELETE", f"{_database(tenant, database)}/collections/{quote(name, safe='')}")
+
+
+def _refusal(status: int, request: str, text: str) -> EngineError:
+    """The error that an answer of 400 and more stands for. text: its body."""
+    kind: type[EngineError] = NotFound
+    if status != 404:
+        kind = RecordLost if _LOST in _message(text) else EngineError
+    return kind(f"the engine answered {status} to {request}: {text[:500]}", status=status)
+
+
+def _message(text: str) -> str:
+    """What the engine says of an error, {"error": …, "message": …}; empty where it says nothing of that form."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return ""
+    return str(found.get("message", "")) if isinstance(found, dict) else ""
 
 
 def _database(tenant: str, database: str) -> str:

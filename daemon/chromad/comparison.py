@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chromad.api import LOST, Api
-from chromad.errors import EngineError
+from chromad.api import Api
+from chromad.errors import EngineError, RecordLost
 from chromad.store import contents
 from chromad.store.contents import Collection, Contents, Record
 
@@ -140,9 +140,8 @@ def _records(api: Api, collection: Collection, ids: Sequence[str]) -> list[dict[
         return []
     try:
         return api.records(*_place(collection), {"ids": list(ids)})
-    except EngineError as error:
-        if LOST not in str(error):
-            raise
+    except RecordLost:
+        pass
     if len(ids) == 1:
         return []
     half = len(ids) // 2

@@ -35,7 +35,19 @@ class TryAgain(ChromadError):
 
 
 class EngineError(ChromadError):
-    """The engine died, hung, or refused a request."""
+    """The engine died, hung, or refused a request. status: of its HTTP answer, 0 where there was none."""
+
+    def __init__(self, message: str, hint: str = "", status: int = 0) -> None:
+        super().__init__(message, hint)
+        self.status = status
+
+
+class NotFound(EngineError):
+    """What a request names is not there (404)."""
+
+
+class RecordLost(EngineError):
+    """A record that was asked for with its vector has none, so the engine gives none of all that were asked for."""
 
 
 class BackupError(ChromadError):

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from chromad import signals
-from chromad.api import LOST, Api
+from chromad.api import Api
 from chromad.backup import fingerprint
 from chromad.backup.fingerprint import Fingerprint
 from chromad.backup.manifest import CollectionEntry, Sample
 from chromad.config import Config, Listen
 from chromad.engine import Engine
-from chromad.errors import BackupError, EngineError
+from chromad.errors import BackupError, EngineError, RecordLost
 from chromad.store import lock, log, sqlite
 
 # Records sampled of a collection: those written last, and others.
@@ -198,9 +198,7 @@ def _records(api: Api, place: tuple[str, str, str], ids: Sequence[str]) -> list[
     """Records by their ids, without those whose vector was lost: the engine gives none of all that are asked for with one."""
     try:
         return api.records(*place, {"ids": list(ids)})
-    except EngineError as error:
-        if LOST not in str(error):
-            raise
+    except RecordLost:
         if len(ids) == 1:
             return []
         return [record for each in ids for record in _records(api, place, [each])]
