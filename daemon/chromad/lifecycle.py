@@ -27,6 +27,7 @@ from chromad.guard import Guard
 from chromad.output import log
 from chromad.startup import Startup
 from chromad.store import compact, fence, lock, segment, sqlite, state
+from chromad.store import log as chroma_log
 from chromad.store.checkpoint import Store
 from chromad.telemetry import Telemetry
 
@@ -129,7 +130,7 @@ class Daemon:
         startup = Startup(self._config, engine, self._checkpoints, self._enter)
         startup.recover(self._before)
         # Not before: a recovery that is cut short is to be done again, and by what was known of the last stop.
-        state.write(data_dir, state.new(self._data_id, self._engine_version, clean=False))
+        state.write(data_dir, state.unclean(self._data_id, self._engine_version))
         startup.serve()
         self._status.cold = startup.cold
         # An engine that was stopped before it served has made no tables yet.
@@ -279,12 +280,16 @@ class Daemon:
                 f"{engine.exit_reason()}; this stop does not count as clean", "what was acknowledged is in the log"
             )
         torn = self._last_checkpoints() if sqlite.exists(data_dir) and sqlite.has_tables(data_dir) else []
-        if torn:
+        lost = [each.segment for each in torn if not self._is_covered(each)]
+        if lost:
             raise EngineError(
-                f"segments are not whole: {', '.join(torn)}; this stop does not count as clean",
-                "the next start puts their checkpoints back",
+                f"segments are not whole: {', '.join(lost)}; this stop does not count as clean",
+                "neither checkpoint nor log can bring them back: chromactl repair",
             )
-        state.write(data_dir, state.new(self._data_id, self._engine_version, clean=True))
+        for each in torn:
+            log.warning("collection %s: its segment is not whole; the next start makes it anew", each.name)
+        left_out = {each.segment for each in torn}
+        state.write(data_dir, state.clean(self._data_id, self._engine_version, segment.mark(data_dir, left_out)))
         log.info("stopped cleanly", extra=events.CLEAN_STOP.extra)
         notify.status("stopped cleanly")
 
@@ -312,8 +317,8 @@ class Daemon:
         state.fsync_path(data_dir)
         log.info("flushed %d segment files and the database in %.2f s", count, time.monotonic() - started)
 
-    def _last_checkpoints(self) -> list[str]:
-        """Takes the checkpoints that are due; gives the segments that a clean stop cannot be said of."""
+    def _last_checkpoints(self) -> list[sqlite.Collection]:
+        """Takes the checkpoints that are due; gives the collections whose segment is not whole."""
         data_dir = self._config.data_dir
         self._enter("stopping", "stopping: taking checkpoints")
         try:
@@ -321,15 +326,22 @@ class Daemon:
         except (ChromadError, OSError, sqlite3.Error) as error:
             log.error("checkpoint: %s", error)
         torn = []
-        for collection in sqlite.collections(data_dir):
+        for collection in sqlite.collections(data_dir, counted=False):
             path = data_dir / collection.segment
             live = segment.stats(path)
             checkpoint = self._checkpoints.latest(collection.segment)
             if segment.PICKLE not in live or (checkpoint and checkpoint.is_of(live)):
                 continue
             if collection.id in self._checkpoints.unsound or segment.is_torn(path, live):
-                torn.append(collection.segment)
+                torn.append(collection)
         return torn
+
+    def _is_covered(self, collection: sqlite.Collection) -> bool:
+        """Whether the next start can do without a collection's segment as it is."""
+        if self._checkpoints.latest(collection.segment):
+            return True
+        with sqlite.connect(self._config.data_dir) as connection:
+            return chroma_log.rebuilds(connection, collection)
 
     def _tick_stopping(self) -> None:
         notify.extend_timeout(EXTENSION)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from chromad import notify, signals, warm
 from chromad.api import Api
@@ -45,11 +46,12 @@ class Startup:
         data_dir = self._config.data_dir
         if not sqlite.exists(data_dir) or not sqlite.has_tables(data_dir):
             return
-        trust = _trust(before)
-        if trust != "clean":
+        clean = before is not None and before.clean
+        if not clean:
             self._enter("recovering", "recovering: looking at the vector segments")
-            started = time.monotonic()
-            self.outcomes += self._recovery.run(trust)
+        started = time.monotonic()
+        self._recover(before)
+        if not clean or self.outcomes:
             log.info("recovery looked at all segments in %.2f s", time.monotonic() - started)
         missing = [
             collection
@@ -64,7 +66,16 @@ class Startup:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 log.error("no space for checkpoints in %s", self._config.checkpoint_dir)
-        self.outcomes += self._recovery.run("clean")
+            self.outcomes += self._recovery.mend_all(self._recovery.look_for_mended())
+
+    def _recover(self, before: state.State | None) -> None:
+        mark = before.mark if before and before.clean else None
+        doubts = self._recovery.look(_trust(before), mark)
+        if doubts and before and before.clean:
+            self._enter("recovering", "recovering: segments are not as the last stop left them")
+            # If this start does not come to its end, the next one looks as well; it knows of the same boot.
+            state.write(self._config.data_dir, replace(before, clean=False, mark=None))
+        self.outcomes += self._recovery.mend_all(doubts)
 
     def serve(self) -> None:
         """Starts the engine and warms it. A collection that the engine cannot open is mended, and all begins again."""
@@ -83,7 +94,7 @@ class Startup:
 
     def _mend(self, collection: sqlite.Collection, reason: str) -> None:
         # The engine was ended in the middle of whatever else it did.
-        self.outcomes += self._recovery.run("boot")
+        self.outcomes += self._recovery.mend_all(self._recovery.look("boot", None))
         self._mended[collection.id] += 1
         tried = self._mended[collection.id]
         if tried <= 2:
@@ -143,8 +154,6 @@ class Startup:
 def _trust(before: state.State | None) -> Trust:
     if before is None:
         return "unknown"
-    if before.clean:
-        return "clean"
     return "boot" if before.boot_id and before.boot_id == state.boot_id() else "power"
 
 

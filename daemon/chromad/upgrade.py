@@ -273,6 +273,7 @@ class Upgrade:
         sqlite.truncate_wal(copy)
         for name in _NOT_COPIED:
             (copy / name).unlink(missing_ok=True)
+        state.write(copy, replace(found, mark=segment.mark_of_copy(copy, found.mark)))
         data_dir = self._config.data_dir
         restore.hand_over(copy, data_dir, data_dir.stat().st_mode & 0o7777)
 
@@ -367,19 +368,27 @@ def undo(config: Config) -> str:
         with lock.directory_lock(data_dir):
             restore.check_alone(data_dir)
             restore.exchange(journal.copy, data_dir)
-        if state.read(journal.copy) != (found := state.read(data_dir)) and found:
+        copied, found = state.read(journal.copy), state.read(data_dir)
+        if copied and found and replace(copied, mark=found.mark) != found:
             # The new version may have taken checkpoints, of files that it has written.
-            state.write(data_dir, replace(found, data_id=state.new_data_id()))
-            owner = data_dir.stat()
-            os.chown(data_dir / state.FILE, owner.st_uid, owner.st_gid)
+            _write_state(data_dir, replace(found, data_id=state.new_data_id()))
     environment.switch(journal.old)
     with sqlite.connect(data_dir) as connection:
         hold.drop(connection)
+    if (found := state.read(data_dir)) and found.mark:
+        # Nobody else has changed the database since the stop.
+        _write_state(data_dir, replace(found, mark=replace(found.mark, database=segment.database_stats(data_dir))))
     # What is in the copy, nobody but the upgrade has written.
     shutil.rmtree(journal.copy, ignore_errors=True)
     service.control("start")
     upgrade_journal.remove()
     return f"took back the upgrade of {journal.begun} to Chroma {journal.engine}"
+
+
+def _write_state(data_dir: Path, found: state.State) -> None:
+    state.write(data_dir, found)
+    owner = data_dir.stat()
+    os.chown(data_dir / state.FILE, owner.st_uid, owner.st_gid)
 
 
 def _finish(config: Config, journal: Journal) -> Path:

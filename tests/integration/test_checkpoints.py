@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from chromad.store import log, sqlite, state
@@ -134,7 +135,7 @@ def test_checkpoints_of_another_history_are_not_used(site: Site) -> None:
     [before] = checkpoints(site)
     kept = state.read(site.data)
     assert kept
-    state.write(site.data, state.new(state.new_data_id(), kept.engine_version, clean=True))
+    state.write(site.data, replace(kept, data_id=state.new_data_id()))
     site.give(site.data / state.FILE)
     site.serve().stop()
     [after] = checkpoints(site)

@@ -1,7 +1,7 @@
 """chromad.json: written whole, read or refused."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from chromad.store import state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-GOOD = state.State(1, "d" * 32, "1.5.9", "0123abcd", True, "2026-11-23T00:00:00+00:00")
+MARK = state.Mark({"chroma.sqlite3": (1, 4096, 7)}, {"0" * 36: {"header.bin": (2, 100, 9)}})
+GOOD = state.State(1, "d" * 32, "1.5.9", "0123abcd", True, "2026-11-23T00:00:00+00:00", MARK)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -46,7 +47,12 @@ def test_damaged(tmp_path: Path, damage: bytes) -> None:
     assert "mv " in caught.value.hint
 
 
-@pytest.mark.parametrize("key", list(asdict(GOOD)))
+def test_no_mark_of_an_earlier_chromad(tmp_path: Path) -> None:
+    write(tmp_path, {name: value for name, value in asdict(GOOD).items() if name != "mark"})
+    assert state.read(tmp_path) == replace(GOOD, mark=None)
+
+
+@pytest.mark.parametrize("key", sorted(asdict(GOOD).keys() - {"mark"}))
 def test_missing_key(tmp_path: Path, key: str) -> None:
     write(tmp_path, {name: value for name, value in asdict(GOOD).items() if name != key})
     with pytest.raises(ConfigurationError, match="is damaged"):

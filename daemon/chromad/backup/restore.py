@@ -23,7 +23,7 @@ from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, PermissionProblem, TryAgain
 from chromad.output import log as journal
-from chromad.store import lock, removal, sqlite, state
+from chromad.store import lock, removal, segment, sqlite, state
 
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # renameat2(2)
@@ -206,7 +206,7 @@ def _outcome(
 
 def dress(directory: Path, engine_version: str, like: Path, mode: int) -> None:
     """Gives a staged directory a history of its own, an owner and modes, and puts it on disk. mode: of the directory itself."""
-    state.write(directory, state.new(state.new_data_id(), engine_version, clean=True))
+    state.write(directory, state.clean(state.new_data_id(), engine_version, segment.mark(directory)))
     hand_over(directory, like, mode)
 
 

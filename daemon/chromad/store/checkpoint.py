@@ -23,7 +23,7 @@ from chromad.errors import BackupError, ConfigurationError
 from chromad.fields import Moment, Number
 from chromad.output import log as journal
 from chromad.store import log, quarantine, segment, soundness, sqlite, state
-from chromad.store.segment import Stats
+from chromad.store.state import Stats
 
 FILE = "checkpoint.json"
 FORMAT = 1

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from chromad.errors import ChromadError
-from chromad.store import format, soundness, vectors
+from chromad.store import format, ids, soundness, vectors
 from chromad.store.damage import Damage
 from chromad.store.idmap import Older
 from chromad.store.soundness import Claim
@@ -27,6 +27,8 @@ def verdict(directory: Path, claim: Claim | None = None) -> dict[str, object]:
     try:
         facts = format.examine(directory)
         unlike = vectors.compare(directory, claim) if claim else 0
+        if claim:
+            ids.compare(directory, claim)
     except Older as older:
         return _unsound(str(older)) | {"older": True}
     except Damage as damage:

@@ -4,23 +4,31 @@ Works while no engine runs. A crash at any point of it leaves a state from which
 again; `chromad.json` still tells of the stop that was not clean.
 """
 
+import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from chromad import events
-from chromad.errors import BackupError
+from chromad.errors import BackupError, ChromadError
+from chromad.output import human_bytes
 from chromad.output import log as journal
 from chromad.store import fence, log, quarantine, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Checkpoint, Store
 
-Trust = Literal["clean", "boot", "power", "unknown"]
+Trust = Literal["boot", "power", "unknown"]
 Action = Literal["kept", "restored", "rebuilt", "quarantined"]
 
 _STAGING = ".restoring-"
+_REPLACED = ".replaced-"
+
+_UNLIKE = "{} vectors in it are not as they were logged"
+
+# Collections whose segment cannot be kept, and why
+Doubts = list[tuple[sqlite.Collection, str]]
 
 
 @dataclass(frozen=True)
@@ -45,18 +53,29 @@ class Recovery:
         self._checkpoints = checkpoints
         self._tick = tick
 
-    def run(self, trust: Trust) -> list[Outcome]:
-        """Looks at every segment before the engine starts; gives what was done with those not simply kept.
+    def look(self, trust: Trust, mark: state.Mark | None) -> Doubts:
+        """Looks at every segment while no engine runs; gives those that cannot be kept. What it changes loses nothing.
 
-        trust: what can be believed of the files. `clean`: all. `boot`: the same kernel has kept all that was written.
-        `power`: nothing but what was fsynced, so no segment that differs from its checkpoint. `unknown`: another program
-        wrote them, or nobody knows when.
+        mark: of a clean stop. Segments whose files are still as it says are kept unread. trust: what can be believed of the
+        others. `boot`: the same kernel has kept all that was written. `power`: nothing but what was fsynced, so no segment
+        that differs from its checkpoint. `unknown`: another program wrote them, or nobody knows when.
         """
-        for path in self._data_dir.glob(f"{_STAGING}*"):
-            shutil.rmtree(path)
-        present = fence.read(self._data_dir)
-        collections = [each for each in sqlite.collections(self._data_dir, counted=False) if each.id not in present]
-        doubts = self._doubts(collections, trust)
+        self._clear_up()
+        return self._doubts(self._in_service(), trust, mark)
+
+    def look_for_mended(self) -> Doubts:
+        """The segments whose checkpoint has vectors that the log says, and they do not."""
+        doubts = []
+        for collection in self._in_service():
+            checkpoint = self._checkpoints.latest(collection.segment)
+            live = segment.stats(self._data_dir / collection.segment)
+            if checkpoint and _is_mended(collection, checkpoint, live):
+                doubts.append((collection, _UNLIKE.format(checkpoint.mended)))
+        return doubts
+
+    def mend_all(self, doubts: Doubts) -> list[Outcome]:
+        """`mend` of each. Raises ChromadError when there is no room for the checkpoints that are to be put back."""
+        self._check_room([collection for collection, _ in doubts])
         return [self.mend(collection, reason) for collection, reason in doubts]
 
     def mend(self, collection: sqlite.Collection, reason: str, *, from_log: bool = False) -> Outcome:
@@ -64,7 +83,7 @@ class Recovery:
 
         from_log: neither the checkpoint nor the segment as it is are to be used.
         """
-        checkpoint = None if from_log else self._checkpoints.latest(collection.segment)
+        checkpoint = None if from_log else self._usable(collection)
         outcome = None
         if checkpoint:
             try:
@@ -91,19 +110,31 @@ class Recovery:
         fence.put_around(
             self._data_dir, collection, f"the collection {collection.id} is in quarantine; see chromactl repair"
         )
+        if not (self._data_dir / collection.segment).exists():
+            # For `repair` to find: there is nothing that could be salvaged.
+            (self._data_dir / collection.segment).mkdir(mode=0o750)
         self._move_out(collection.segment)
         return Outcome(collection, "quarantined", f"{reason}; neither checkpoint nor log can bring it back")
 
     # Deciding
 
-    def _doubts(self, collections: list[sqlite.Collection], trust: Trust) -> list[tuple[sqlite.Collection, str]]:
+    def _in_service(self) -> list[sqlite.Collection]:
+        fenced = fence.read(self._data_dir)
+        return [each for each in sqlite.collections(self._data_dir, counted=False) if each.id not in fenced]
+
+    def _doubts(self, collections: list[sqlite.Collection], trust: Trust, mark: state.Mark | None) -> Doubts:
+        if mark and mark.database != segment.database_stats(self._data_dir):
+            journal.warning("%s is not the one that the last stop left; no segment is trusted unread", sqlite.FILE)
+            mark = None
         doubts: dict[str, str] = {}
         to_examine: dict[Path, sqlite.Collection] = {}
         claims: dict[Path, soundness.Claim] = {}
         with sqlite.connect(self._data_dir) as connection:
             for collection in collections:
                 path = self._data_dir / collection.segment
-                reason = self._doubt(connection, collection, trust)
+                live = segment.stats(path)
+                known = mark is not None and live == mark.segments.get(collection.segment, {})
+                reason = self._doubt(connection, collection, live, None if known else trust)
                 if reason:
                     doubts[collection.id] = reason
                 elif reason is None:
@@ -122,21 +153,24 @@ class Recovery:
             elif not verdict.sound and not verdict.empty:
                 doubts[to_examine[path].id] = verdict.problem
             elif verdict.unlike:
-                doubts[to_examine[path].id] = f"{verdict.unlike} vectors in it are not as they were logged"
+                doubts[to_examine[path].id] = _UNLIKE.format(verdict.unlike)
         return [(collection, doubts[collection.id]) for collection in collections if collection.id in doubts]
 
-    def _doubt(self, connection: sqlite3.Connection, collection: sqlite.Collection, trust: Trust) -> str | None:
-        """Why a segment cannot be kept; empty when it can, None when its content has to be looked at."""
-        live = segment.stats(self._data_dir / collection.segment)
+    def _doubt(
+        self, connection: sqlite3.Connection, collection: sqlite.Collection, live: state.Stats, trust: Trust | None
+    ) -> str | None:
+        """Why a segment cannot be kept; empty when it can, None when its content has to be looked at.
+
+        trust: None for one that is as the mark of a clean stop says.
+        """
         checkpoint = self._checkpoints.latest(collection.segment)
-        untouched = checkpoint and collection.persisted == checkpoint.seq_id and checkpoint.is_of(live)
-        if checkpoint and checkpoint.mended and untouched:
-            return f"{checkpoint.mended} vectors in it are not as they were logged"
-        if trust == "clean":
+        if checkpoint and _is_mended(collection, checkpoint, live):
+            return _UNLIKE.format(checkpoint.mended)
+        if segment.PICKLE not in live and collection.persisted is not None:
+            return "its files are gone"
+        if trust is None:
             return ""
         if segment.PICKLE not in live:
-            if collection.persisted is not None:
-                return "its files are gone"
             if live and log.rebuilds(connection, collection):
                 # Of a first persist that did not come to its end, or of none: the engine makes them anew.
                 shutil.rmtree(self._data_dir / collection.segment)
@@ -149,7 +183,7 @@ class Recovery:
             if checkpoint or log.rebuilds(connection, collection):
                 return "it was persisted after its checkpoint, and the power may have gone"
             return None
-        if untouched:
+        if checkpoint and _is_untouched(collection, checkpoint, live):
             return ""
         if trust == "boot" and segment.is_torn(self._data_dir / collection.segment, live):
             return "a persist of it was not completed"
@@ -160,20 +194,73 @@ class Recovery:
 
     # Doing
 
+    def _clear_up(self) -> None:
+        """Ends what a start that was killed had begun."""
+        for path in self._data_dir.glob(f"{_STAGING}*"):
+            shutil.rmtree(path)
+        for path in self._data_dir.glob(f"{_REPLACED}*"):
+            place = self._data_dir / path.name.removeprefix(_REPLACED)
+            if place.exists():
+                shutil.rmtree(path)
+            else:
+                path.rename(place)
+        fenced = fence.read(self._data_dir).keys() - {fence.OPERATOR, fence.DISK}
+        for collection in sqlite.collections(self._data_dir, counted=False) if fenced else ():
+            if collection.id in fenced and (self._data_dir / collection.segment / segment.PICKLE).exists():
+                self._move_out(collection.segment)
+
+    def _check_room(self, collections: Sequence[sqlite.Collection]) -> None:
+        if self._checkpoints.shares_blocks:
+            return
+        need = sum(checkpoint.size for checkpoint in map(self._usable, collections) if checkpoint)
+        status = os.statvfs(self._data_dir)
+        free = status.f_bavail * status.f_frsize
+        if free < need:
+            raise ChromadError(
+                f"{self._data_dir} has {human_bytes(free)} free; to put the checkpoints of segments that are not sound back "
+                f"takes {human_bytes(need)}",
+                "free some space there; nothing was touched",
+            )
+
+    def _usable(self, collection: sqlite.Collection) -> Checkpoint | None:
+        """The newest checkpoint, unless the database is older than it: then another one was put in its place."""
+        checkpoint = self._checkpoints.latest(collection.segment)
+        if checkpoint and checkpoint.seq_id > max(collection.written, sqlite.last_seq_id(self._data_dir)):
+            journal.warning(
+                "collection %s: its checkpoint at %d is of a later state than the database",
+                collection.name,
+                checkpoint.seq_id,
+            )
+            return None
+        return checkpoint
+
     def _put_back(self, collection: sqlite.Collection, checkpoint: Checkpoint) -> None:
         staging = self._data_dir / f"{_STAGING}{collection.segment}"
         if staging.exists():
             shutil.rmtree(staging)
         self._checkpoints.put_back(checkpoint, staging, self._tick)
+        self._check_ids(collection, checkpoint, staging)
         path = self._data_dir / collection.segment
+        replaced = self._data_dir / f"{_REPLACED}{collection.segment}"
         if checkpoint.mended and checkpoint.is_of(segment.stats(path)):
             # The checkpoint was made of these files, and differs in what the log says better.
-            shutil.rmtree(path)
+            path.rename(replaced)
         else:
             self._move_out(collection.segment)
         self._set_seq_id(collection, checkpoint.seq_id)
         staging.rename(path)
         state.fsync_path(self._data_dir)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+
+    def _check_ids(self, collection: sqlite.Collection, checkpoint: Checkpoint, staging: Path) -> None:
+        """Raises BackupError when a checkpoint with the log after it has not the records of the metadata segment."""
+        with sqlite.connect(self._data_dir) as connection:
+            claim = self._checkpoints.claim(connection, collection, checkpoint.seq_id, mend=False)
+        verdict = soundness.examine([staging], self._tick, {staging: claim})[staging]
+        if verdict.problem and not verdict.unread:
+            shutil.rmtree(staging)
+            raise BackupError(f"its checkpoint is of no use: {verdict.problem}")
 
     def _is_sound(self, collection: sqlite.Collection) -> bool:
         path = self._data_dir / collection.segment
@@ -196,3 +283,11 @@ class Recovery:
         if path.exists():
             target = quarantine.move(path, self._quarantine_dir, "broken", self._tick)
             journal.warning("%s is moved to %s", path, target)
+
+
+def _is_untouched(collection: sqlite.Collection, checkpoint: Checkpoint, live: state.Stats) -> bool:
+    return collection.persisted == checkpoint.seq_id and checkpoint.is_of(live)
+
+
+def _is_mended(collection: sqlite.Collection, checkpoint: Checkpoint, live: state.Stats) -> bool:
+    return checkpoint.mended > 0 and _is_untouched(collection, checkpoint, live)

@@ -8,12 +8,13 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from chromad.errors import BackupError
 from chromad.store import sqlite, state
+from chromad.store.state import Stats
 
 # Written last by the engine's persist: without it the directory holds nothing that can be opened.
 PICKLE = "index_metadata.pickle"
@@ -34,9 +35,6 @@ _MONSTER = 64 << 20
 
 # ioctl(2) FICLONE of linux/fs.h: share the blocks of another file
 _FICLONE = 0x40049409
-
-# of each file: inode, size in bytes, time of the last write in ns
-Stats = dict[str, tuple[int, int, int]]
 
 
 def directories(data_dir: Path) -> list[Path]:
@@ -192,6 +190,38 @@ def stats(source: Path) -> Stats:
     except FileNotFoundError:
         return {}
     return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in entries}
+
+
+def mark(data_dir: Path, left_out: Collection[str] = ()) -> state.Mark:
+    """What the files of a directory are that nobody writes. left_out: uuids of segments that are not known to be whole."""
+    segments = {path.name: stats(path) for path in directories(data_dir) if path.name not in left_out}
+    return state.Mark(database_stats(data_dir), segments)
+
+
+def mark_of_copy(copy: Path, original: state.Mark | None) -> state.Mark:
+    """As `mark`, of a copy that kept sizes and times of a directory with the mark `original` (None: an earlier chromad wrote
+    none). What is not as it says is left out."""
+    found = mark(copy)
+    if original is None:
+        return found
+    whole = {
+        uuid: stats for uuid, stats in found.segments.items() if _bare(stats) == _bare(original.segments.get(uuid, {}))
+    }
+    return state.Mark(found.database, whole)
+
+
+def _bare(found: Stats) -> dict[str, tuple[int, int]]:
+    """Without the inodes."""
+    return {name: (size, mtime_ns) for name, (_, size, mtime_ns) in found.items()}
+
+
+def database_stats(data_dir: Path) -> Stats:
+    """As `stats`, of the file of the database; empty when there is none."""
+    try:
+        status = (data_dir / sqlite.FILE).stat()
+    except FileNotFoundError:
+        return {}
+    return {sqlite.FILE: (status.st_ino, status.st_size, status.st_mtime_ns)}
 
 
 def copy_file(source: Path, target: Path, *, flush: bool = True) -> None:

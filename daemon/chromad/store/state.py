@@ -16,12 +16,24 @@ FILE = "chromad.json"
 FORMAT = 1
 _STEP = 4 << 20  # bytes that are put on disk at once
 
+# Of each file by its name: inode, size in bytes, time of the last write in ns
+Stats = dict[str, tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What the file of the database, and the files of each segment that is known to be whole, were at a clean stop. Whatever is
+    otherwise now was changed, or taken away, by somebody else."""
+
+    database: Stats
+    segments: dict[str, Stats]
+
 
 @dataclass(frozen=True)
 class State:
     """format: of this file. data_id: of this history of the data; a restore begins another one, so that checkpoints of
     the former one are not taken for its own. clean: the last run flushed everything. boot_id: empty where unknown.
-    updated: UTC, ISO 8601."""
+    updated: UTC, ISO 8601. mark: of a clean stop, None where an earlier chromad wrote none."""
 
     format: int
     data_id: str
@@ -29,11 +41,17 @@ class State:
     boot_id: str
     clean: bool
     updated: str
+    mark: Mark | None = None
 
 
-def new(data_id: str, engine_version: str, *, clean: bool) -> State:
-    """The state to write now, by this boot."""
-    return State(FORMAT, data_id, engine_version, boot_id(), clean, datetime.now(UTC).isoformat(timespec="seconds"))
+def unclean(data_id: str, engine_version: str) -> State:
+    """The state of a run of this boot that has yet to come to its end."""
+    return State(FORMAT, data_id, engine_version, boot_id(), clean=False, updated=_now())
+
+
+def clean(data_id: str, engine_version: str, mark: Mark) -> State:
+    """The state after a stop that flushed everything, of which `mark` tells what it left."""
+    return State(FORMAT, data_id, engine_version, boot_id(), clean=True, updated=_now(), mark=mark)
 
 
 def new_data_id() -> str:
@@ -65,7 +83,7 @@ def read(data_dir: Path) -> State | None:
 
 def write(data_dir: Path, state: State) -> None:
     """Writes the state so that a crash leaves either the old or the new one."""
-    write_atomically(data_dir / FILE, json.dumps(asdict(state), indent=2) + "\n", 0o640)
+    write_atomically(data_dir / FILE, json.dumps(asdict(state)) + "\n", 0o640)
 
 
 def write_atomically(path: Path, text: str, mode: int) -> None:
@@ -114,3 +132,7 @@ def boot_id() -> str:
         except OSError:
             return ""
     return given.strip().replace("-", "")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
