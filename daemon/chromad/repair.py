@@ -1,35 +1,42 @@
-"""Repair: bringing back what a broken vector segment still holds, where neither checkpoint nor log can.
+"""Repair: bringing collections in quarantine back, and segments that are not sound, each as well as it can be had.
 
-The vectors of level 0, by the ids of the pickle, are logged as upserts before everything else that the log has of the
-collection; the engine then rebuilds the segment from the log. The broken segment stays in quarantine.
+First as a start does it: the checkpoint is put back, or the log rebuilds the segment. Where neither can, the vectors of level 0,
+by the ids of the pickle, are logged as upserts before everything else that the log has of the collection; the engine then
+rebuilds the segment from the log. One segment comes after the other, each whole; a broken one is moved to quarantine only when
+what it still held is logged.
 """
 
 import os
-import socket
-import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+import sqlite3
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chromad.api import Api
+from chromad.backup import proof
 from chromad.checks import processes
-from chromad.config import Config, Listen
+from chromad.config import Config
 from chromad.control import ask
-from chromad.engine import Engine
 from chromad.errors import ChromadError, TryAgain
 from chromad.store import fence, lock, log, quarantine, segment, soundness, sqlite, state
+from chromad.store.checkpoint import Store
+from chromad.store.recovery import Recovery
 
 _PAGE = 500
 # The engine keeps vectors of cosine collections normalised, which costs their last bits.
 _TOLERANCE = 1e-5
+_LONG = 600.0  # seconds
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """from_log and salvaged: how many vectors came from where. lost: ids whose vector cannot be had; `lost_file` lists
-    them. unscaled: ids whose vector has lost its length (cosine collections; a search finds them as before)."""
+    """from_checkpoint: whether the checkpoint is back; then the log brings the rest. from_log and salvaged: how many vectors came
+    from where. lost: ids whose vector cannot be had; `lost_file` lists them. unscaled: ids whose vector has lost its length
+    (cosine collections; a search finds them as before). broken: where the segment is that was not sound. problem: why the
+    collection could not be repaired, else empty; then all is as it was."""
 
     collection: str
     records: int
@@ -39,12 +46,14 @@ class Repaired:
     unscaled: list[str]
     broken: Path
     lost_file: Path | None
+    from_checkpoint: bool = False
+    problem: str = ""
 
 
 def run(config: Config, progress: Progress) -> list[Repaired]:
     """Repairs every collection in quarantine, and those whose segment is not sound. The service must not run.
 
-    Raises TryAgain when it does, ChromadError when the rebuilt vectors are not those that were salvaged.
+    Raises TryAgain when it does.
     """
     if ask(config.control_socket, "status"):
         raise TryAgain("the service is running", "systemctl stop chromadb")
@@ -59,122 +68,195 @@ def run(config: Config, progress: Progress) -> list[Repaired]:
 def mend(config: Config, quarantine_dir: Path, held: lock.Lock, progress: Progress) -> list[Repaired]:
     """As `run`, for whoever has the directory to himself. held: its lock, which the engine shares. quarantine_dir: where
     broken segments go."""
-    done = []
-    vectors: dict[str, dict[str, bytes]] = {}
-    for collection, broken in _candidates(config, quarantine_dir):
-        repaired, vectors[collection.id] = _rebuild(config, collection, broken, progress)
-        done.append((collection, repaired))
-    if done:
-        _prove(config, held, [(collection, vectors[collection.id]) for collection, _ in done], progress)
-    return [repaired for _, repaired in done]
+    repair = _Repair(config, quarantine_dir, progress)
+    candidates = repair.candidates()
+    if not candidates:
+        return []
+    repair.mark_unclean()
+    done = [(each, repair.repair(each)) for each in candidates]
+    return _prove(config, held, done, progress)
 
 
-def _candidates(config: Config, quarantine_dir: Path) -> list[tuple[sqlite.Collection, Path]]:
-    fenced = fence.read(config.data_dir)
-    found = []
-    collections = [each for each in sqlite.collections(config.data_dir) if each.dimension]
-    present = {config.data_dir / each.segment: each for each in collections}
-    verdicts = soundness.examine([path for path in present if path.is_dir()], lambda: None)
-    for path, collection in present.items():
-        if collection.id in fenced and not path.exists():
-            broken = max(quarantine_dir.glob(f"{path.name}-broken-*"), default=None)
-            if broken is None:
-                raise ChromadError(
-                    f"{quarantine_dir} does not hold the segment {path.name} of {collection.name}",
-                    "move it back there under its former name",
-                )
-            found.append((collection, broken))
-        elif path in verdicts and not verdicts[path].sound and not verdicts[path].empty:
-            found.append((collection, quarantine.move(path, quarantine_dir, "broken", lambda: None)))
-    return found
+@dataclass(frozen=True)
+class _Candidate:
+    """collection: one that is to be repaired, for a reason. fenced: it is in quarantine."""
+
+    collection: sqlite.Collection
+    reason: str
+    fenced: bool
 
 
-def _rebuild(
-    config: Config, collection: sqlite.Collection, broken: Path, progress: Progress
-) -> tuple[Repaired, dict[str, bytes]]:
-    """Gives what was done, and the vectors that have to be found again."""
-    from chromad.store.salvage import Salvage  # here: numpy is not for the daemon
+class _Repair:
+    """Repairs the collections of one directory, one after the other."""
 
-    with sqlite.connect(config.data_dir) as connection:
-        needed = log.ids_without_vector(connection, collection) | log.ids_added_again(connection, collection)
-        salvage = Salvage(broken, collection.dimension or 0, sqlite.is_cosine(connection, collection))
-        vectors: dict[str, bytes] = {}
-        for record, vector in salvage.vectors():
-            if record in needed:
-                vectors[record] = vector
-                progress(f"salvaging {collection.name}", len(vectors), len(needed))
-        salvaged = len(vectors)
-        vectors |= log.vectors_of_known(connection, collection, needed - vectors.keys())
-        # Those that the log changes by and by are not what they were.
-        updated = {
-            record
-            for (record,) in connection.execute(
-                "SELECT DISTINCT id FROM embeddings_queue WHERE topic = ? AND operation <> ?",
-                (collection.topic, log.ADD),
+    def __init__(self, config: Config, quarantine_dir: Path, progress: Progress) -> None:
+        self._data_dir = config.data_dir
+        self._quarantine_dir = quarantine_dir
+        self._progress = progress
+        self._before = state.read(config.data_dir)
+        # Without a state there is none that belongs to these data.
+        self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._before.data_id if self._before else "")
+        self._recovery = Recovery(config.data_dir, quarantine_dir, self._checkpoints, self._tick)
+
+    def candidates(self) -> list[_Candidate]:
+        """The collections that are to be repaired."""
+        fenced = fence.read(self._data_dir)
+        collections = [each for each in sqlite.collections(self._data_dir) if each.dimension]
+        claims: dict[Path, soundness.Claim] = {}
+        with sqlite.connect(self._data_dir) as connection:
+            for each in collections:
+                path = self._data_dir / each.segment
+                if each.id not in fenced and (path / segment.PICKLE).exists():
+                    upto = each.persisted or 0
+                    claims[path] = self._checkpoints.claim(connection, each, upto, mend=False)
+        verdicts = soundness.examine(list(claims), self._tick, claims)
+        found = []
+        for each in collections:
+            verdict = verdicts.get(self._data_dir / each.segment)
+            if each.id in fenced:
+                found.append(_Candidate(each, "it was in quarantine", fenced=True))
+            elif verdict is None and each.persisted is not None:
+                found.append(_Candidate(each, "its files are gone", fenced=False))
+            elif verdict and verdict.problem and not verdict.unread and not verdict.older:
+                found.append(_Candidate(each, verdict.problem, fenced=False))
+        return found
+
+    def mark_unclean(self) -> None:
+        """Has the next start look at all segments, whatever becomes of this."""
+        if self._before:
+            state.write(self._data_dir, replace(self._before, clean=False, mark=None))
+
+    def repair(self, candidate: _Candidate) -> Repaired:
+        """Repairs one; what cannot be done is in `problem`."""
+        collection = candidate.collection
+        try:
+            broken = self._broken(candidate)
+            outcome = self._recovery.bring_back(collection, candidate.reason)
+            if outcome:
+                with sqlite.connect(self._data_dir) as connection:
+                    fence.drop(connection, collection.id)
+                restored = outcome.action == "restored"
+                from_log = 0 if restored else collection.records
+                return Repaired(collection.name, collection.records, from_log, 0, [], [], broken, None, restored)
+            return self._salvage(candidate, broken)
+        except (ChromadError, OSError, sqlite3.Error) as error:
+            text = error.message if isinstance(error, ChromadError) else str(error)
+            path = self._data_dir / collection.segment
+            return Repaired(collection.name, collection.records, 0, 0, [], [], path, None, problem=text)
+
+    def _broken(self, candidate: _Candidate) -> Path:
+        """Where the segment is that is not sound: in quarantine, or in its place."""
+        path = self._data_dir / candidate.collection.segment
+        if (path / segment.PICKLE).exists() or not candidate.fenced:
+            return path
+        moved = sorted(self._quarantine_dir.glob(f"{path.name}-broken-*/"))
+        if not moved:
+            raise ChromadError(
+                f"{self._quarantine_dir} does not hold its segment {path.name}; move it back there under its former name"
             )
-        }
-        connection.execute("BEGIN IMMEDIATE")
-        fence.drop(connection, collection.id)
-        log.prepend(connection, collection, vectors.items())
-        connection.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (collection.segment,))
-        connection.execute("COMMIT")
-    lost = sorted(needed - vectors.keys())
-    lost_file = None
-    if lost:
-        lost_file = broken.with_name(f"{broken.name}.lost")
-        state.write_atomically(lost_file, "".join(f"{record}\n" for record in lost), 0o640)
-    repaired = Repaired(
-        collection.name,
-        collection.records,
-        collection.records - len(needed) + len(vectors) - salvaged,
-        salvaged,
-        lost,
-        [record for record in salvage.unscaled if record in vectors],
-        broken,
-        lost_file,
-    )
-    return repaired, {record: vector for record, vector in vectors.items() if record not in updated}
+        # An empty one stands for files that were gone.
+        return max((each for each in moved if any(each.iterdir())), default=moved[-1])
+
+    def _salvage(self, candidate: _Candidate, broken: Path) -> Repaired:
+        """Logs what the files and the log have of each record, then moves the files away: the engine makes new ones."""
+        from chromad.store.salvage import Salvage  # here: numpy is not for the daemon
+
+        collection = candidate.collection
+        with sqlite.connect(self._data_dir) as connection:
+            needed = log.ids_without_vector(connection, collection) | log.ids_added_again(connection, collection)
+            salvage = Salvage(broken, collection.dimension or 0, sqlite.is_cosine(connection, collection))
+            salvaged: set[str] = set()
+
+            def vectors() -> Iterator[tuple[str, bytes]]:
+                for record, vector in salvage.vectors():
+                    if record in needed and record not in salvaged:
+                        salvaged.add(record)
+                        self._progress(f"salvaging {collection.name}", len(salvaged), len(needed))
+                        yield record, vector
+
+            connection.execute("BEGIN IMMEDIATE")
+            fence.drop(connection, collection.id)
+            log.prepend(connection, collection, vectors())
+            logged = log.vectors_of_known(connection, collection, needed - salvaged)
+            log.prepend(connection, collection, logged.items())
+            connection.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (collection.segment,))
+            connection.execute("COMMIT")
+        broken = self._move_out(collection, broken)
+        lost = sorted(needed - salvaged - logged.keys())
+        lost_file = None
+        if lost:
+            lost_file = broken.with_name(f"{broken.name}.lost")
+            state.write_atomically(lost_file, "".join(f"{record}\n" for record in lost), 0o640)
+        return Repaired(
+            collection.name,
+            collection.records,
+            collection.records - len(needed) + len(logged),
+            len(salvaged),
+            lost,
+            [record for record in salvage.unscaled if record in salvaged],
+            broken,
+            lost_file,
+        )
+
+    def _move_out(self, collection: sqlite.Collection, broken: Path) -> Path:
+        path = self._data_dir / collection.segment
+        if broken == path:
+            path.mkdir(mode=0o750, exist_ok=True)
+            return quarantine.move(path, self._quarantine_dir, "broken", self._tick)
+        if path.exists():
+            # Never persisted: the engine makes it when somebody reads a collection in quarantine.
+            quarantine.move_rebuilt(path, self._quarantine_dir, self._tick)
+        return broken
+
+    def _tick(self) -> None:
+        self._progress("looking at segments", 0, 0)
 
 
 def _prove(
-    config: Config, held: lock.Lock, repaired: list[tuple[sqlite.Collection, dict[str, bytes]]], progress: Progress
-) -> None:
-    """Lets the engine rebuild the segments, on a port that nobody knows, and compares what it gives."""
-    listen = Listen(port=_free_port())
-    engine = Engine(config.model_copy(update={"listen": listen}), held.fd)
-    api = Api(listen)
-    engine.start()
-    try:
-        engine.wait_until_it_answers(api, lambda: None, lambda: False)
-        for collection, vectors in repaired:
-            _compare(api, collection, vectors, progress)
-        engine.stop(60.0, lambda: None)
-    finally:
-        engine.kill()
+    config: Config, held: lock.Lock, done: list[tuple[_Candidate, Repaired]], progress: Progress
+) -> list[Repaired]:
+    """Lets the engine rebuild the segments, on a port that nobody knows, and compares what it gives with what was salvaged."""
+    found = []
+    with proof.engine_on(config, config.data_dir, held, lambda: progress("opening", 0, 0)) as api:
+        for candidate, repaired in done:
+            problem = repaired.problem or _compare(config.data_dir, api, candidate.collection, progress)
+            found.append(replace(repaired, problem=problem))
     for directory in segment.directories(config.data_dir):
         for _ in segment.sync(directory):
             pass
+    return found
 
 
-def _compare(api: Api, collection: sqlite.Collection, vectors: dict[str, bytes], progress: Progress) -> None:
-    ids = sorted(vectors)
+def _compare(data_dir: Path, api: Api, collection: sqlite.Collection, progress: Progress) -> str:
+    """Compares the vectors of records that the log has once with those that the engine gives; why it is not as it should be."""
+    place = (collection.tenant, collection.database, collection.id)
     dimension = collection.dimension or 1
-    for start in range(0, len(ids), _PAGE):
-        progress(f"proving {collection.name}", start, len(ids))
-        page = ids[start : start + _PAGE]
-        found = api.vectors(collection.tenant, collection.database, collection.id, page)
-        for record in page:
-            wanted = struct.unpack(f"<{dimension}f", vectors[record])
-            bound = _TOLERANCE * max(1.0, *map(abs, wanted))
-            if not all(abs(a - b) <= bound for a, b in zip(found.get(record, ()), wanted, strict=True)):
-                raise ChromadError(
-                    f"{collection.name}: {record} has another vector than the one that was salvaged",
-                    "the service stays as it is; restore a backup",
-                )
-        api.query(collection.tenant, collection.database, collection.id, [1 / dimension**0.5] * dimension, 600.0)
+    done = 0
+    with sqlite.connect(data_dir) as connection:
+        rows = connection.execute(
+            "SELECT id, vector FROM embeddings_queue WHERE topic = ? GROUP BY id HAVING count(*) = 1 AND vector IS NOT NULL"
+            " AND operation IN (?, ?)",
+            (collection.topic, log.ADD, log.UPSERT),
+        )
+        try:
+            while page := rows.fetchmany(_PAGE):
+                served = api.vectors(*place, [record for record, _ in page])
+                wrong = [record for record, vector in page if not _same(served.get(record), vector)]
+                if wrong:
+                    return (
+                        f"{len(wrong)} records have another vector than the one that was logged, {wrong[0]} among them"
+                    )
+                done += len(page)
+                progress(f"proving {collection.name}", done, collection.records)
+            api.query(*place, [1 / dimension**0.5] * dimension, _LONG)
+        except (ChromadError, OSError) as error:
+            return f"the engine does not serve it: {error}"
+    return ""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _same(served: list[float] | None, logged: bytes) -> bool:
+    wanted = array("f", logged)
+    bound = _TOLERANCE * max(1.0, *map(abs, wanted), 1.0)
+    return served is not None and all(
+        each is not None and abs(each - other) <= bound for each, other in zip(served, wanted, strict=True)
+    )

@@ -107,7 +107,7 @@ def test_power_cut(site: Site, checkpoint: bool) -> None:
     daemon = site.serve(ANOTHER_BOOT)
     assert recovered(daemon) == {"some": "restored" if checkpoint else "rebuilt", "bystander": "rebuilt"}
     records.assert_equal(daemon.client(), "some", held)
-    assert [path for path in site.quarantine.iterdir() if "-broken-" in path.name]
+    assert [path for path in site.quarantine.iterdir() if ("-broken-" if checkpoint else "-rebuilt-") in path.name]
     daemon.stop()
 
 
@@ -318,6 +318,82 @@ def test_repair(site: Site) -> None:
     assert vectors == {key: records.make(key).vector for key in kept}
     assert [path for path in site.quarantine.glob("*-broken-*") if path.is_dir()]
     assert site.chromactl("repair").code == 75
+
+
+def test_repair_one_segment_at_a_time(site: Site) -> None:
+    """What cannot be repaired keeps nothing else from it, and what has a checkpoint gets it back."""
+    daemon, held = filled(site, checkpoint=True)
+    for name in ("first", "second"):
+        records.fill(daemon.client(), name, 250, sync_threshold=100)
+    assert site.chromactl("checkpoint").code == 0
+    kill(daemon)
+    paths = {name: segment_of(site, name) for name in ("first", "second", "some")}
+    for name in ("first", "second"):
+        shutil.rmtree(site.checkpoints / paths[name].name)
+        spoil(paths[name], "data_level0.bin")
+    site.serve().stop()
+    assert len(list(site.quarantine.glob("*-broken-*"))) == 2
+    [missing] = site.quarantine.glob(f"{paths['first'].name}-broken-*")
+    missing.rename(site.root / missing.name)
+    spoil(paths["some"], "data_level0.bin")
+    result = site.chromactl("repair", "--json")
+    assert result.code == 1
+    found = {each["collection"]: each for each in result.json()}
+    assert found.keys() == {"first", "second", "some"}
+    assert "move it back there" in found["first"]["problem"]
+    assert found["some"]["from_checkpoint"]
+    assert found["second"]["salvaged"]
+    daemon = site.serve()
+    assert len(daemon.status()["quarantined"]) == 1
+    records.assert_equal(daemon.client(), "some", held)
+    daemon.stop()
+    (site.root / missing.name).rename(missing)
+    assert site.chromactl("repair", "--json").json()[0]["salvaged"]
+    assert site.serve().status()["quarantined"] == []
+
+
+def test_segment_that_is_gone_with_its_log(site: Site) -> None:
+    """Nothing has its vectors any more: they are listed, and the rest is served."""
+    daemon, held = filled(site, checkpoint=True)
+    daemon.stop()
+    for path in (segment_of(site, "some"), site.checkpoints / segment_of(site, "some").name):
+        shutil.rmtree(path)
+    daemon = site.serve()
+    assert recovered(daemon) == {"some": "quarantined"}
+    daemon.stop()
+    result = site.chromactl("repair", "--json")
+    [repaired] = result.json()
+    assert result.code == 1
+    assert Path(repaired["lost_file"]).read_text().split() == sorted(repaired["lost"])
+    assert repaired["salvaged"] == 0
+    daemon = site.serve()
+    assert daemon.status()["quarantined"] == []
+    collection = daemon.client().get_collection("some", embedding_function=None)
+    assert collection.count() == len(held)
+    kept = sorted(held.keys() - set(repaired["lost"]))
+    assert len(kept) == repaired["from_log"]
+    found = collection.get(ids=kept, include=["embeddings"])["ids"]
+    assert sorted(found) == kept
+
+
+@pytest.mark.parametrize("neighbors", [1])
+def test_legal_collection_that_is_never_sound(site: Site, neighbors: int) -> None:
+    """The log covers it: each stop is clean, each start makes it anew, and quarantine does not grow."""
+    daemon = site.serve()
+    collection = daemon.client().create_collection(
+        "thin",
+        embedding_function=None,
+        configuration={"hnsw": {"max_neighbors": neighbors, "sync_threshold": 100, "batch_size": 50}},
+    )
+    held = {f"thin-{number}": records.make(f"thin-{number}") for number in range(1100)}
+    records.upsert(collection, held)
+    sizes = []
+    for _ in range(3):
+        daemon.stop()
+        daemon = site.serve()
+        sizes.append(len(list(site.quarantine.iterdir())))
+        assert daemon.client().get_collection("thin", embedding_function=None).count() == len(held)
+    assert sizes[-1] == sizes[0]
 
 
 def test_nothing_to_repair(site: Site) -> None:

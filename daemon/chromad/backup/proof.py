@@ -104,26 +104,32 @@ def ask_service(api: Api, data_dir: Path, seq_id: int) -> Ask:
 @contextmanager
 def scratch(config: Config, directory: Path, tick: Tick) -> Iterator[Api]:
     """An engine of its own on a data directory that belongs to nobody else, at a loopback port."""
-    with lock.directory_lock(directory) as held:
-        for attempt in range(_PORT_TRIES):
-            settings = config.model_copy(update={"data_dir": directory, "listen": Listen(port=_free_port())})
-            engine = Engine(settings, held.fd)
-            api = Api(settings.listen)
-            try:
-                with signals.no_interrupt():
-                    engine.start()
-                engine.wait_until_it_answers(api, tick, lambda: False)
-            except BaseException as error:
-                engine.kill()
-                if attempt == _PORT_TRIES - 1 or not isinstance(error, EngineError):
-                    raise
-                continue
-            try:
-                yield api
-                engine.stop(_STOP_LIMIT, tick)
-            finally:
-                engine.kill()
-            return
+    with lock.directory_lock(directory) as held, engine_on(config, directory, held, tick) as api:
+        yield api
+
+
+@contextmanager
+def engine_on(config: Config, directory: Path, held: lock.Lock, tick: Tick) -> Iterator[Api]:
+    """As `scratch`, for whoever holds the directory's lock already."""
+    for attempt in range(_PORT_TRIES):
+        settings = config.model_copy(update={"data_dir": directory, "listen": Listen(port=_free_port())})
+        engine = Engine(settings, held.fd)
+        api = Api(settings.listen)
+        try:
+            with signals.no_interrupt():
+                engine.start()
+            engine.wait_until_it_answers(api, tick, lambda: False)
+        except BaseException as error:
+            engine.kill()
+            if attempt == _PORT_TRIES - 1 or not isinstance(error, EngineError):
+                raise
+            continue
+        try:
+            yield api
+            engine.stop(_STOP_LIMIT, tick)
+        finally:
+            engine.kill()
+        return
 
 
 def prove(

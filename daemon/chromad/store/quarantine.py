@@ -11,7 +11,7 @@ from pathlib import Path
 from chromad.errors import PermissionProblem
 from chromad.store import segment, state
 
-_ORPHAN = "orphan"
+_ORPHAN, _REBUILT = "orphan", "rebuilt"
 _NAME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 
 
@@ -45,6 +45,16 @@ def move(path: Path, quarantine_dir: Path, why: str, tick: Callable[[], None]) -
 def move_orphan(path: Path, quarantine_dir: Path, tick: Callable[[], None]) -> Path:
     """As `move`, for the segment of a collection that was deleted."""
     return move(path, quarantine_dir, _ORPHAN, tick)
+
+
+def move_rebuilt(path: Path, quarantine_dir: Path, tick: Callable[[], None]) -> Path:
+    """As `move`, for a segment of which the log has everything: of each the last one alone is kept, so that one that is not
+    sound again and again takes no more room each time."""
+    former = list(quarantine_dir.glob(f"{path.name}-{_REBUILT}-*"))
+    target = move(path, quarantine_dir, _REBUILT, tick)
+    for each in former:
+        shutil.rmtree(each)
+    return target
 
 
 def remove_orphans(quarantine_dir: Path, grace: float) -> list[Path]:

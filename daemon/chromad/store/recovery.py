@@ -79,21 +79,11 @@ class Recovery:
         return [self.mend(collection, reason) for collection, reason in doubts]
 
     def mend(self, collection: sqlite.Collection, reason: str, *, from_log: bool = False) -> Outcome:
-        """Puts the checkpoint back, else has the log rebuild the segment, else takes the collection out of service.
+        """As `bring_back`, or else takes the collection out of service.
 
         from_log: neither the checkpoint nor the segment as it is are to be used.
         """
-        checkpoint = None if from_log else self._usable(collection)
-        outcome = None
-        if checkpoint:
-            try:
-                self._put_back(collection, checkpoint)
-                outcome = Outcome(collection, "restored", f"{reason}; checkpoint at {checkpoint.seq_id} is back")
-            except BackupError as error:
-                reason = f"{reason}; {error}"
-        if outcome is None and self._log_rebuilds(collection):
-            self._leave_to_log(collection)
-            outcome = Outcome(collection, "rebuilt", f"{reason}; the log rebuilds it")
+        outcome = self.bring_back(collection, reason, from_log=from_log)
         if outcome is None and not from_log and self._is_sound(collection):
             outcome = Outcome(collection, "kept", f"{reason}; but it is sound, and all that there is")
         if outcome is None:
@@ -104,6 +94,21 @@ class Recovery:
         else:
             journal.warning("collection %s: segment %s %s: %s", *told, extra=events.RECOVERED.extra)
         return outcome
+
+    def bring_back(self, collection: sqlite.Collection, reason: str, *, from_log: bool = False) -> Outcome | None:
+        """Puts the checkpoint back, else has the log rebuild the segment; None where neither can. from_log: as in `mend`."""
+        checkpoint = None if from_log else self._usable(collection)
+        if checkpoint:
+            try:
+                self._put_back(collection, checkpoint)
+            except BackupError as error:
+                journal.warning("collection %s: %s", collection.name, error)
+            else:
+                return Outcome(collection, "restored", f"{reason}; checkpoint at {checkpoint.seq_id} is back")
+        if self._log_rebuilds(collection):
+            self._leave_to_log(collection)
+            return Outcome(collection, "rebuilt", f"{reason}; the log rebuilds it")
+        return None
 
     def quarantine(self, collection: sqlite.Collection, reason: str) -> Outcome:
         """Takes a collection out of service: its segment to quarantine, its writes refused."""
@@ -171,11 +176,13 @@ class Recovery:
         if trust is None:
             return ""
         if segment.PICKLE not in live:
-            if live and log.rebuilds(connection, collection):
-                # Of a first persist that did not come to its end, or of none: the engine makes them anew.
+            if checkpoint and not log.rebuilds(connection, collection):
+                return "its files are gone"
+            if live:
+                # Of a first persist that did not come to its end, or of none. The log is all that there is, and the engine
+                # makes new ones of it.
                 shutil.rmtree(self._data_dir / collection.segment)
-                return ""
-            return "its first persist was not completed" if live else ""
+            return ""
         if trust == "power":
             if checkpoint and collection.persisted == checkpoint.seq_id:
                 same = self._checkpoints.same_content(checkpoint, self._tick)
@@ -271,7 +278,9 @@ class Recovery:
             return log.rebuilds(connection, collection)
 
     def _leave_to_log(self, collection: sqlite.Collection) -> None:
-        self._move_out(collection.segment)
+        path = self._data_dir / collection.segment
+        if path.exists():
+            quarantine.move_rebuilt(path, self._quarantine_dir, self._tick)
         self._set_seq_id(collection, None)
 
     def _set_seq_id(self, collection: sqlite.Collection, seq_id: int | None) -> None:
