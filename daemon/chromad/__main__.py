@@ -15,6 +15,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--config", type=Path, metavar="FILE", help="The configuration; default: /etc/chromadb/chromad.yml."
     )
+    made.add_argument(
+        "--accept-empty",
+        action="store_true",
+        help="Serve the data directory though checkpoints or backups beside it belong to other data; needed once.",
+    )
     return made
 
 
@@ -23,7 +28,8 @@ def main() -> None:
     signals.install()
     # Only ever tighter than what the unit says.
     os.umask(os.umask(0) | 0o027)
-    path = parser().parse_args().config
+    options = parser().parse_args()
+    path = options.config
     # Here, not above: signals are to be caught before these take their time.
     from chromad import config, memory, output
     from chromad.errors import ChromadError, from_system
@@ -35,7 +41,7 @@ def main() -> None:
         output.set_level(settings.log_level)
         from chromad.lifecycle import Daemon
 
-        Daemon(settings, path or config.DEFAULT_PATH).run()
+        Daemon(settings, path or config.DEFAULT_PATH, accept_empty=options.accept_empty).run()
     except ChromadError as error:
         output.report(error)
         sys.exit(error.exit_code)

@@ -23,7 +23,7 @@ from chromad.backup.manifest import CollectionEntry
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
 from chromad.output import human_bytes
-from chromad.store import legacy, lock, log, origin, segment, soundness, sqlite, state
+from chromad.store import history, legacy, lock, log, origin, segment, soundness, sqlite, state
 from chromad.store.contents import Contents, room
 from chromad.store.origin import Origin
 
@@ -319,6 +319,7 @@ class Adoption:
                 restore.check_alone(data_dir)
                 if not self._in_place and self._taken():
                     raise TryAgain(f"{data_dir} holds collections now", "adopt into an empty data directory")
+                history.accept_directory(self._config.checkpoint_dir, copy)
                 # From here on the copy may be the former data, which are not to be removed, whatever comes.
                 self._adopted = True
                 try:

@@ -26,7 +26,7 @@ from chromad.errors import ChromadError, ConfigurationError, EngineError, TryAga
 from chromad.guard import Guard
 from chromad.output import log
 from chromad.startup import Startup
-from chromad.store import compact, fence, lock, segment, sqlite, state
+from chromad.store import compact, fence, history, lock, segment, sqlite, state
 from chromad.store import log as chroma_log
 from chromad.store.checkpoint import Store
 from chromad.telemetry import Telemetry
@@ -60,9 +60,12 @@ class Status:
 class Daemon:
     """One run of chromad on one data directory."""
 
-    def __init__(self, config: Config, path: Path) -> None:
+    def __init__(self, config: Config, path: Path, *, accept_empty: bool = False) -> None:
+        """path: of the configuration. accept_empty: permission to serve a directory that is not the one that checkpoints and
+        backups beside it belong to."""
         self._config = config
         self._path = path
+        self._accept_empty = accept_empty
         self._api = Api(config.listen)
         self._engine_version = versions.engine()
         self._status = Status()
@@ -88,6 +91,8 @@ class Daemon:
         try:
             raise_failures(preflight.occupancy(config, self._engine_version))
             self._before = state.read(config.data_dir)
+            if not self._accept_empty:
+                history.check(config, self._before)
             self._data_id = self._before.data_id if self._before else state.new_data_id()
             self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._data_id)
             self._checkpointer = Checkpointer(config, self._checkpoints, self._data_id)
@@ -130,6 +135,7 @@ class Daemon:
         startup = Startup(self._config, engine, self._checkpoints, self._enter)
         startup.recover(self._before)
         # Not before: a recovery that is cut short is to be done again, and by what was known of the last stop.
+        history.accept(self._config.checkpoint_dir, self._data_id)
         state.write(data_dir, state.unclean(self._data_id, self._engine_version))
         startup.serve()
         self._status.cold = startup.cold

@@ -29,7 +29,7 @@ from chromad.control import ask
 from chromad.environment import Environment
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
 from chromad.output import human_bytes
-from chromad.store import hold, lock, log, segment, sqlite, state
+from chromad.store import history, hold, lock, log, segment, sqlite, state
 from chromad.upgrade_journal import Journal
 
 # Of no use in a copy: the daemon makes them anew.
@@ -371,7 +371,9 @@ def undo(config: Config) -> str:
         copied, found = state.read(journal.copy), state.read(data_dir)
         if copied and found and replace(copied, mark=found.mark) != found:
             # The new version may have taken checkpoints, of files that it has written.
-            _write_state(data_dir, replace(found, data_id=state.new_data_id()))
+            data_id = state.new_data_id()
+            history.accept(config.checkpoint_dir, data_id)
+            _write_state(data_dir, replace(found, data_id=data_id))
     environment.switch(journal.old)
     with sqlite.connect(data_dir) as connection:
         hold.drop(connection)

@@ -100,17 +100,18 @@ class Site:
         environment: Mapping[str, str] | None = None,
         account: Account | None = None,
         wrapper: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> Daemon:
         """Starts a daemon, as the service user unless told otherwise; does not wait for anything.
 
-        wrapper: a command that executes the daemon in its place.
+        wrapper: a command that executes the daemon in its place. options: of the daemon.
         """
         number = len(self._daemons)
         notify = NotifySocket(self.root / f"notify-{number}.sock")
         log = self.root / f"log-{number}"
         with open(log, "wb") as output:
             process = popen(
-                [*wrapper, BIN / "chromad", "--config", self.config],
+                [*wrapper, BIN / "chromad", "--config", self.config, *options],
                 account or self.account,
                 output,
                 {"NOTIFY_SOCKET": str(notify.path), **(environment or {})},

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from chromad.store import log, sqlite, state
+from chromad.store import history, log, sqlite, state
 
 from tests.integration import records
 from tests.integration.account import until
@@ -135,7 +135,9 @@ def test_checkpoints_of_another_history_are_not_used(site: Site) -> None:
     [before] = checkpoints(site)
     kept = state.read(site.data)
     assert kept
-    state.write(site.data, replace(kept, data_id=state.new_data_id()))
+    other = replace(kept, data_id=state.new_data_id())
+    history.accept(site.checkpoints, other.data_id)
+    state.write(site.data, other)
     site.give(site.data / state.FILE)
     site.serve().stop()
     [after] = checkpoints(site)

@@ -23,7 +23,7 @@ from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, PermissionProblem, TryAgain
 from chromad.output import log as journal
-from chromad.store import lock, removal, segment, sqlite, state
+from chromad.store import history, lock, removal, segment, sqlite, state
 
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # renameat2(2)
@@ -67,6 +67,7 @@ def run_in_place(
         try:
             need_exact(staged, inexact)
             dress(staged.directory, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777)
+            history.accept_directory(config.checkpoint_dir, staged.directory)
             last = sqlite.last_seq_id(staged.directory)
             if restart:
                 service.control("stop")

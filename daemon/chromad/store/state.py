@@ -72,7 +72,8 @@ def read(data_dir: Path) -> State | None:
     except ValueError:
         raise ConfigurationError(
             f"{path} is damaged",
-            f"move it aside; without it the directory counts as not stopped cleanly: mv {path} {path}.bad",
+            f"move it aside: mv {path} {path}.bad; then chromad --accept-empty once, for which the directory counts as not "
+            "stopped cleanly",
         ) from None
     if state.format > FORMAT:
         raise ConfigurationError(

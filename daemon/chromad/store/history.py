@@ -1,0 +1,109 @@
+"""Which data the checkpoints and backups beside a data directory belong to, so that an empty or another one is noticed.
+
+`<checkpoint_dir>/history.json` names the histories of data (`State.data_id`) that were served here. A directory of another one,
+or an empty one, is a volume that is not mounted, or the wrong one: served, it would be taken for the data, and backed up.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from chromad.config import Config
+from chromad.errors import ConfigurationError
+from chromad.store import segment, sqlite, state
+
+FILE = "history.json"
+FORMAT = 1
+_KEPT = 100
+
+
+class _History(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    format: int = FORMAT
+    data_ids: list[str] = []
+
+
+def check(config: Config, before: state.State | None) -> None:
+    """Raises ConfigurationError when what lies beside a data directory belongs to other data. before: its state."""
+    known = _read(config.checkpoint_dir)
+    if before is None:
+        what = _evidence(config, known)
+        if not what or _share_segments(config):
+            return
+        if sqlite.exists(config.data_dir):
+            raise ConfigurationError(
+                f"{config.data_dir} holds a database that chromad has not served, but {what}",
+                f"mount the volume that belongs here; or chromactl adopt {config.data_dir} takes this one over; or chromad "
+                "--accept-empty serves it as it is, once",
+            )
+        raise ConfigurationError(
+            f"{config.data_dir} is empty, but {what}",
+            "is a volume not mounted? chromactl restore latest brings a backup back; chromad --accept-empty begins anew, once",
+        )
+    if known and before.data_id not in known:
+        raise ConfigurationError(
+            f"{config.data_dir} holds other data than those that {config.checkpoint_dir} belongs to",
+            "mount the volume that belongs here; or chromad --accept-empty serves these, once",
+        )
+    lost = not sqlite.exists(config.data_dir) and config.checkpoint_dir.is_dir()
+    if lost and segment.directories(config.checkpoint_dir):
+        raise ConfigurationError(
+            f"{config.data_dir} has lost its {sqlite.FILE}, but {config.checkpoint_dir} holds checkpoints",
+            "chromactl restore latest brings a backup back; chromad --accept-empty begins anew, once",
+        )
+
+
+def accept(checkpoint_dir: Path, data_id: str) -> None:
+    """Notes that data of this history belong here, beside those that did."""
+    known = _read(checkpoint_dir)
+    if data_id not in known and checkpoint_dir.is_dir():
+        found = _History(data_ids=[*known, data_id][-_KEPT:])
+        state.write_atomically(checkpoint_dir / FILE, json.dumps(found.model_dump()) + "\n", 0o640)
+        if os.geteuid() == 0:
+            owner = checkpoint_dir.stat()
+            os.chown(checkpoint_dir / FILE, owner.st_uid, owner.st_gid)
+
+
+def accept_directory(checkpoint_dir: Path, directory: Path) -> None:
+    """As `accept`, of the data of a directory that is to take the place of the data directory."""
+    found = state.read(directory)
+    if found:
+        accept(checkpoint_dir, found.data_id)
+
+
+def _read(checkpoint_dir: Path) -> list[str]:
+    path = checkpoint_dir / FILE
+    try:
+        return _History.model_validate_json(path.read_bytes()).data_ids
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (ValidationError, OSError):
+        raise ConfigurationError(
+            f"{path} cannot be read, or is damaged", f"move it aside: mv {path} {path}.bad"
+        ) from None
+
+
+def _share_segments(config: Config) -> bool:
+    """Whether checkpoints are of segments that the database knows: then they belong together."""
+    if not sqlite.exists(config.data_dir) or not config.checkpoint_dir.is_dir():
+        return False
+    taken = {path.name for path in segment.directories(config.checkpoint_dir)}
+    return sqlite.has_tables(config.data_dir) and bool(taken & sqlite.segments(config.data_dir))
+
+
+def _evidence(config: Config, known: list[str]) -> str:
+    """What tells that other data were served here; empty when nothing does."""
+    if known or (config.checkpoint_dir.is_dir() and segment.directories(config.checkpoint_dir)):
+        return f"{config.checkpoint_dir} belongs to other data"
+    if (config.backup_dir / "ledger.json").exists():
+        return f"{config.backup_dir} tells of backups of other data"
+    local = config.backup.local_path
+    try:
+        if local and any((local / "snapshots").iterdir()):
+            return f"the repository {local} holds backups"
+    except OSError:
+        pass
+    return ""
