@@ -31,7 +31,7 @@ def test_empty_one(stopped: Site) -> None:
     for path in stopped.checkpoints.glob("*-*-*"):
         shutil.rmtree(path)
     stopped.assert_refused(78, *EMPTY)
-    shutil.rmtree(stopped.checkpoints)
+    shutil.rmtree(stopped.backup_dir)
     stopped.assert_refused(78, *EMPTY)
     daemon = stopped.start(options=["--accept-empty"]).ready()
     records.fill(daemon.client(), "new", 10)

@@ -66,7 +66,9 @@ def run_in_place(
         staged = stage.stage(config, repository, choice, staging_place(data_dir), progress)
         try:
             need_exact(staged, inexact)
-            dress(staged.directory, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777)
+            dress(
+                staged.directory, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777, staged.manifest.data_id
+            )
             history.accept_directory(config.checkpoint_dir, staged.directory)
             last = sqlite.last_seq_id(staged.directory)
             if restart:
@@ -116,7 +118,7 @@ def run_aside(
         need_exact(staged, inexact)
         like = target if target.exists() else target.parent
         mode = like.stat().st_mode & 0o7777 if target.exists() else 0o750
-        dress(staged.directory, versions.engine(), like, mode)
+        dress(staged.directory, versions.engine(), like, mode, staged.manifest.data_id)
         if target.exists():
             target.rmdir()
         staged.directory.rename(target)
@@ -205,9 +207,10 @@ def _outcome(
     )
 
 
-def dress(directory: Path, engine_version: str, like: Path, mode: int) -> None:
-    """Gives a staged directory a history of its own, an owner and modes, and puts it on disk. mode: of the directory itself."""
-    state.write(directory, state.clean(state.new_data_id(), engine_version, segment.mark(directory)))
+def dress(directory: Path, engine_version: str, like: Path, mode: int, former: str = "") -> None:
+    """Gives a staged directory a history of its own, an owner and modes, and puts it on disk. mode: of the directory itself.
+    former: the history that it was restored from."""
+    state.write(directory, state.clean(state.new_data_id(), engine_version, segment.mark(directory), former))
     hand_over(directory, like, mode)
 
 

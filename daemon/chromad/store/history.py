@@ -43,7 +43,7 @@ def check(config: Config, before: state.State | None) -> None:
             f"{config.data_dir} is empty, but {what}",
             "is a volume not mounted? chromactl restore latest brings a backup back; chromad --accept-empty begins anew, once",
         )
-    if known and before.data_id not in known:
+    if known and not {before.data_id, before.former} & set(known):
         raise ConfigurationError(
             f"{config.data_dir} holds other data than those that {config.checkpoint_dir} belongs to",
             "mount the volume that belongs here; or chromad --accept-empty serves these, once",

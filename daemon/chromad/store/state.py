@@ -33,7 +33,8 @@ class Mark:
 class State:
     """format: of this file. data_id: of this history of the data; a restore begins another one, so that checkpoints of
     the former one are not taken for its own. clean: the last run flushed everything. boot_id: empty where unknown.
-    updated: UTC, ISO 8601. mark: of a clean stop, None where an earlier chromad wrote none."""
+    updated: UTC, ISO 8601. mark: of a clean stop, None where an earlier chromad wrote none. former: the history that these data
+    were restored from, empty when they were not."""
 
     format: int
     data_id: str
@@ -42,6 +43,7 @@ class State:
     clean: bool
     updated: str
     mark: Mark | None = None
+    former: str = ""
 
 
 def unclean(data_id: str, engine_version: str) -> State:
@@ -49,9 +51,9 @@ def unclean(data_id: str, engine_version: str) -> State:
     return State(FORMAT, data_id, engine_version, boot_id(), clean=False, updated=_now())
 
 
-def clean(data_id: str, engine_version: str, mark: Mark) -> State:
-    """The state after a stop that flushed everything, of which `mark` tells what it left."""
-    return State(FORMAT, data_id, engine_version, boot_id(), clean=True, updated=_now(), mark=mark)
+def clean(data_id: str, engine_version: str, mark: Mark, former: str = "") -> State:
+    """The state after a stop that flushed everything, of which `mark` tells what it left. former: see `State`."""
+    return State(FORMAT, data_id, engine_version, boot_id(), clean=True, updated=_now(), mark=mark, former=former)
 
 
 def new_data_id() -> str:
