@@ -6,13 +6,12 @@ import math
 from typing import Any
 from urllib.parse import quote
 
+from chromad import texts
 from chromad.config import Listen
-from chromad.errors import EngineError, NotFound, RecordLost
+from chromad.errors import EngineError, NotFound, one_line
 
 DEFAULT_TENANT = "default_tenant"
 DEFAULT_DATABASE = "default_database"
-# What the engine says of a record that has no vector, as `chromactl repair` leaves those that cannot be had
-_LOST = "Error finding id"
 _LONG = 600.0  # seconds, for what may load a large collection
 
 
@@ -148,19 +147,8 @@ class Api:
 
 def _refusal(status: int, request: str, text: str) -> EngineError:
     """The error that an answer of 400 and more stands for. text: its body."""
-    kind: type[EngineError] = NotFound
-    if status != 404:
-        kind = RecordLost if _LOST in _message(text) else EngineError
-    return kind(f"the engine answered {status} to {request}: {text[:500]}", status=status)
-
-
-def _message(text: str) -> str:
-    """What the engine says of an error, {"error": …, "message": …}; empty where it says nothing of that form."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return ""
-    return str(found.get("message", "")) if isinstance(found, dict) else ""
+    said = f"the engine answered {status} to {one_line(request, 500)}: {one_line(text, 500)}"
+    return texts.kind(status, text)(said, status=status)
 
 
 def _database(tenant: str, database: str) -> str:

@@ -1,29 +1,28 @@
 """The engine: Chroma's server as a child process."""
 
+import errno
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO
 
-from chromad import signals
+from chromad import signals, texts
 from chromad.api import Api
 from chromad.config import Config
-from chromad.errors import EngineError
+from chromad.errors import EngineError, one_line
 from chromad.output import log
 
-# A header line of tracing-subscriber's "pretty" format; "at" and "in" lines follow it.
-_TRACE = re.compile(r"\s*\d{4}-\d\d-\d\dT[\d:.]+Z\s+(TRACE|DEBUG|INFO|WARN|ERROR)\s+(.*)")
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
 _START_LIMIT = 600.0  # seconds
-# SQLite's error "database or disk is full", as the engine tells of it
-_FULL = re.compile(r"\(code: 13\)|Failed to apply logs to the metadata segment")
+# Bytes; what SQLite writes for a transaction is more.
+_PROBE = 64 << 10
 _RUST_LOG = {"debug": "info", "info": "warn", "warning": "warn", "error": "error"}
 
 
@@ -36,10 +35,12 @@ class Engine:
         self._process: subprocess.Popen[str] | None = None
         self._pumps: list[threading.Thread] = []
         self._full = False
+        self._refused = 0
 
     def start(self) -> None:
         """Starts the process; it does not answer yet."""
         self._full = False
+        self._refused = 0
         settings = os.memfd_create("engine.yml")
         os.write(settings, json.dumps(self._settings()).encode())
         self._process = subprocess.Popen(
@@ -145,9 +146,20 @@ class Engine:
             self._process.wait()
         self._join()
 
-    def _listen(self, text: str) -> None:
-        # It may keep the transaction open for good, and put into it what it acknowledges from now on.
-        if _FULL.search(text) and self._process and self._process.poll() is None:
+    def _listen(self, level: str, message: str) -> None:
+        """Ends an engine that tells of something that went wrong while the disk is full; a write that a fence refused is none.
+
+        SQLite undoes a transaction that finds no room. The engine's pool of connections does not know of that: it may keep
+        a later one open for good, and put into it what it acknowledges from then on. Of a change of the catalog it does not
+        even say what went wrong.
+        """
+        if level != "ERROR":
+            return
+        if texts.is_refused_write(message):
+            self._refused += 1
+        elif texts.is_failed_answer(message) and self._refused:
+            self._refused -= 1
+        elif is_full(self._config.data_dir) and self._process and self._process.poll() is None:
             self._full = True
             self._process.kill()
 
@@ -169,13 +181,31 @@ class Engine:
         }
 
 
-def _pump_traces(stream: IO[str], listen: Callable[[str], None] = lambda _text: None) -> None:
+def is_full(directory: Path) -> bool:
+    """Whether the file system of a directory, or our quota there, has no room for another few pages."""
+    try:
+        fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            written = 0
+            while written < _PROBE:
+                written += os.write(fd, bytes(_PROBE - written))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:  # files without a name
+            status = os.statvfs(directory)
+            return status.f_bavail * status.f_frsize < _PROBE
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
+
+
+def _pump_traces(stream: IO[str], listen: Callable[[str, str], None] = lambda _level, _message: None) -> None:
     for line in stream:
-        match = _TRACE.match(line)
         # Everything else on standard output is the banner, or says where in the source a trace comes from.
-        if match:
-            log.log(_LEVELS.get(match[1], logging.DEBUG), "engine: %s", match[2].rstrip())
-            listen(match[2])
+        if found := texts.trace(line):
+            level, message = found
+            listen(level, message)
+            log.log(_LEVELS.get(level, logging.DEBUG), "engine: %s", one_line(message))
 
 
 def _pump_errors(stream: IO[str]) -> None:
@@ -186,4 +216,4 @@ def _pump_errors(stream: IO[str]) -> None:
         if rulers < 2 and text == "==========":
             rulers += 1
         elif rulers != 1 and text:
-            log.error("engine: %s", text)
+            log.error("engine: %s", one_line(text))

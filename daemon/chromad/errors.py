@@ -50,6 +50,14 @@ class RecordLost(EngineError):
     """A record that was asked for with its vector has none, so the engine gives none of all that were asked for."""
 
 
+class SegmentUnreadable(EngineError):
+    """The engine cannot load the vector segment of the collection that was asked for."""
+
+
+class TablesMissing(EngineError):
+    """The engine answers, but a table is not there: in the middle of a client's reset."""
+
+
 class BackupError(ChromadError):
     """A backup cannot be taken, or is not what its manifest says."""
 
@@ -63,6 +71,15 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def one_line(text: str, longest: int = 2000) -> str:
+    """The same for what clients choose, such as names: its newlines must not begin a line that looks like ours.
+
+    longest: characters, more are cut off.
+    """
+    cut = text if len(text) <= longest else f"{text[:longest]}…"
+    return printable(cut).replace("\n", "\\n")
 
 
 def from_system(error: Exception) -> ChromadError:

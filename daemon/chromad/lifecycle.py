@@ -22,7 +22,7 @@ from chromad.clock import Clock
 from chromad.config import Config
 from chromad.control import Progress, Server
 from chromad.engine import Engine
-from chromad.errors import ChromadError, ConfigurationError, EngineError, TryAgain
+from chromad.errors import ChromadError, ConfigurationError, EngineError, NotFound, TablesMissing, TryAgain
 from chromad.guard import Guard
 from chromad.output import log
 from chromad.startup import Startup
@@ -494,11 +494,10 @@ class _Probe(threading.Thread):
         while not self._ended.wait(pause):
             try:
                 self._api.read_probe(timeout=self._interval)
+            except (NotFound, TablesMissing):
+                # It answers, in the middle of a client's reset.
+                self._answered = time.monotonic()
             except (OSError, EngineError) as error:
-                if "no such table" in str(error):
-                    # It answers, in the middle of a client's reset.
-                    self._answered = time.monotonic()
-                    continue
                 first = pause == self._interval
                 log.log(logging.WARNING if first else logging.DEBUG, "the engine did not answer a read: %s", error)
                 # Soon again: time is running out.

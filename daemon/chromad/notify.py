@@ -5,6 +5,8 @@ import time
 
 import sdnotify
 
+from chromad.errors import one_line
+
 _notifier = sdnotify.SystemdNotifier()
 _supervised = "NOTIFY_SOCKET" in os.environ
 
@@ -19,7 +21,8 @@ def ready() -> None:
 
 
 def status(text: str) -> None:
-    _send(f"STATUS={text}")
+    # Each line of a message is a variable of its own, and names that clients chose may be in it.
+    _send(f"STATUS={one_line(text)}")
 
 
 def stopping() -> None:

@@ -1,16 +1,15 @@
 """Warming: touching collections before READY, so that no client pays for loading them."""
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from chromad import memory
-from chromad.api import Api
+from chromad.api import DEFAULT_DATABASE, DEFAULT_TENANT, Api
 from chromad.config import Config
-from chromad.errors import EngineError
+from chromad.errors import EngineError, SegmentUnreadable, one_line
 from chromad.output import human_bytes, log
 from chromad.store import segment, sqlite
 
@@ -34,10 +33,6 @@ class Progress:
     cold: dict[str, str]
     failed: bool = False
     broken: str = ""
-
-
-# What the engine says of a vector segment that it cannot load, chroma_segment::local_hnsw
-_BROKEN = re.compile("hnsw|pickle", re.IGNORECASE)
 
 
 def plan(config: Config, collections: list[sqlite.Collection], recovered: set[str]) -> Plan:
@@ -97,16 +92,17 @@ def run(api: Api, chosen: list[sqlite.Collection], timeout: float, stopping: Cal
         except (OSError, EngineError) as error:
             log.warning("warming %s: %s", qualified(collection), error)
             cold[qualified(collection)] = "its query failed"
-            broken = str(error) if isinstance(error, EngineError) and _BROKEN.search(str(error)) else ""
+            broken = str(error) if isinstance(error, SegmentUnreadable) else ""
             failed = True
         yield Progress(done + 1, cold, failed, broken)
 
 
 def qualified(collection: sqlite.Collection) -> str:
     """tenant/database/name, short for the default ones."""
-    prefix = f"{collection.tenant}/{collection.database}/".replace("default_tenant/default_database/", "")
+    place = (collection.tenant, collection.database)
+    prefix = "" if place == (DEFAULT_TENANT, DEFAULT_DATABASE) else f"{place[0]}/{place[1]}/"
     # Clients choose these names, and they go to systemd and the journal.
-    return "".join(letter if letter.isprintable() else "?" for letter in prefix + collection.name)
+    return one_line(prefix + collection.name)
 
 
 def _memory(data_dir: Path, collection: sqlite.Collection) -> int:

@@ -75,9 +75,19 @@ def test_an_error_before_the_echo_is_told(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_messages_are_listened_to() -> None:
-    heard: list[str] = []
-    full = "Query error: Database error: error returned from database: (code: 13) database or disk is full"
-    engine._pump_traces(io.StringIO(f"  2026-11-23T01:00:00Z ERROR error: {full}\n    at x.rs:1\n"), heard.append)
-    assert heard == [f"error: {full}"]
-    assert engine._FULL.search(heard[0])
-    assert not engine._FULL.search("error: Query error: Database error: (code: 1811) writes are fenced: 13 % used")
+    heard: list[tuple[str, str]] = []
+    engine._pump_traces(
+        io.StringIO("  2026-11-23T01:00:00Z ERROR error: broken\n    at x.rs:1\n"),
+        lambda level, message: heard.append((level, message)),
+    )
+    assert heard == [("ERROR", "error: broken")]
+
+
+def test_control_characters_are_escaped(caplog: pytest.LogCaptureFixture) -> None:
+    found = traces(caplog, "2026-11-23T01:00:00Z ERROR a: \x1b[31m\x07\u202e\x00\x85READY=1\n")
+    assert found == [(logging.ERROR, r"engine: a: \x1b[31m\x07\u202e\x00\x85READY=1")]
+
+
+def test_long_lines_are_cut(caplog: pytest.LogCaptureFixture) -> None:
+    [(_, found)] = traces(caplog, f"2026-11-23T01:00:00Z ERROR {'x' * 1_000_000}\n")
+    assert len(found) < 3000

@@ -204,6 +204,8 @@ def apply(data_dir: Path, path: Path, seq_id: int, catalog: Catalog) -> list[str
         sqlite.do_not_flush(connection)
         connection.execute("ATTACH ? AS archive", (str(path),))
         connection.execute("BEGIN IMMEDIATE")
+        # A base of an earlier chromad may hold what the service has dropped since, and the replay would bring it to light.
+        sqlite.keep_lists(connection)
         for table in _TABLES:
             _replace(connection, table, catalog[table])
         gone = before - {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}

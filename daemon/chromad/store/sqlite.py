@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
+from chromad.output import log as journal
 
 FILE = "chroma.sqlite3"
 
@@ -33,6 +34,12 @@ MIGRATIONS = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
 TOPIC = "persistent://default/default/"
 _KEEP_LOG = '{"automatically_purge": false, "_type": "EmbeddingsQueueConfigurationInternal"}'
 _LOG_INDEX = "chromad_embeddings_queue_topic_seq_id"
+# The engine leaves the list values of a deleted collection's records, and gives the row ids to others (chroma#7594).
+_LISTS = "embedding_metadata_array"
+_LISTS_TRIGGER = "chromad_embeddings_lists"
+_DELETE_LISTS = (
+    f"CREATE TRIGGER {_LISTS_TRIGGER} AFTER DELETE ON embeddings BEGIN DELETE FROM {_LISTS} WHERE id = OLD.id; END"  # noqa: S608 (constants)
+)
 _BUSY_TIMEOUT = 60.0
 _COPY_STEP = 512  # pages between two flushes
 
@@ -115,7 +122,8 @@ def use_wal(data_dir: Path, *, flush: bool = True) -> None:
 
 
 def keep_log(data_dir: Path) -> None:
-    """Makes the engine keep the log, and gives the log the index that keeps writes fast beside it.
+    """Makes the engine keep the log, gives the log the index that keeps writes fast beside it, and has list values deleted
+    with their records.
 
     Does nothing on a database that the engine has yet to make or to migrate.
     """
@@ -126,11 +134,53 @@ def keep_log(data_dir: Path) -> None:
         if row is None or row[0] != _KEEP_LOG:
             connection.execute("INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, ?)", (_KEEP_LOG,))
         index_log(connection)
+        if removed := keep_lists(connection):
+            journal.info("%s: removed %d list values of records that are no more", data_dir / FILE, removed)
 
 
 def index_log(connection: sqlite3.Connection) -> None:
     """Gives the log an index by collection."""
     connection.execute(f"CREATE INDEX IF NOT EXISTS {_LOG_INDEX} ON embeddings_queue (topic, seq_id)")
+
+
+def keep_lists(connection: sqlite3.Connection) -> int:
+    """Has the list values of a record deleted with it from now on, and removes what earlier ones have left behind; gives how
+    many rows these were. A matter of a moment where that was done before.
+
+    connection: in autocommit, or in a transaction of the caller's. Does nothing on a database that knows no lists.
+    """
+    found = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = ?", (_LISTS_TRIGGER,)
+    ).fetchone()
+    if found and found[0] == _DELETE_LISTS:
+        return 0
+    if not has_table(connection, _LISTS) or not has_table(connection, "embeddings"):
+        return 0
+    own = not connection.in_transaction
+    if own:
+        connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(f"DROP TRIGGER IF EXISTS {_LISTS_TRIGGER}")
+        connection.execute(_DELETE_LISTS)
+        removed = drop_ghosts(connection)
+    except BaseException:
+        if own:
+            connection.execute("ROLLBACK")
+        raise
+    if own:
+        connection.execute("COMMIT")
+    return removed
+
+
+def drop_ghosts(connection: sqlite3.Connection) -> int:
+    """Removes list values of records that are no more, which the next record with their row id would serve as its own; gives
+    how many rows these were. Reads all list values.
+
+    connection: in autocommit, or in a transaction of the caller's. Does nothing on a database that knows no lists.
+    """
+    if not has_table(connection, _LISTS):
+        return 0
+    return connection.execute(f"DELETE FROM {_LISTS} WHERE id NOT IN (SELECT id FROM embeddings)").rowcount  # noqa: S608 (constants)
 
 
 def has_tables(data_dir: Path) -> bool:

@@ -1,0 +1,310 @@
+"""Chroma's phrases, each provoked from the real engine, and what clients may put into its messages and log lines."""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from chromad import texts
+from chromad.api import Api
+from chromad.config import Listen
+from chromad.engine import is_full
+from chromad.errors import EngineError, NotFound, RecordLost, SegmentUnreadable, TablesMissing
+from chromad.store import sqlite as store
+
+from tests.integration import mounts, records
+from tests.integration.account import AS_ROOT, BIN, alive
+from tests.integration.bare import HERE, Bare, engine
+from tests.integration.site import Site
+
+LEVELS = ("info", "warn", "error")
+FULL_LINE = (
+    "  2026-01-02T03:04:05.123456Z ERROR  error: Query error: Database error: error returned from database: "
+    "(code: 13) database or disk is full"
+)
+FORGED = f"x\n{FULL_LINE}\n    at rust/log/src/log.rs:173\n\n"
+# Neither the fence nor the room that is kept for the log is to get in first.
+WITHOUT_GUARD = """
+import sys
+from chromad import guard, lifecycle
+from chromad.__main__ import main
+sys.argv = sys.argv[1:]
+lifecycle.GUARD_INTERVAL = 1e6
+guard.Guard._reserve_log = lambda self: None
+main()
+"""
+SAID_FULL = "the engine found the disk full"
+
+
+def execute(data: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(data / store.FILE)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("made")
+    with engine(data) as bare:
+        settings = {"hnsw": {"sync_threshold": 10, "batch_size": 5}}
+        found = bare.api.request("POST", HERE, {"name": "some", "configuration": settings})
+        store.keep_log(data)
+        ids = [f"r{number}" for number in range(30)]
+        vectors = [[1.0, float(number)] for number in range(30)]
+        bare.api.request("POST", f"{HERE}/{found['id']}/add", {"ids": ids, "embeddings": vectors, "documents": ids})
+    return data
+
+
+@pytest.fixture
+def made(_made: Path, tmp_path: Path) -> Path:
+    """A directory of the engine's with a persisted collection of 30 records."""
+    return Path(shutil.copytree(_made, tmp_path / "data"))
+
+
+def collection(data: Path) -> store.Collection:
+    [found] = store.collections(data)
+    return found
+
+
+def query(bare: Bare, data: Path) -> EngineError:
+    body = {"query_embeddings": [[1.0, 2.0]], "n_results": 3}
+    return bare.error("POST", f"{HERE}/{collection(data).id}/query", body)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 40)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"garbage" * 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("index_metadata.pickle", cut),
+        ("index_metadata.pickle", empty),
+        ("header.bin", Path.unlink),
+        ("data_level0.bin", Path.unlink),
+        ("length.bin", Path.unlink),
+        ("link_lists.bin", Path.unlink),
+    ],
+)
+def test_segment_that_cannot_be_read(made: Path, name: str, damage: Callable[[Path], None]) -> None:
+    damage(made / collection(made).segment / name)
+    with engine(made) as bare:
+        error = query(bare, made)
+        assert type(error) is SegmentUnreadable, error
+        assert error.status == 500
+
+
+@pytest.mark.parametrize("put", [Path.touch, lambda path: path.symlink_to("/nowhere/at/all")])
+def test_segment_that_cannot_be_written(made: Path, put: Callable[[Path], None]) -> None:
+    """Something else stands where the engine makes the directory, when it replays the log and persists what comes of it."""
+    segment = made / collection(made).segment
+    shutil.rmtree(segment)
+    put(segment)
+    execute(made, f"DELETE FROM max_seq_id WHERE segment_id = '{segment.name}'")
+    with engine(made) as bare:
+        error = query(bare, made)
+    assert type(error) is SegmentUnreadable, error
+
+
+@pytest.mark.skipif(AS_ROOT, reason="root may read everything")
+def test_segment_that_may_not_be_read(made: Path) -> None:
+    (made / collection(made).segment / "index_metadata.pickle").chmod(0)
+    with engine(made) as bare:
+        error = query(bare, made)
+    assert type(error) is EngineError, error
+
+
+def test_record_without_a_vector(made: Path) -> None:
+    shutil.rmtree(made / collection(made).segment)
+    execute(made, "DELETE FROM embeddings_queue")
+    with engine(made) as bare:
+        error = bare.error("POST", f"{HERE}/{collection(made).id}/get", {"include": ["embeddings"]})
+    assert type(error) is RecordLost, error
+
+
+@pytest.mark.parametrize("table", ["tenants", "databases", "collections"])
+def test_tables_that_a_reset_has_dropped(made: Path, table: str) -> None:
+    with engine(made) as bare:
+        execute(made, f"DROP TABLE {table}")
+        path = {"tenants": "tenants/default_tenant", "databases": "tenants/default_tenant/databases"}.get(table, HERE)
+        error = bare.error("GET", path)
+    assert type(error) is TablesMissing, error
+
+
+def test_what_is_not_there(made: Path) -> None:
+    with engine(made) as bare:
+        for path in ("tenants/nobody", f"{HERE}/nothing", "tenants/default_tenant/databases/none"):
+            assert type(bare.error("GET", path)) is NotFound
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_writes_that_a_fence_refuses(made: Path, level: str) -> None:
+    execute(made, "CREATE TRIGGER f BEFORE INSERT ON embeddings_queue BEGIN SELECT RAISE(ABORT, 'fenced'); END")
+    with engine(made, level) as bare:
+        body = {"ids": ["a"], "embeddings": [[1.0, 2.0]]}
+        for _ in range(3):
+            bare.error("POST", f"{HERE}/{collection(made).id}/add", body)
+        messages = errors_logged(bare, 6)
+    assert [texts.is_refused_write(each) for each in messages] == [True, False] * 3
+    assert [texts.is_failed_answer(each) for each in messages] == [False, True] * 3
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="mounts a file system")
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("way", ["catalog", "records"])
+def test_full_disk_is_complained_of(made: Path, tmp_path: Path, level: str, way: str) -> None:
+    """However it is said: of a change of the catalog, only that it failed."""
+    place = tmp_path / "small"
+    place.mkdir()
+    with mounts.small(place, 8 << 20):
+        data = Path(shutil.copytree(made, place / "data"))
+        path: str = HERE
+        body: dict[str, Any] = {"name": "new"}
+        if way == "records":
+            path, body = f"{HERE}/{collection(data).id}/add", {"ids": ["a"], "embeddings": [[1.0, 2.0]]}
+        with engine(data, level) as bare:
+            assert not is_full(data)
+            fill(place)
+            assert is_full(data)
+            bare.error("POST", path, body)
+            messages = errors_logged(bare, 1)
+    assert not any(map(texts.is_refused_write, messages))
+    assert way == "records" or texts.is_failed_answer(messages[0])
+
+
+def errors_logged(bare: Bare, count: int) -> list[str]:
+    """The messages of its ERROR lines, once there are so many."""
+    return [found[1] for found in map(texts.trace, bare.errors_logged(count)) if found]
+
+
+def fill(place: Path) -> None:
+    with open(place / "fill", "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+
+
+# What clients choose
+
+
+@pytest.fixture(params=["debug", "info"])
+def daemon_site(site: Site, request: pytest.FixtureRequest) -> Iterator[Site]:
+    site.configure({"log_level": request.param})
+    yield site
+
+
+def test_client_cannot_end_the_engine_by_what_it_is_made_to_log(daemon_site: Site) -> None:
+    site = daemon_site
+    daemon = site.serve()
+    before = (daemon.process.pid, daemon.engine_pid)
+    api = Api(Listen(port=site.port))
+    uuid = api.create_collection("some")
+    sparse = {"#type": "sparse_vector", "indices": [1], "values": [1.0]}
+    for text in ("(code: 13)", "Failed to apply logs to the metadata segment", FORGED, FORGED.replace("\n", "\r")):
+        body = {"ids": ["a"], "embeddings": [[1.0, 2.0]], "metadatas": [{text: sparse}]}
+        with pytest.raises(EngineError, match="answered 501"):
+            api.request("POST", f"{HERE}/{uuid}/upsert", body)
+        with pytest.raises(NotFound):
+            api.request("GET", f"tenants/x{quote(text, safe='')}")
+    assert "ERROR   engine: error: Unimplemented" in daemon.log
+    api.add(uuid, {"id": "a", "embedding": [1.0, 2.0], "document": "x", "metadata": {"n": 1}})
+    assert (daemon.process.pid, daemon.engine_pid) == before
+    assert daemon.process.poll() is None
+    assert alive(before[1])
+    assert SAID_FULL not in daemon.log
+    daemon.stop()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ["DROP TABLE embedding_fulltext_search"],
+        [
+            "DELETE FROM embedding_fulltext_search_idx",
+            "UPDATE embedding_fulltext_search_data SET block = zeroblob(length(block)) WHERE id > 10",
+        ],
+    ],
+)
+def test_damaged_full_text_index_is_no_full_disk(site: Site, damage: list[str]) -> None:
+    daemon = site.serve()
+    records.fill(daemon.client(), "some", 30)
+    execute(site.data, *damage)
+    api = Api(Listen(port=site.port))
+    record = {"id": "new", "embedding": [1.0] * 8, "document": "document number new", "metadata": {"version": 1}}
+    with pytest.raises(EngineError) as caught:
+        api.add(collection(site.data).id, record)
+    assert caught.value.status == 500
+    daemon.wait_for_log("ERROR   engine: response failed")
+    assert daemon.process.poll() is None
+    assert SAID_FULL not in daemon.log
+
+
+def test_failed_query_of_a_tenant_of_this_name_is_no_broken_segment(site: Site) -> None:
+    daemon = site.serve()
+    api = Api(Listen(port=site.port))
+    name = 'hnsw|pickle","message":"Error creating hnsw segment reader: x'
+    api.request("POST", "tenants", {"name": name})
+    api.request("POST", f"tenants/{quote(name, safe='')}/databases", {"name": "pickle"})
+    records.fill(daemon.client(name, "pickle"), "hnsw", 30)
+    daemon.stop()
+    # Queries fail, and no segment is to blame.
+    execute(site.data, "DROP TABLE embedding_metadata")
+    again = site.serve()
+    assert "its query failed" in again.log
+    status = again.status()
+    assert (status["recovered"], status["quarantined"]) == ([], [])
+    assert not list(site.quarantine.iterdir())
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="mounts a file system")
+@pytest.mark.parametrize("way", ["catalog", "records"])
+def test_engine_that_finds_the_disk_full_is_ended(way: str) -> None:
+    """Before it acknowledges what it does not keep; whether it says so or not."""
+    with tempfile.TemporaryDirectory() as top:
+        place = Path(top)
+        place.chmod(0o755)
+        with mounts.small(place, 48 << 20):
+            site = Site(place)
+            try:
+                _fill_under(site, place, way)
+            finally:
+                site.remove()
+
+
+def _fill_under(site: Site, place: Path, way: str) -> None:
+    wrapper = [str(BIN / "python"), "-c", WITHOUT_GUARD]
+    daemon = site.start(wrapper=wrapper).ready()
+    written = records.fill(daemon.client(), "kept", 20)
+    api = Api(Listen(port=site.port))
+    uuid = collection(site.data).id
+    fill(place)
+
+    def write(number: int) -> Any:
+        if way == "catalog":
+            return api.request("POST", HERE, {"name": f"new-{number}"})
+        record = {"id": f"new-{number}", "embedding": [0.5] * 8, "document": "x" * 20_000, "metadata": {"version": 1}}
+        return api.add(uuid, record)
+
+    acknowledged: list[str] = []
+    with pytest.raises((OSError, EngineError)):
+        for number in range(2000):
+            write(number)
+            acknowledged.append(f"new-{number}")
+    assert daemon.ended() == 1
+    assert f"ERROR   {SAID_FULL}" in daemon.log
+    (place / "fill").unlink()
+    again = site.serve()
+    names = {each.name for each in store.collections(site.data)}
+    held = set(again.client().get_collection("kept", embedding_function=None).get()["ids"])
+    assert set(acknowledged) <= (names if way == "catalog" else held)
+    assert set(written) <= held
