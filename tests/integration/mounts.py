@@ -1,9 +1,10 @@
 """Ways to make a directory refuse writes to its owner; they need root."""
 
+import ctypes
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def small(directory: Path, size: int, *, inodes: int = 0) -> Iterator[None]:
 
 
 @contextmanager
+def compressing(image: Path, directory: Path, size: int) -> Iterator[None]:
+    """Makes an image of so many bytes, and mounts it over the directory, with btrfs that compresses all that it holds."""
+    try:
+        packages.need({"mkfs.btrfs": "btrfs-progs"})
+    except packages.Missing as error:
+        pytest.skip(str(error))
+    with image.open("wb") as file:
+        file.truncate(size)
+    _run("mkfs.btrfs", "-q", str(image))
+    with _mounted("-o", "loop,compress-force=zstd", str(image), at=directory):
+        yield
+
+
+@contextmanager
 def disk(image: Path, directory: Path, size: int) -> Iterator[None]:
     """Makes an image of so many bytes, and mounts it over the directory, as a disk of its own with ext4."""
     with image.open("wb") as file:
@@ -108,6 +123,32 @@ def network(source: Path, directory: Path) -> Iterator[None]:
             _run("umount", "--lazy", str(directory))
             client.wait(10)
             server.kill()
+
+
+@contextmanager
+def hanging(directory: Path) -> Iterator[Callable[[], None]]:
+    """Mounts a file system over the directory that never answers, as one of a network whose other side is gone: FUSE, whose
+    requests nobody reads. Gives what ends the wait: from then on every call fails (ENOTCONN)."""
+    try:
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        pytest.skip(f"no FUSE here: {error}")
+    libc = ctypes.CDLL(None, use_errno=True)
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+    if libc.mount(b"hanging", bytes(directory), b"fuse", 0, options):
+        os.close(fd)
+        pytest.skip(f"FUSE cannot be mounted here: {os.strerror(ctypes.get_errno())}")
+    left = [fd]
+
+    def fail() -> None:
+        while left:
+            os.close(left.pop())
+
+    try:
+        yield fail
+    finally:
+        fail()
+        _run("umount", "--lazy", str(directory))
 
 
 @contextmanager
