@@ -4,24 +4,27 @@ Runs as a thread of the daemon. One cycle at a time; a cycle that fails is tried
 """
 
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from chromad import events
+from chromad import events, threads
 from chromad.backup import ledger
 from chromad.config import Config
-from chromad.errors import ChromadError, from_system
+from chromad.errors import TryAgain
 from chromad.output import log as journal
 from chromad.store import log, quarantine, segment, sqlite
 from chromad.store.checkpoint import Store
+from chromad.warm import qualified
 
 # Seconds
 _POLL = 5.0
 _RETRY = 60.0
 _ORPHAN_GRACE = 86400.0
+# Cycles in a row after which a segment that was left out for what passes by itself is told of
+_PATIENCE = 3
+_WAITS = "its files are ahead of the log that would be replayed into them, until its next persist"
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,11 +40,11 @@ class Summary:
     seconds: float
 
 
-class Stopped(Exception):
+class Stopped(TryAgain):
     """The daemon stops; the cycle was ended between two steps."""
 
 
-class Checkpointer(threading.Thread):
+class Checkpointer(threads.Loop):
     """Takes checkpoints while the engine runs.
 
     needed: bytes that the next ones will take. last_error: of the last cycle, empty when it went well.
@@ -49,7 +52,7 @@ class Checkpointer(threading.Thread):
     """
 
     def __init__(self, config: Config, checkpoints: Store, data_id: str) -> None:
-        super().__init__(daemon=True, name="checkpointer")
+        super().__init__("checkpointer", self._look, first=_POLL, again=_POLL)
         self.config = config
         self.needed = 0
         self.last_error = ""
@@ -57,53 +60,66 @@ class Checkpointer(threading.Thread):
         self._checkpoints = checkpoints
         self._data_id = data_id
         self._turn = threading.Lock()
-        self._stopping = threading.Event()
         self._wanted = threading.Event()
+        # By collection id: in how many cycles in a row it got no checkpoint, its qualified name, and why.
+        self._left: dict[str, tuple[int, str, str]] = {}
+        self._last = time.monotonic()
+        self._looked = False
         self._counted = 0
         self._logged = 0
-        self._ended = 0.0
+        self._finished = 0.0
 
-    def run(self) -> None:
-        last = time.monotonic()
-        while not self._stopping.wait(_POLL):
-            since = time.monotonic() - last
-            try:
-                due = self._due(since)
-                if not due or (self.last_error and since < _RETRY):
-                    continue
-                last = time.monotonic()
-                summary = self.cycle(_ignore)
-            except Stopped:
-                return
-            except (ChromadError, OSError, sqlite3.Error) as error:
-                told = error if isinstance(error, ChromadError) else from_system(error)
-                self.last_error = told.message
-                journal.error("checkpoint: %s", told.message, extra=events.CHECKPOINT_FAILED.extra)
-            else:
-                level = journal.info if summary.taken or summary.purged else journal.debug
-                level(
-                    "checkpoint: %d segments in %.1f s, %d rows of the log purged",
-                    summary.taken,
-                    summary.seconds,
-                    summary.purged,
-                )
+    def _look(self) -> float:
+        since = time.monotonic() - self._last
+        due = self._due(since)
+        if since < _RETRY if self.last_error else not due:
+            return _POLL
+        self._last = time.monotonic()
+        try:
+            summary = self.cycle(_ignore)
+        except Stopped:
+            return _POLL
+        except Exception as error:
+            # Whatever it was, the next cycle begins anew.
+            journal.error("checkpoint: %s", threads.describe(error), extra=events.CHECKPOINT_FAILED.extra)
+            journal.debug("it failed here", exc_info=error)
+            return _POLL
+        level = journal.info if summary.taken or summary.purged else journal.debug
+        level(
+            "checkpoint: %d segments in %.1f s, %d rows of the log purged",
+            summary.taken,
+            summary.seconds,
+            summary.purged,
+        )
+        return _POLL
+
+    @property
+    def unprotected(self) -> dict[str, str]:
+        """Collections whose segments get no checkpoint, and why, by `warm.qualified` name: those of the last cycles that need
+        an operator at once, and those that were left out so often that it does not pass by itself."""
+        return {name: reason for times, name, reason in self._left.values() if times >= _PATIENCE}
 
     def want(self, at_most_every: float = 0.0) -> None:
         """Asks for a cycle soon, but not within `at_most_every` seconds of the last one."""
-        if time.monotonic() - self._ended > at_most_every:
+        if time.monotonic() - self._finished > at_most_every:
             self._wanted.set()
-
-    def stop(self) -> None:
-        """Ends the thread; a cycle in progress ends at its next step."""
-        self._stopping.set()
-        if self.is_alive():
-            self.join()
 
     def cycle(self, progress: Progress, *, live: bool = True, damaged: Sequence[str] = ()) -> Summary:
         """Takes all checkpoints that are due, then purges and clears away. Raises what went wrong.
 
         damaged: segments whose checkpoint is not what it was; it is moved to quarantine, and a new one is due.
         """
+        try:
+            summary = self._cycle(progress, live, damaged)
+        except Stopped:
+            raise
+        except Exception as error:
+            self.last_error = threads.describe(error)
+            raise
+        self.last_error = ""
+        return summary
+
+    def _cycle(self, progress: Progress, live: bool, damaged: Sequence[str]) -> Summary:
         started = time.monotonic()
         with self._turn:
             self._wanted.clear()
@@ -120,25 +136,45 @@ class Checkpointer(threading.Thread):
                 progress("checkpoints", done, len(due))
 
             taken = self._checkpoints.take(due, live=live, progress=count) if due else {}
+            there = sqlite.collections(data_dir, counted=False)
+            self._note([each for each in due if each.id not in taken], there)
             for collection in due:
                 # An engine that found the disk full in a persist goes on to write incomplete files.
                 if collection.id in self._checkpoints.unsound and self._checkpoints.latest(collection.segment):
                     self.broken = self.broken or str(data_dir / collection.segment)
-            self._checkpoints.drop_others({collection.segment for collection in collections})
+            # Not by what was there before: its checkpoints are all of collections that were entered by now.
+            self._checkpoints.drop_others({collection.segment for collection in there})
             purged = self._purge(collections, progress, live)
             if live:
                 self._clear_away()
-            self.last_error = ""
-            self.needed = self._need(self._checkpoints.stale(sqlite.collections(data_dir, counted=False)))
-        self._ended = time.monotonic()
-        return Summary(len(taken), len(due) - len(taken), purged, time.monotonic() - started)
+            self.needed = self._need(self._checkpoints.stale(there))
+        self._finished = time.monotonic()
+        return Summary(len(taken), len(self._left), purged, time.monotonic() - started)
+
+    def _note(self, left: list[sqlite.Collection], there: list[sqlite.Collection]) -> None:
+        """Notes why these collections got no checkpoint, and in how many cycles in a row, if they are still there."""
+        present = {each.id for each in there}
+        found = {}
+        for collection in left:
+            if collection.id in present:
+                reason = self._checkpoints.left.get(collection.id)
+                times = self._left.get(collection.id, (0, "", ""))[0] + 1
+                found[collection.id] = (_PATIENCE if reason else times, qualified(collection), reason or _WAITS)
+        self._left = found
 
     def _due(self, since: float) -> bool:
         with sqlite.connect(self.config.data_dir) as connection:
-            size, self._counted = log.size_after(connection, self._counted)
+            # Deleting the collection with the newest rows makes SQLite give their seq ids again.
+            newest = log.newest(connection)
+            size, self._counted = log.size_after(connection, min(self._counted, newest))
             collections = sqlite.read_collections(connection, counted=False)
         self._logged += size
-        self.needed = self._need(self._checkpoints.stale(collections))
+        stale = self._checkpoints.stale(collections)
+        self.needed = self._need(stale)
+        if not self._looked:
+            # The start has tried to take first checkpoints.
+            self._looked = True
+            self._note([each for each in stale if each.id in self._checkpoints.left], stale)
         for collection in collections:
             # A torn segment that was read makes the engine write such files.
             self.broken = self.broken or segment.monster(self.config.data_dir / collection.segment)
@@ -164,14 +200,16 @@ class Checkpointer(threading.Thread):
 
         def go_on(count: int) -> bool:
             progress("log", count, 0)
-            return not (live and self._stopping.is_set())
+            return not (live and self._ended.is_set())
 
         return log.purge(self.config.data_dir, covered, go_on)
 
     def _clear_away(self) -> None:
         data_dir, quarantine_dir = self.config.data_dir, self.config.quarantine_dir
+        found = segment.directories(data_dir)
+        # In this order: a collection is entered before its directory is made.
         known = sqlite.segments(data_dir)
-        for path in segment.directories(data_dir):
+        for path in found:
             if path.name not in known:
                 target = quarantine.move_orphan(path, quarantine_dir, self._go_on)
                 journal.info("%s, of a deleted collection, is moved to %s", path, target)
@@ -179,8 +217,8 @@ class Checkpointer(threading.Thread):
             journal.info("%s is removed", path)
 
     def _go_on(self) -> None:
-        if self._stopping.is_set():
-            raise Stopped
+        if self._ended.is_set():
+            raise Stopped("the service stops", "the last checkpoints are taken while it does")
 
 
 def _ignore(_phase: str, _done: int, _total: int) -> None:

@@ -8,12 +8,13 @@ import json
 import os
 import socket
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from chromad import threads
 from chromad.errors import ChromadError, PermissionProblem, TryAgain, from_system
 from chromad.output import log
 
@@ -37,6 +38,7 @@ class Server:
         self._handlers = handlers
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._closed = False
+        self._listener = threads.Task("control socket", self._accept, again=1.0)
 
     def start(self) -> None:
         """Binds the socket (mode 0660) and answers in a thread. The data directory's lock makes sure that no one else does."""
@@ -52,7 +54,7 @@ class Server:
                 f"{self._path.parent} must exist and belong to the service user",
             ) from None
         self._socket.listen(128)
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listener.start()
 
     def _refuse_if_answered(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -68,6 +70,10 @@ class Server:
     def stop(self) -> None:
         """Closes and removes the socket."""
         self._closed = True
+        with contextlib.suppress(OSError):
+            # It wakes who waits for a connection.
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._listener.stop()
         self._socket.close()
         self._path.unlink(missing_ok=True)
 
@@ -81,17 +87,17 @@ class Server:
                 # Out of file descriptors: those who are connected will go.
                 time.sleep(0.1)
                 continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            threads.Task("control connection", partial(self._serve, connection)).start()
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             connection.settimeout(_TIMEOUT)
             try:
-                _send(connection, self._answer(_read_line(connection), _Reporter(connection)))
+                connection.sendall(self._answer(_read_line(connection), _Reporter(connection)))
             except OSError as error:
                 log.debug("control socket: %s", error)
 
-    def _answer(self, line: bytes, progress: Progress) -> dict[str, Any]:
+    def _answer(self, line: bytes, progress: Progress) -> bytes:
         if len(line) > _LIMIT:
             return _error(f"the request is longer than {_LIMIT >> 10} KiB", "say it in fewer words", 1)
         try:
@@ -102,13 +108,20 @@ class Server:
         except (KeyError, TypeError):
             known = ", ".join(sorted(self._handlers))
             return _error("the request names no known verb", f"known verbs: {known}", 1)
+        verb = request["verb"]
         try:
-            return handler(request, progress)
+            answer = _encode(handler(request, progress))
         except ChromadError as error:
             return _error(error.message, error.hint, error.exit_code)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             told = from_system(error)
             return _error(told.message, told.hint, told.exit_code)
+        except Exception as error:
+            # Nobody foresaw it, and whoever asked is told all the same.
+            threads.failed(f"control: {verb}", error)
+            return _error(f"{verb} failed: {threads.describe(error)}", "journalctl -u chromadb says more", 1)
+        threads.went_well(f"control: {verb}")
+        return answer
 
 
 class _Reporter:
@@ -157,12 +170,16 @@ def ask(path: Path, verb: str, arguments: dict[str, Any] | None = None, progress
     return answer
 
 
-def _error(message: str, hint: str, exit_code: int) -> dict[str, Any]:
-    return {"error": message, "hint": hint, "exit_code": exit_code}
+def _error(message: str, hint: str, exit_code: int) -> bytes:
+    return _encode({"error": message, "hint": hint, "exit_code": exit_code})
+
+
+def _encode(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
 
 
 def _send(connection: socket.socket, message: dict[str, Any]) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
+    connection.sendall(_encode(message))
 
 
 def _read_answer(lines: BinaryIO) -> dict[str, Any]:

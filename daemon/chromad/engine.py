@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO
 
-from chromad import signals, texts
+from chromad import signals, texts, threads
 from chromad.api import Api
 from chromad.config import Config
 from chromad.errors import EngineError, one_line
@@ -33,7 +33,7 @@ class Engine:
         self._config = config
         self._lock_fd = lock_fd
         self._process: subprocess.Popen[str] | None = None
-        self._pumps: list[threading.Thread] = []
+        self._pumps: list[threads.Task] = []
         self._full = False
         self._refused = 0
 
@@ -63,13 +63,13 @@ class Engine:
         )
         os.close(settings)
         assert self._process.stdout and self._process.stderr
-        for pump, arguments in (
-            (_pump_traces, (self._process.stdout, self._listen)),
-            (_pump_errors, (self._process.stderr,)),
-        ):
-            thread = threading.Thread(target=pump, args=arguments, daemon=True)
-            thread.start()
-            self._pumps.append(thread)
+        # An engine whose output nobody reads comes to a stop.
+        self._pumps = [
+            threads.Task("engine output", partial(_pump_traces, self._process.stdout, self._listen), again=1.0),
+            threads.Task("engine errors", partial(_pump_errors, self._process.stderr), again=1.0),
+        ]
+        for pump in self._pumps:
+            pump.start()
 
     @property
     def pid(self) -> int:

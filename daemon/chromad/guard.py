@@ -1,13 +1,17 @@
-"""The disk guard: watches the file systems that hold data, checkpoints and backups, and fences writes before one is full."""
+"""The disk guard: watches the file systems that hold data, checkpoints and backups, and fences writes before one is full.
+
+Backups may lie on another host: their file system is looked at aside, so that one that hangs or fails holds nothing up.
+"""
 
 import ctypes
 import os
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from chromad import events
+from chromad import events, threads
 from chromad.config import Config
 from chromad.errors import ChromadError
 from chromad.output import human_bytes
@@ -22,6 +26,11 @@ _NEEDED_TO_START = 1 << 20
 # The same for the room that SQLite's WAL has, written or not.
 _RESERVE_MIN, _RESERVE_MAX = 8 << 20, 64 << 20
 _FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
+# Seconds: what a look at the file system of the backups may take of others' time, and when it counts as hanging
+_PATIENCE = 0.2
+_SILENT = 10.0
+# The same where somebody waits for the answer
+_QUICK = 2.0
 
 Level = Literal["ok", "warn", "fence"]
 _GRAVITY: dict[Level, int] = {"ok": 0, "warn": 1, "fence": 2}
@@ -39,7 +48,10 @@ class Usage:
 
 def usage(path: Path) -> Usage:
     """How full the file system of a path is."""
-    found = space(path)
+    return _usage(path, space(path))
+
+
+def _usage(path: Path, found: dict[str, float]) -> Usage:
     percent, of = max((100 * found["used_ratio"], "space"), (100 * found["inodes_used_ratio"], "inodes"))
     return Usage(path, percent, of, int(found["free_bytes"]))
 
@@ -56,13 +68,59 @@ def space(path: Path) -> dict[str, float]:
     }
 
 
+class Aside:
+    """The file system of a path that may never answer, as one of the network: a thread of its own looks at it.
+
+    found: as `space` gives it, None when there is nothing, or nothing is known yet. problem: why it cannot be had; empty where
+    it can, or where the path does not exist. silent: seconds without an answer that are a problem.
+    """
+
+    def __init__(self, path: Path, silent: float = _QUICK) -> None:
+        self.path = path
+        self._silent = silent
+        self.found: dict[str, float] | None = None
+        self.problem = ""
+        self._look: threads.Task | None = None
+        self._since = 0.0
+
+    def look(self, patience: float) -> None:
+        """Looks again, unless the last look is still in progress; waits for it so many seconds at most."""
+        if self._look is None or not self._look.is_alive():
+            self._since = time.monotonic()
+            self._look = threads.Task("backup file system", self._work)
+            self._look.start()
+            self._look.join(patience)
+        waited = time.monotonic() - self._since
+        if self._look.is_alive() and waited > self._silent:
+            self.found, self.problem = None, f"it has not answered for {waited:.0f} s"
+
+    def answers(self) -> bool:
+        """Whether it can be looked at, after the time that this may take."""
+        self.look(2 * _QUICK)
+        return not self.problem
+
+    def _work(self) -> None:
+        try:
+            found, problem = space(self.path), ""
+        except FileNotFoundError:
+            found, problem = None, ""
+        except OSError as error:
+            found, problem = None, error.strerror or str(error)
+        self.found, self.problem = found, problem
+
+
 class Guard:
-    """Looks at the disks again and again; puts and lifts the disk fence."""
+    """Looks at the disks again and again; puts and lifts the disk fence.
+
+    unreachable: why a place (`checkpoints` or `backups`) cannot be looked at, for those that cannot.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.level: Level = "ok"
         self.text = ""
+        self.unreachable: dict[str, str] = {}
+        self._backups: Aside | None = None
         self._ballast = config.data_dir / BALLAST
         self._fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 
@@ -87,6 +145,19 @@ class Guard:
             self._tell(level, text)
         return level
 
+    def places(self) -> dict[str, dict[str, float]]:
+        """What `space` gives for `data`, `checkpoints` and `backups`, as far as they are there and answer."""
+        found = {}
+        for place, path in (("data", self.config.data_dir), ("checkpoints", self.config.checkpoint_dir)):
+            try:
+                found[place] = space(path)
+            except OSError as error:
+                journal.debug("disk: %s", error)
+        backups = self._backups
+        if backups and backups.found:
+            found["backups"] = backups.found
+        return found
+
     def make_room(self) -> None:
         """Gives up the ballast where a start, or what the engine has yet to do, would fail for want of space."""
         try:
@@ -105,24 +176,52 @@ class Guard:
         level: Level = "ok"
         text = ""
         limit = disk.release_percent if fenced else disk.fence_percent
-        backups = self.config.backup.local_path
-        for path in filter(None, (self.config.data_dir, self.config.checkpoint_dir, backups)):
-            try:
-                found = usage(path)
-            except FileNotFoundError:
-                continue
+        for place, found in self._usages().items():
             here: Level = "ok"
-            if path != backups and found.percent >= limit:
+            if place != "backups" and found.percent >= limit:
                 here = "fence"
             elif found.percent >= disk.warn_percent:
                 here = "warn"
-            said = f"{path}: {found.percent:.0f} % of its {found.of} used"
-            if path == self.config.checkpoint_dir and found.free < needed:
+            said = f"{found.path}: {found.percent:.0f} % of its {found.of} used"
+            if place == "checkpoints" and found.free < needed:
                 here = "fence"
-                said = f"{path}: {human_bytes(found.free)} free, the next checkpoint needs {human_bytes(needed)}"
+                said = f"{found.path}: {human_bytes(found.free)} free, the next checkpoint needs {human_bytes(needed)}"
             if _GRAVITY[here] > _GRAVITY[level]:
                 level, text = here, said
         return level, text
+
+    def _usages(self) -> dict[str, Usage]:
+        """How full each place is that can be looked at; notes which ones cannot."""
+        data_dir, checkpoint_dir = self.config.data_dir, self.config.checkpoint_dir
+        found = {"data": usage(data_dir)}
+        unreachable = {}
+        try:
+            found["checkpoints"] = usage(checkpoint_dir)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            unreachable["checkpoints"] = f"{checkpoint_dir}: {error.strerror}"
+        backups = self._look_aside()
+        if backups and backups.found:
+            found["backups"] = _usage(backups.path, backups.found)
+        elif backups and backups.problem:
+            unreachable["backups"] = f"{backups.path}: {backups.problem}"
+        for place in unreachable.keys() - self.unreachable.keys():
+            journal.warning("disk: the file system of %s cannot be looked at: %s", place, unreachable[place])
+        for place in self.unreachable.keys() - unreachable.keys():
+            journal.info("disk: the file system of %s can be looked at again", place)
+        self.unreachable = unreachable
+        return found
+
+    def _look_aside(self) -> Aside | None:
+        path = self.config.backup.local_path
+        if path is None:
+            self._backups = None
+        else:
+            if self._backups is None or self._backups.path != path:
+                self._backups = Aside(path, _SILENT)
+            self._backups.look(_PATIENCE)
+        return self._backups
 
     def _fence(self, text: str) -> None:
         # A disk without any room has none for the persists that are due; their collections could not even be read.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chromad import config as configuration
-from chromad import events, notify, output, overview, signals, versions, warm
+from chromad import events, notify, output, overview, signals, threads, versions, warm
 from chromad.api import Api
 from chromad.backup import ledger
 from chromad.checkpointer import Checkpointer
@@ -75,9 +75,9 @@ class Daemon:
         self._probe: _Probe | None = None
         # Seconds of an engine's silence after which it counts as hung
         self._silence = (notify.watchdog_interval() or DEFAULT_WATCHDOG) / 2
-        self._telemetry = Telemetry(config, self._describe, self._silent, self._silence)
-        self._engine: Engine | None = None
         self._guard = Guard(config)
+        self._telemetry = Telemetry(config, self._describe, self._silent, self._silence, self._guard.places)
+        self._engine: Engine | None = None
         self._fences: dict[str, str] = {}
         # What one thread lifts, another one must not take for dropped by a reset, and put back.
         self._fencing = threading.Lock()
@@ -167,20 +167,23 @@ class Daemon:
         self._probe = probe = _Probe(self._api, self._silence / 3)
         probe.start()
         self._fences = fence.read(self._config.data_dir)
-        guard = _Every(GUARD_INTERVAL, self._look_at_disks)
+        guard = threads.Loop("disk guard", self._look_at_disks, first=GUARD_INTERVAL, again=GUARD_INTERVAL)
+        counts = threads.Loop("counts", self._refresh_counts, first=REFRESH_INTERVAL, again=REFRESH_INTERVAL)
         guard.once()
         guard.start()
         self._checkpointer.start()
         self._telemetry.gather()
         if self._status.recovered:
             self._checkpointer.want()
-        self._refresh_counts()
+        counts.once()
+        counts.start()
         self._status.since = _now()
         self._enter("serving", self._serving_text(), events.READY)
         notify.ready()
         refreshed = kept = time.monotonic()
         while not signals.stop:
             engine.raise_if_dead()
+            threads.raise_if_dead()
             silent = probe.silent_for()
             if silent > self._silence:
                 raise EngineError(
@@ -204,12 +207,12 @@ class Daemon:
                     log.debug("in the middle of a client's reset: %s", error.message)
             if time.monotonic() - refreshed > REFRESH_INTERVAL:
                 refreshed = time.monotonic()
-                self._refresh_counts()
                 notify.status(self._serving_text())
             signals.wait(min(1.0, self._silence / 5))
         self._probe = None
         self._telemetry.rest()
         probe.stop()
+        counts.stop()
         guard.stop()
 
     def _serving_text(self) -> str:
@@ -225,9 +228,11 @@ class Daemon:
                 text += f"; {self._fences[kind]}"
         if self._guard.level == "warn":
             text += f"; {self._guard.text}"
+        for problem in self._guard.unreachable.values():
+            text += f"; {problem}"
         return text
 
-    def _look_at_disks(self) -> None:
+    def _look_at_disks(self) -> float:
         data_dir = self._config.data_dir
         with self._fencing:
             if self._fences.keys() - {fence.OPERATOR, fence.DISK}:
@@ -238,15 +243,13 @@ class Daemon:
             self._fences = fence.read(data_dir)
         if level == "fence":
             self._checkpointer.want(URGENT_INTERVAL)
+        return GUARD_INTERVAL
 
-    def _refresh_counts(self) -> None:
-        try:
-            found = sqlite.collections(self._config.data_dir)
-        except ChromadError as error:
-            log.debug("counting records: %s", error)
-            return
+    def _refresh_counts(self) -> float:
+        found = sqlite.collections(self._config.data_dir)
         self._status.collections = len(found)
         self._status.records = sum(collection.records for collection in found)
+        return REFRESH_INTERVAL
 
     def _apply_configuration(self) -> None:
         notify.reloading()
@@ -430,10 +433,17 @@ class Daemon:
             "recovered": status.recovered,
             "fences": {kind: fences[kind] for kind in (fence.OPERATOR, fence.DISK) if kind in fences},
             "quarantined": sorted(fences.keys() - {fence.OPERATOR, fence.DISK}),
-            "disk": {"level": self._guard.level, "text": self._guard.text, "full_in": self._telemetry.full_in()},
+            "disk": {
+                "level": self._guard.level,
+                "text": self._guard.text,
+                "full_in": self._telemetry.full_in(),
+                "unreachable": self._guard.unreachable,
+            },
             "log": self._telemetry.log_size,
             "metrics": str(config.metrics) if config.metrics.port else None,
             "checkpoint": {"newest": self._checkpoints.newest(), "error": self._checkpointer.last_error},
+            "unprotected": self._checkpointer.unprotected,
+            "threads": threads.problems(),
             "backup": ledger.summary(config.backup_dir),
             "events": output.recent(),
             "last_stop": status.last_stop,
@@ -448,38 +458,14 @@ class Daemon:
         }
 
 
-class _Every(threading.Thread):
-    """Calls a function again and again; what goes wrong is logged."""
-
-    def __init__(self, interval: float, function: Callable[[], None]) -> None:
-        super().__init__(daemon=True)
-        self._interval = interval
-        self._function = function
-        self._ended = threading.Event()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.join()
-
-    def run(self) -> None:
-        while not self._ended.wait(self._interval):
-            self.once()
-
-    def once(self) -> None:
-        try:
-            self._function()
-        except (ChromadError, OSError, sqlite3.Error) as error:
-            log.warning("fences and disks: %s", error)
-
-
-class _Probe(threading.Thread):
+class _Probe(threads.Loop):
     """Reads from the engine all the time, and knows when it answered last."""
 
     def __init__(self, api: Api, interval: float) -> None:
-        super().__init__(daemon=True)
+        super().__init__("probe", self._read, first=interval, again=interval)
         self._api = api
         self._interval = interval
-        self._ended = threading.Event()
+        self._well = True
         self._answered = time.monotonic()
 
     def silent_for(self) -> float:
@@ -487,24 +473,23 @@ class _Probe(threading.Thread):
         return time.monotonic() - self._answered
 
     def stop(self) -> None:
-        self._ended.set()
+        # Not waiting for an answer that may not come.
+        self._leave()
 
-    def run(self) -> None:
-        pause = self._interval
-        while not self._ended.wait(pause):
-            try:
-                self._api.read_probe(timeout=self._interval)
-            except (NotFound, TablesMissing):
-                # It answers, in the middle of a client's reset.
-                self._answered = time.monotonic()
-            except (OSError, EngineError) as error:
-                first = pause == self._interval
-                log.log(logging.WARNING if first else logging.DEBUG, "the engine did not answer a read: %s", error)
-                # Soon again: time is running out.
-                pause = min(0.1, self._interval / 2)
-            else:
-                self._answered = time.monotonic()
-                pause = self._interval
+    def _read(self) -> float:
+        try:
+            self._api.read_probe(timeout=self._interval)
+        except (NotFound, TablesMissing):
+            # It answers, in the middle of a client's reset.
+            pass
+        except (OSError, EngineError) as error:
+            log.log(logging.WARNING if self._well else logging.DEBUG, "the engine did not answer a read: %s", error)
+            self._well = False
+            # Soon again: time is running out.
+            return min(0.1, self._interval / 2)
+        self._answered = time.monotonic()
+        self._well = True
+        return self._interval
 
 
 def _now() -> str:

@@ -45,6 +45,7 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "chromad_disk_inodes_used_ratio": (("place",), "Inodes that are used."),
     "chromad_disk_warn_ratio": ((), "From here on the disk guard warns."),
     "chromad_disk_fence_ratio": ((), "From here on it refuses writes."),
+    "chromad_disk_unreachable": (("place",), "1 while a file system cannot be looked at, or does not answer."),
     "chromad_log_bytes": ((), "What the log in SQLite holds; for a long one by its newest rows."),
     "chromad_log_rows": ((), "Rows of the log."),
     "chromad_database_bytes": ((), "Size of the SQLite database."),
@@ -52,6 +53,8 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "chromad_checkpoint_newest_timestamp_seconds": ((), "When the newest checkpoint was taken."),
     "chromad_checkpoint_failed": ((), "1 when the last try failed."),
     "chromad_checkpoint_interval_seconds": ((), "The longest time between two checkpoints of what changed."),
+    "chromad_segments_without_checkpoint": ((), "Segments that get no checkpoint, so that their log is kept for good."),
+    "chromad_thread_failing": (("thread",), "1 while what a thread of the daemon does fails."),
     "chromad_backup_last_good_timestamp_seconds": ((), "When the last proven backup was taken."),
     "chromad_backup_failed": ((), "1 when the last backup failed."),
     "chromad_drill_last_good_timestamp_seconds": ((), "When a backup was last restored on trial, and was good."),
@@ -130,6 +133,8 @@ def _samples(view: View) -> Iterator[Sample]:
     for place, found in view.disks.items():
         for name, value in found.items():
             yield f"chromad_disk_{name}", (place,), value
+    for place in ("checkpoints", "backups"):
+        yield "chromad_disk_unreachable", (place,), place in status["disk"]["unreachable"]
     yield "chromad_disk_warn_ratio", (), view.warn_percent / 100
     yield "chromad_disk_fence_ratio", (), view.fence_percent / 100
     for name, count in view.database.items():
@@ -137,6 +142,9 @@ def _samples(view: View) -> Iterator[Sample]:
     yield from _timestamp("chromad_checkpoint_newest_timestamp_seconds", status["checkpoint"]["newest"])
     yield "chromad_checkpoint_failed", (), bool(status["checkpoint"]["error"])
     yield "chromad_checkpoint_interval_seconds", (), view.checkpoint_interval
+    yield "chromad_segments_without_checkpoint", (), len(status["unprotected"])
+    for name, problem in status["threads"].items():
+        yield "chromad_thread_failing", (name,), bool(problem)
     backup = status["backup"]
     yield from _timestamp("chromad_backup_last_good_timestamp_seconds", backup["last_good"])
     yield "chromad_backup_failed", (), bool(backup["problem"])

@@ -1,13 +1,12 @@
 """From a directory that is ours to an engine that serves warm collections: recovery, engine, warming, and again."""
 
 import errno
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from chromad import notify, signals, warm
+from chromad import notify, signals, threads, warm
 from chromad.api import Api
 from chromad.config import Config
 from chromad.engine import Engine
@@ -128,13 +127,16 @@ class Startup:
                 self.cold.update(progress.cold)
                 done = progress.done
 
-        worker = threading.Thread(target=work, daemon=True)
+        worker = threads.Task("warming", work)
         worker.start()
         while worker.is_alive() and not signals.stop:
             _tick()
             if done < total:
                 notify.status(f"warming {done + 1}/{total}: {warm.qualified(plan.warm[done])}")
             worker.join(0.02)
+        if worker.problem:
+            # They can be served without; each is read at its first query.
+            self.cold.update({warm.qualified(each): f"warming failed: {worker.problem}" for each in plan.warm[done:]})
         if broken is None:
             self._engine.raise_if_dead()
             if self.cold:

@@ -2,16 +2,16 @@
 
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from chromad import guard
+from chromad import threads
 from chromad.backup import ledger
 from chromad.config import Config
-from chromad.errors import BackupError, ChromadError
+from chromad.errors import BackupError
+from chromad.guard import Guard
 from chromad.history import INTERVAL, History
 from chromad.metrics import Exporter, View
 from chromad.output import log
@@ -30,23 +30,29 @@ class Telemetry:
     """One listener and what it tells. config: the present one, replaced at a reload.
 
     describe: gives what `chromactl status --json` prints. silent: seconds since the engine answered. limit: with more of
-    them, it is not alive.
+    them, it is not alive. disks: gives what `Guard.places` does, of a guard that looks at the disks.
     """
 
     def __init__(
-        self, config: Config, describe: Callable[[], dict[str, Any]], silent: Callable[[], float], limit: float
+        self,
+        config: Config,
+        describe: Callable[[], dict[str, Any]],
+        silent: Callable[[], float],
+        limit: float,
+        disks: Callable[[], dict[str, dict[str, float]]] | None = None,
     ) -> None:
         self.config = config
         self._limit = limit
         self._describe = describe
+        self._disks = disks or Guard(config).places
         self._silent = silent
         self._started = time.time()
         self._history = History(_SERIES)
         self._database: dict[str, int] = {}
         self._exporter = Exporter(self._look)
         self._page = files("chromad").joinpath("page.html").read_text(encoding="utf-8")
-        self._ended = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        # Not when clients have waited for the start, and ask their first questions.
+        self._sampler = threads.Loop("telemetry", self._sample, first=_FIRST, again=INTERVAL)
         self._listener = (
             Listener(
                 config.metrics,
@@ -74,9 +80,7 @@ class Telemetry:
 
     def rest(self) -> None:
         """Ends that, so that a stop has the database for itself."""
-        self._ended.set()
-        if self._sampler.is_alive():
-            self._sampler.join()
+        self._sampler.stop()
 
     def close(self) -> None:
         """Answers no more."""
@@ -98,22 +102,16 @@ class Telemetry:
 
     # Gathering
 
-    def _sample(self) -> None:
-        # Not when clients have waited for the start, and ask their first questions.
-        pause = _FIRST
-        while not self._ended.wait(pause):
-            try:
-                if sqlite.exists(self.config.data_dir) and sqlite.has_tables(self.config.data_dir):
-                    self._count()
-                if self._database:
-                    disks = self._disks()
-                    used = {place: disks[place]["used_ratio"] if place in disks else 0.0 for place in _SERIES[:3]}
-                    sizes = {"log": self._database["log_bytes"], "records": self._describe()["records"]}
-                    self._history.add({**used, **sizes})
-            except (ChromadError, OSError, sqlite3.Error) as error:
-                log.debug("sampling: %s", error)
-            # Soon again until there is something to tell.
-            pause = INTERVAL if self._database else _FIRST
+    def _sample(self) -> float:
+        if sqlite.exists(self.config.data_dir) and sqlite.has_tables(self.config.data_dir):
+            self._count()
+        if self._database:
+            disks = self._disks()
+            used = {place: disks[place]["used_ratio"] if place in disks else 0.0 for place in _SERIES[:3]}
+            sizes = {"log": self._database["log_bytes"], "records": self._describe()["records"]}
+            self._history.add({**used, **sizes})
+        # Soon again until there is something to tell.
+        return INTERVAL if self._database else _FIRST
 
     def _count(self) -> None:
         with sqlite.connect(self.config.data_dir, busy_timeout=1.0) as connection:
@@ -134,15 +132,6 @@ class Telemetry:
             "database_bytes": pages * page,
             "database_free_bytes": free * page,
         }
-
-    def _disks(self) -> dict[str, dict[str, float]]:
-        config = self.config
-        places = {"data": config.data_dir, "checkpoints": config.checkpoint_dir, "backups": config.backup.local_path}
-        found = {}
-        for place, path in places.items():
-            if path and path.exists():
-                found[place] = guard.space(path)
-        return found
 
     def _look(self) -> View:
         config = self.config
@@ -184,6 +173,8 @@ class Telemetry:
             "cold",
             "disk",
             "log",
+            "threads",
+            "unprotected",
         )
         document = {
             **{key: status[key] for key in (*shown, "checkpoint", "backup", "events", "last_stop", "host", "port")},

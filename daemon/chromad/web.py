@@ -1,16 +1,21 @@
 """The listener for metrics, page and health checks: HTTP GET and HEAD of a few fixed paths, nothing else."""
 
 import errno
+import ipaddress
 import socket
 import socketserver
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
+from chromad import threads
 from chromad.config import Metrics
 from chromad.errors import ChromadError, ConfigurationError, TryAgain
 from chromad.output import log
@@ -48,23 +53,26 @@ class Listener:
         self._address = address
         self._routes = routes
         self._server: _Server | None = None
+        self._listener: threads.Task | None = None
 
     def start(self) -> None:
         """Binds and serves in threads. Raises TryAgain or ConfigurationError when it cannot bind."""
         address = self._address
         try:
-            self._server = _Server((address.host, address.port), self._routes)
+            self._server = _Server(address, self._routes)
         except OSError as error:
             kind = TryAgain if error.errno == errno.EADDRINUSE else ConfigurationError
             raise kind(
                 f"metrics: cannot listen on {address}: {error.strerror}", "choose another metrics.port"
             ) from None
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True).start()
+        self._listener = threads.Task("metrics", partial(self._server.serve_forever, poll_interval=0.2), again=1.0)
+        self._listener.start()
 
     def stop(self) -> None:
         """Closes the socket; answers in progress are cut off with the process."""
-        if self._server:
+        if self._server and self._listener:
             self._server.shutdown()
+            self._listener.stop()
             self._server.server_close()
 
 
@@ -73,17 +81,30 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, address: tuple[str, int], routes: Mapping[str, Callable[[], Answer]]) -> None:
+    def __init__(self, address: Metrics, routes: Mapping[str, Callable[[], Answer]]) -> None:
         self.routes = routes
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        self._loopback = address.loopback
+        self._name = socket.gethostname().lower()
         self._clients: dict[socket.socket, float] = {}
         self._turn = threading.Lock()
-        super().__init__(address, _Handler)
+        super().__init__((address.host, address.port), _Handler)
 
     def server_bind(self) -> None:
         # Not the parent's, which asks DNS for this host's name.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def is_asked_for(self, host: str) -> bool:
+        """Whether a request may be meant for this listener, by its header Host. One that the network reaches has any names."""
+        if not self._loopback:
+            return True
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        # What cannot be a name in the DNS of others
+        return "." not in name or name == self._name or name.endswith(".localhost") or _is_address(name)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._turn:
@@ -105,7 +126,11 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("metrics: a client went away", exc_info=True)
+        error = sys.exception()
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            threads.failed("metrics connection", error)
+        else:
+            log.debug("metrics: a client went away", exc_info=True)
 
     @staticmethod
     def _hang_up(client: socket.socket) -> None:
@@ -113,6 +138,14 @@ class _Server(ThreadingHTTPServer):
             client.shutdown(socket.SHUT_RDWR)
         except OSError:
             return
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -126,7 +159,13 @@ class _Handler(BaseHTTPRequestHandler):
     )
 
     def do_GET(self) -> None:
-        route = self.server.routes.get(self.path.partition("?")[0])
+        path = self.path.partition("?")[0]
+        if not self.server.is_asked_for(self.headers.get("Host", "")):
+            # A page elsewhere has made its own name mean this address.
+            hint = "ask for it by address; a proxy in between has to send Host: localhost"
+            self._send(Answer.text(421, f"no such host is served here\nHINT: {hint}"))
+            return
+        route = self.server.routes.get(path)
         if route is None:
             known = ", ".join(sorted(self.server.routes))
             self._send(Answer.text(404, f"nothing is here\nHINT: there are {known}"))
@@ -137,8 +176,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = Answer.text(503, f"not to be had just now: {error}")
         except Exception as error:
             # Whatever it was, the others go on, and a client gets an answer.
-            log.warning("metrics: %s failed: %r", self.path.partition("?")[0], error)
+            threads.failed(f"metrics: {path}", error)
             answer = Answer.text(500, "this failed; the journal says more")
+        else:
+            threads.went_well(f"metrics: {path}")
         self._send(answer)
 
     do_HEAD = do_GET

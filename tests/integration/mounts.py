@@ -1,9 +1,10 @@
 """Ways to make a directory refuse writes to its owner; they need root."""
 
+import ctypes
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,6 +60,19 @@ def small(directory: Path, size: int, *, inodes: int = 0) -> Iterator[None]:
 
 
 @contextmanager
+def compressed(source: Path, image: Path, directory: Path) -> Iterator[None]:
+    """Makes an image of all in a directory, and mounts it over another, read-only: EROFS, which compresses, and like ZFS tells
+    how many blocks a file takes then."""
+    try:
+        packages.need({"mkfs.erofs": "erofs-utils"})
+    except packages.Missing as error:
+        pytest.skip(str(error))
+    _run("mkfs.erofs", "-zlz4", str(image), str(source))
+    with _mounted("-o", "loop,ro", str(image), at=directory):
+        yield
+
+
+@contextmanager
 def disk(image: Path, directory: Path, size: int) -> Iterator[None]:
     """Makes an image of so many bytes, and mounts it over the directory, as a disk of its own with ext4."""
     with image.open("wb") as file:
@@ -108,6 +122,32 @@ def network(source: Path, directory: Path) -> Iterator[None]:
             _run("umount", "--lazy", str(directory))
             client.wait(10)
             server.kill()
+
+
+@contextmanager
+def hanging(directory: Path) -> Iterator[Callable[[], None]]:
+    """Mounts a file system over the directory that never answers, as one of a network whose other side is gone: FUSE, whose
+    requests nobody reads. Gives what ends the wait: from then on every call fails (ENOTCONN)."""
+    try:
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        pytest.skip(f"no FUSE here: {error}")
+    libc = ctypes.CDLL(None, use_errno=True)
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+    if libc.mount(b"hanging", bytes(directory), b"fuse", 0, options):
+        os.close(fd)
+        pytest.skip(f"FUSE cannot be mounted here: {os.strerror(ctypes.get_errno())}")
+    left = [fd]
+
+    def fail() -> None:
+        while left:
+            os.close(left.pop())
+
+    try:
+        yield fail
+    finally:
+        fail()
+        _run("umount", "--lazy", str(directory))
 
 
 @contextmanager

@@ -43,6 +43,8 @@ KEYS = {
     "chromad_version",
     "engine_version",
     "supervised",
+    "threads",
+    "unprotected",
 }
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),

@@ -7,7 +7,7 @@ from math import log
 from pathlib import Path
 
 import numpy as np
-from chromad.store import format, idmap
+from chromad.store import format, idmap, segment
 from numpy.typing import NDArray
 
 _PIECE = 10_000
@@ -39,7 +39,7 @@ def _header(directory: Path, elements: int, dimension: int, links: int, levels: 
     label = data + 4 * dimension
     room = 100 if elements <= 100 else 1 << (elements - 1).bit_length()
     (directory / format.HEADER_FILE).write_bytes(
-        format.HEADER.pack(
+        segment.HEADER.pack(
             1,
             0,
             room,

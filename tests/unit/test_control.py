@@ -1,11 +1,12 @@
 """The control socket by itself: what is too long for it, and what is not."""
 
 import socket
+import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
-from chromad import control
+from chromad import control, threads
 from chromad.errors import ChromadError, TryAgain
 
 
@@ -49,3 +50,42 @@ def test_what_answers_is_no_daemon(tmp_path: Path, answer: bytes) -> None:
         with pytest.raises(TryAgain, match="gave no answer") as caught:
             control.ask(tmp_path / "socket", "status", progress=lambda _phase, _done, _total: None)
         assert "journalctl" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TypeError("'NoneType' object is not iterable"), "fence failed: TypeError"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (MemoryError(), "fence failed: MemoryError"),
+        (sqlite3.OperationalError("database is locked"), "database is locked"),
+    ],
+)
+def test_handler_that_fails_gives_an_answer(tmp_path: Path, error: Exception, message: str) -> None:
+    def fail(_request: object, _progress: object) -> dict[str, object]:
+        raise error
+
+    server = control.Server(tmp_path / "socket", {"fence": fail, "status": lambda _request, _progress: {"well": True}})
+    server.start()
+    try:
+        with pytest.raises(ChromadError, match=message) as caught:
+            control.ask(tmp_path / "socket", "fence")
+        assert caught.value.exit_code == 1
+        assert caught.value.hint
+        assert control.ask(tmp_path / "socket", "status") == {"well": True}
+        unforeseen = not isinstance(error, (OSError, sqlite3.Error))
+        assert bool(threads.problems().get("control: fence")) == unforeseen
+    finally:
+        server.stop()
+        threads.went_well("control: fence")
+
+
+def test_answer_that_is_no_json(tmp_path: Path) -> None:
+    server = control.Server(tmp_path / "socket", {"status": lambda _request, _progress: {"path": tmp_path}})
+    server.start()
+    try:
+        with pytest.raises(ChromadError, match="status failed: TypeError"):
+            control.ask(tmp_path / "socket", "status")
+    finally:
+        server.stop()
+        threads.went_well("control: status")

@@ -1,11 +1,13 @@
 """The validator of segments: what the engine leaves is sound, and each kind of damage is told."""
 
+import errno
 import itertools
 import os
 import pickle
 import random
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -16,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromad.errors import ChromadError
-from chromad.store import format, idmap, soundness
+from chromad.store import damage as damage_of
+from chromad.store import format, format_main, idmap, soundness
 from chromad.store.damage import Damage
 from chromad.store.soundness import Verdict
 
@@ -389,6 +392,58 @@ def test_a_child_that_fails(script: str, end: str, tmp_path: Path, monkeypatch: 
     directories = [Path(f"/{number}") for number in range(4)]
     good, bad = Verdict(True, "", 1), Verdict(False, f"could not be examined: {end}")
     assert list(soundness.examine(directories, nothing).values()) == [good, bad, good, bad]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS, signal.SIGTERM])
+def test_a_child_that_is_ended_from_outside(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by the kernel for want of memory, or by a disk that its program cannot be read from: it says nothing of a segment."""
+    child = tmp_path / "child"
+    child.write_text(f"#!/bin/sh\necho ready\nkill -{number} $$\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
+    problem = f"could not be examined: the process ended with status {-number}"
+    assert soundness.examine([Path("/1")], nothing) == {Path("/1"): Verdict(False, problem, unread=True)}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        *(OSError(code, os.strerror(code)) for code in (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)),
+    ],
+    ids=repr,
+)
+def test_what_could_not_be_read_is_not_unsound(
+    error: Exception, segment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(damage_of, "open_file", fail)
+    found = format_main.verdict(segment)
+    assert found["unread"]
+    assert not found["sound"]
+    assert "cannot be read: " in str(found["problem"])
+
+
+def test_too_few_descriptors_say_nothing_of_a_segment(segment: Path) -> None:
+    script = (
+        "import os, resource, sys; from pathlib import Path; from chromad.store import format_main;"
+        " resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4)); os.open('/', os.O_RDONLY);"
+        " print(format_main.verdict(Path(sys.argv[1])))"
+    )
+    output = subprocess.check_output([sys.executable, "-c", script, segment], text=True)
+    assert "'unread': True" in output
+    assert "Too many open files" in output
+
+
+def test_impossible_count_takes_no_memory(segment: Path) -> None:
+    """A torn header must not look like a host without memory."""
+    header = bytearray((segment / format.HEADER_FILE).read_bytes())
+    struct.pack_into("<QQ", header, 12, 1 << 46, 1 << 46)
+    (segment / format.HEADER_FILE).write_bytes(header)
+    with pytest.raises(Damage, match=r"elements of .* bytes are wanted"):
+        format.examine(segment)
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo garbage; exit 0"])

@@ -46,3 +46,33 @@ def _get(port: int, path: str) -> tuple[int, str]:
         return answer.status, answer.read().decode()
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:9464", 200),
+        ("[::1]:9464", 200),
+        ("localhost", 200),
+        ("page.localhost:80", 200),
+        ("db-1", 200),
+        ("", 200),
+        ("rebound.example.com", 421),
+        ("rebound.example.com:9464", 421),
+        ("127.0.0.1.example.com", 421),
+        ("[::1", 421),
+    ],
+)
+def test_name_that_others_may_give_the_address(host: str, status: int) -> None:
+    port = free_port()
+    listener = Listener(Metrics(port=port), {"/": lambda: Answer.text(200, "well")})
+    listener.start()
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/", headers={"Host": host})
+        answer = connection.getresponse()
+        assert answer.status == status
+        assert status == 200 or "HINT: ask for it by address" in answer.read().decode()
+        connection.close()
+    finally:
+        listener.stop()

@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from chromad.checks import Data, Result, fail, ok, warn
 from chromad.checks.host import Host
 from chromad.errors import ChromadError, ConfigurationError
-from chromad.guard import usage
+from chromad.guard import Aside, usage
 from chromad.output import human_bytes
 
 # On these SQLite's locks or its shared memory do not work, https://www.sqlite.org/wal.html and faq.html#q5
@@ -54,13 +54,15 @@ def _mounts(host: Host) -> Result:
     except FileNotFoundError:
         lines = []
     fields = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    # Not by a look at them: one of the network may not answer.
+    mounted = {_unescape(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines()}
     points = {_unescape(each[1]) for each in fields if len(each) > 1 and each[1].startswith("/")}
     config = host.config
     ours = [path for path in (config.data_dir, config.checkpoint_dir, config.backup.local_path) if path]
     absent = [
         point
         for point in sorted(points)
-        if not os.path.ismount(point) and any(path.is_relative_to(point) for path in ours)
+        if point not in mounted and not os.path.ismount(point) and any(path.is_relative_to(point) for path in ours)
     ]
     if absent:
         fact = f"/etc/fstab names a file system for {absent[0]}, which is not mounted"
@@ -71,7 +73,10 @@ def _mounts(host: Host) -> Result:
 def _space(host: Host) -> Iterator[Result]:
     config = host.config
     seen = set()
-    for path in filter(None, (config.data_dir, config.checkpoint_dir, config.backup.local_path)):
+    paths = [config.data_dir, config.checkpoint_dir]
+    if (backups := config.backup.local_path) and (yield from _answers(backups)):
+        paths.append(backups)
+    for path in paths:
         if not path.exists() or path.stat().st_dev in seen:
             continue
         seen.add(path.stat().st_dev)
@@ -85,6 +90,16 @@ def _space(host: Host) -> Iterator[Result]:
         else:
             yield ok("disk", fact, data)
     yield from _forecast(host)
+
+
+def _answers(path: Path) -> Generator[Result, None, bool]:
+    """Whether the file system of the backups can be looked at at all."""
+    aside = Aside(path)
+    if aside.answers():
+        return True
+    hint = "see whether the other side of the mount is there; backups fail until it is, and the log grows"
+    yield fail("backup_disk", ChromadError, f"{path}: {aside.problem}", hint)
+    return False
 
 
 def _forecast(host: Host) -> Iterator[Result]:

@@ -14,6 +14,7 @@ from chromad import environment, upgrade_journal, versions
 from chromad.checks import Result, fail, ok, preflight, skip, warn
 from chromad.checks.host import Host
 from chromad.errors import ConfigurationError
+from chromad.guard import Aside
 
 # The oldest that Debian 12 has, and that repositories are tested with
 _RESTIC = (0, 14)
@@ -98,7 +99,11 @@ def _restic(host: Host) -> Result:
 
 def _holds_repository(host: Host) -> bool:
     path = host.config.backup.local_path
-    return bool(path and os.path.exists(path / "config"))
+    if path is None:
+        return False
+    aside = Aside(path)
+    # What is on a file system that does not answer cannot be asked for.
+    return aside.answers() and os.path.exists(path / "config")
 
 
 def _programs() -> Iterator[Result]:

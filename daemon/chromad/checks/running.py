@@ -92,12 +92,21 @@ def _service(answer: dict[str, Any]) -> Iterator[Result]:
         yield ok("last_stop", "the run before this one ended well")
     for kind, reason in answer["fences"].items():
         yield fail("fence", ChromadError, f"writes are refused ({kind}): {reason}", "chromactl unfence, or free space")
+    yield from _threads(answer.get("threads") or {})
     cold = {name: why for name, why in answer["cold"].items() if why != warm.NOT_CHOSEN}
     if cold:
         names = ", ".join(f"{name} ({why})" for name, why in cold.items())
         yield warn(
             "warm", f"left cold: {names}", "their first query is slow; raise warm.memory_percent or warm.timeout"
         )
+
+
+def _threads(found: dict[str, str]) -> Iterator[Result]:
+    failing = {name: why for name, why in found.items() if why}
+    for name, why in failing.items():
+        yield fail("threads", ChromadError, f"{name} fails: {why}", f"journalctl -u {UNIT} says since when")
+    if found and not failing:
+        yield ok("threads", "all that the daemon does goes well")
 
 
 def _open_files(answer: dict[str, Any]) -> Result:

@@ -32,6 +32,7 @@ def check(host: Host) -> Iterator[Result]:
     sqlite.check_schema(data_dir)
     yield from _database(host)
     yield _checkpoints(host)
+    yield from _unprotected(host)
     yield _orphans(host)
     yield from _quarantine(host)
     if host.answer is None:
@@ -53,7 +54,11 @@ def deep(host: Host) -> Iterator[Result]:
         yield skip("segments", "the engine has them open; stop the service to look at them, it does so after a crash")
         return
     for path, found in soundness.examine(segment.directories(config.data_dir), lambda: None).items():
-        if found.problem:
+        if found.unread:
+            yield warn(
+                "segments", f"{path} could not be looked at: {found.problem}", "try again; the disk may be at fault"
+            )
+        elif found.problem:
             yield fail("segments", ChromadError, f"{path} is not sound: {found.problem}", "the next start mends it")
         else:
             yield ok("segments", f"{path} is sound")
@@ -111,6 +116,12 @@ def _checkpoints(host: Host) -> Result:
     if age > _INTERVALS * config.checkpoint.interval:
         return warn("checkpoints", f"{fact}, and {len(stale)} segments have changed since", "sudo chromactl checkpoint")
     return ok("checkpoints", f"{fact}; {len(stale)} due")
+
+
+def _unprotected(host: Host) -> Iterator[Result]:
+    for name, why in ((host.answer or {}).get("unprotected") or {}).items():
+        hint = "its log is kept meanwhile, and grows; copy its records into a new collection if it stays so"
+        yield warn("unprotected", f"the vectors of {name} get no checkpoint: {why}", hint)
 
 
 def _orphans(host: Host) -> Result:

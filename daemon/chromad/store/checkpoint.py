@@ -79,6 +79,7 @@ class Store:
         self._known: dict[str, tuple[Path, Checkpoint] | None] = {}
         self.shares_blocks = False
         self.unsound: dict[str, str] = {}
+        self.left: dict[str, str] = {}
 
     def prepare(self) -> None:
         """Makes the directory where that is possible. Raises ConfigurationError where it is not, or cannot be written."""
@@ -119,12 +120,14 @@ class Store:
     ) -> dict[str, Checkpoint]:
         """Takes a checkpoint of each segment; gives them by collection id. Those that cannot be had are missing in it.
 
-        What the live files of a collection are found not to be sound for is in `unsound` afterwards, by collection id.
+        What the live files of a collection are found not to be sound for is in `unsound` afterwards, by collection id, and in `left`
+        why one can have no checkpoint. In neither are those that were deleted meanwhile, or need but their next persist.
 
         live: an engine may be writing. progress: called often, with the number of segments that are done.
         """
         taken: dict[str, Checkpoint] = {}
         self.unsound.clear()
+        self.left.clear()
         drafts: list[_Draft] = []
         self._clear_unfinished()
         try:
@@ -136,14 +139,19 @@ class Store:
                     progress(0)
             claims = {draft.path: draft.claim for draft in drafts}
             verdicts = soundness.examine(list(claims), lambda: progress(0), claims)
+            with sqlite.connect(self._data_dir) as connection:
+                # The log of one that was deleted meanwhile was not there to compare with.
+                drafts = [draft for draft in drafts if sqlite.is_there(connection, draft.collection)]
             for draft in drafts:
                 verdict = verdicts[draft.path]
                 if verdict.sound or verdict.empty:
                     taken[draft.collection.id] = self._publish(draft, verdict.unlike)
                 elif verdict.unread:
+                    self.left[draft.collection.id] = verdict.problem
                     journal.error("checkpoint of %s: %s", draft.collection.name, verdict.problem)
                 else:
                     self.unsound[draft.collection.id] = verdict.problem
+                    self.left[draft.collection.id] = f"it is not sound: {verdict.problem}"
                     journal.error(
                         "checkpoint of %s: the segment %s is not sound: %s",
                         draft.collection.name,
@@ -247,14 +255,19 @@ class Store:
         return segment.directories(self._directory)
 
     def _draft(self, connection: sqlite3.Connection, collection: sqlite.Collection, live: bool) -> "_Draft | None":
+        try:
+            return self._copy(connection, collection, live)
+        except (BackupError, FileNotFoundError, sqlite.Gone) as error:
+            if sqlite.is_there(connection, collection):
+                self.left[collection.id] = str(error)
+                journal.error("checkpoint of %s: %s", collection.name, error)
+            return None
+
+    def _copy(self, connection: sqlite3.Connection, collection: sqlite.Collection, live: bool) -> "_Draft | None":
         uuid = collection.segment
         target = self._directory / f"{_UNFINISHED}{uuid}"
         copy = segment.copy_live if live else segment.copy_still
-        try:
-            seq_id = copy(connection, uuid, self._data_dir / uuid, target)
-        except (BackupError, FileNotFoundError) as error:
-            journal.error("checkpoint of %s: %s", collection.name, error)
-            return None
+        seq_id = copy(connection, uuid, self._data_dir / uuid, target)
         if seq_id is None:
             return None
         if not log.replays_exactly(connection, collection, seq_id):

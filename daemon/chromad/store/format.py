@@ -31,7 +31,6 @@ What the bytes cannot tell, and `examine` calls sound:
 """
 
 import math
-import struct
 from bisect import bisect_left
 from dataclasses import dataclass
 from io import FileIO
@@ -45,20 +44,13 @@ from numpy.typing import NDArray
 from chromad.store import damage, idmap
 from chromad.store.damage import Damage, Missing
 from chromad.store.idmap import IdMap
+from chromad.store.segment import HEADER, LARGEST_ELEMENT, LARGEST_START
 
 HEADER_FILE, LEVEL0_FILE, LENGTH_FILE, LINKS_FILE = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"
-
-HEADER = struct.Struct("<i6QiI3QdQ")
-
-# One element more than this cannot be read at once. 2 MiB hold 500,000 dimensions.
-_LARGEST_ELEMENT = 2 << 20
 
 # Bytes read at a time.
 CHUNK = 1 << 20
 LINKS_CHUNK = 1 << 18
-
-# Elements that memory is given for at first, by Chroma 1.0; others less
-_LARGEST_START = 10_000
 
 # A level is geometrically distributed with mean 1 / ln M, and M is 2 at least: more than 60 does not happen.
 _HIGHEST_LEVEL = 250
@@ -167,12 +159,12 @@ def read_header(directory: Path) -> Header:
         and label_offset > data_offset
         and (label_offset - data_offset) % 4 == 0
         and element_size == label_offset + 8
-        and element_size <= _LARGEST_ELEMENT
+        and element_size <= LARGEST_ELEMENT
         and math.isclose(mult, 1 / math.log(links), rel_tol=1e-9)
     )
     if not layout:
         raise Damage(f"{HEADER_FILE} describes an impossible layout")
-    if not 1 <= elements <= max_elements <= max(_LARGEST_START, 4 * elements):
+    if not 1 <= elements <= max_elements <= max(LARGEST_START, 4 * elements):
         raise Damage(f"{HEADER_FILE} has {elements} elements and room for {max_elements}")
     if entry_point >= elements or not 0 <= max_level <= _HIGHEST_LEVEL:
         raise Damage(f"{HEADER_FILE} has entry point {entry_point} on level {max_level} for {elements} elements")
@@ -214,6 +206,9 @@ class _Labels:
         if self.header is None:
             self.header = read_header(self._directory)
             elements = self.header.elements
+            # Before memory is taken for them.
+            with damage.open_file(self._directory / LEVEL0_FILE) as file:
+                _check_room(file, self.header)
             # Equal, except where an older Chroma deleted vectors before it put them into the index.
             if not elements <= total <= 16 * elements + _SPARE_LABELS:
                 raise Damage(f"{idmap.FILE} has given {total} labels, {HEADER_FILE} has {elements} elements")
@@ -223,12 +218,15 @@ class _Labels:
         self.flags[labels] |= _IN_PICKLE
 
 
-def _check_level0(file: FileIO, header: Header, labels: _Labels) -> None:
+def _check_room(file: FileIO, header: Header) -> None:
     size = damage.size(file)
     if size % header.element_size or size < header.elements * header.element_size:
         raise Damage(
             f"{LEVEL0_FILE} has {damage.held(file)}; {header.elements} elements of {header.element_size} bytes are wanted"
         )
+
+
+def _check_level0(file: FileIO, header: Header, labels: _Labels) -> None:
     rows = max(1, CHUNK // header.element_size)
     buffer = bytearray(rows * header.element_size)
     live = 0

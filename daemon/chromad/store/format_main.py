@@ -33,10 +33,11 @@ def verdict(directory: Path, claim: Claim | None = None) -> dict[str, object]:
         return _unsound(str(older)) | {"older": True}
     except Damage as damage:
         return _unsound(str(damage))
-    except OSError as error:
-        return _unsound(f"cannot be read: {error}")
+    except (OSError, MemoryError) as error:
+        # For want of memory or descriptors, by a disk that fails: it may be as sound as ever.
+        return _unread(f"cannot be read: {error if str(error) else 'there is too little memory'}")
     except ChromadError as error:
-        return _unsound(f"could not be compared with the log: {error.message}") | {"unread": True}
+        return _unread(f"could not be compared with the log: {error.message}")
     except Exception as error:
         return _unsound(f"could not be examined: {type(error).__name__}: {error}")
     return {"sound": facts.live > 0, "problem": "", "empty": facts.live == 0, "unlike": unlike, **asdict(facts)}
@@ -44,6 +45,10 @@ def verdict(directory: Path, claim: Claim | None = None) -> dict[str, object]:
 
 def _unsound(problem: str) -> dict[str, object]:
     return {"sound": False, "problem": problem}
+
+
+def _unread(problem: str) -> dict[str, object]:
+    return _unsound(problem) | {"unread": True}
 
 
 def main() -> None:

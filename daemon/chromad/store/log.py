@@ -54,6 +54,12 @@ def size_after(connection: sqlite3.Connection, seq_id: int) -> tuple[int, int]:
     return int(size), int(last)
 
 
+def newest(connection: sqlite3.Connection) -> int:
+    """The seq id of the newest row, 0 when there is none."""
+    (found,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM embeddings_queue").fetchone()
+    return int(found)
+
+
 def rebuilds(connection: sqlite3.Connection, collection: sqlite.Collection) -> bool:
     """Whether the log gives each record of a collection its vector, so that its segment can be made anew from it."""
     return not ids_without_vector(connection, collection) and not ids_added_again(connection, collection)

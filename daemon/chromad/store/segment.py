@@ -6,6 +6,7 @@ import mmap
 import os
 import shutil
 import sqlite3
+import struct
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -32,6 +33,13 @@ _TRIES_WITHOUT_LOCK = 3
 _SMALL_BLOCK = 128 << 10
 _BLOCK = 2 << 20
 _MONSTER = 64 << 20
+
+# header.bin, see `format`
+HEADER = struct.Struct("<i6QiI3QdQ")
+# Elements that memory is given for at first, by Chroma 1.0, others less. Bytes of one: more than this cannot be read at once,
+# and 2 MiB hold 500,000 dimensions.
+LARGEST_START = 10_000
+LARGEST_ELEMENT = 2 << 20
 
 # ioctl(2) FICLONE of linux/fs.h: share the blocks of another file
 _FICLONE = 0x40049409
@@ -235,7 +243,7 @@ def copy_file(source: Path, target: Path, *, flush: bool = True) -> None:
     writer = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
         status = os.fstat(reader)
-        if _is_monster(status):
+        if _is_monster(source, status):
             raise BackupError(
                 f"{source} claims {status.st_size} bytes and holds {status.st_blocks * 512}",
                 "it is damaged; a restart puts the last checkpoint back",
@@ -255,14 +263,53 @@ def copy_file(source: Path, target: Path, *, flush: bool = True) -> None:
 def monster(directory: Path) -> str:
     """Names a file that is far larger than what it holds; empty when there is none."""
     try:
-        found = [entry.path for entry in os.scandir(directory) if _is_monster(entry.stat())]
+        found = [entry.path for entry in os.scandir(directory) if _is_monster(Path(entry.path), entry.stat())]
     except FileNotFoundError:
         return ""
     return found[0] if found else ""
 
 
-def _is_monster(status: os.stat_result) -> bool:
-    return status.st_size > _MONSTER + 8 * status.st_blocks * 512
+def _is_monster(path: Path, status: os.stat_result) -> bool:
+    # Few blocks alone say nothing where the file system compresses, or has yet to give them.
+    if not _is_hollow(status.st_size, status.st_blocks * 512) or status.st_size <= _largest(path):
+        return False
+    with open(path, "rb") as file:
+        return _is_hollow(status.st_size, _written(file.fileno(), status.st_size))
+
+
+def _is_hollow(size: int, held: int) -> bool:
+    return size > _MONSTER + 8 * held
+
+
+def _written(fd: int, size: int) -> int:
+    """Bytes of a file that are no holes, lseek(2); no longer counted where they are enough for it not to be hollow."""
+    written = end = 0
+    while _is_hollow(size, written):
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # Nothing but a hole is left.
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        written += end - start
+    return written
+
+
+def _largest(path: Path) -> int:
+    """How large a file of a segment may be by its header; 0 for one that has no sizes of its own, or no header to believe.
+
+    See `format` for the layout; the link lists of an element are many times smaller than what is allowed here.
+    """
+    try:
+        found = (path.parent / FILES[0]).read_bytes()
+        (_, _, limit, elements, size, _, _, _, _, links, _, _, _, _) = HEADER.unpack(found)
+    except (OSError, struct.error):
+        return 0
+    if not (0 < elements <= limit <= max(LARGEST_START, 4 * elements) and 0 < size <= LARGEST_ELEMENT):
+        return 0
+    sizes = {"data_level0.bin": size, "length.bin": 4, "link_lists.bin": 4 + 4 * (4 + 4 * links)}
+    return max(100, int(elements)) * int(sizes.get(path.name, 0))
 
 
 def shares_blocks(data_dir: Path, directory: Path) -> bool:

@@ -18,6 +18,9 @@ from chromad.errors import ChromadError
 
 READY = "ready"
 _TICK = 0.2
+# What a program does to itself at content that it cannot bear. Not SIGBUS: a page that cannot be read from a disk, of the
+# program or of SQLite's shared memory.
+_CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Verdict:
     a new index; then it is not sound, and there is no problem. problem: what is wrong, else empty. live: ids.
     elements: vectors, deleted ones included. dimension: numbers of a vector. older: a Chroma before 1.0 wrote the pickle; the
     engine can read it, but it was not examined, so that it is not known to be sound. unlike: vectors that are not (or, mended,
-    were not) what the log says. unread: the log could not be read for that, and nothing is said of the segment.
+    were not) what the log says. unread: the segment could not be read, or not the log that it is compared with, for want of
+    memory, by a disk that fails or the like: nothing is said of the segment.
     """
 
     sound: bool
@@ -77,25 +81,26 @@ def examine(
 
     claims: of those that are to be compared with the log.
 
-    A segment that the child dies of is not sound. Raises ChromadError when the child cannot run at all, which says nothing
-    about segments. The calling thread must live on until this ends.
+    A segment that the child crashes at is not sound. One at which it is ended from outside, as by the kernel for want of
+    memory, is unread. Raises ChromadError when the child cannot run at all, which says nothing about segments. The calling
+    thread must live on until this ends.
     """
     verdicts: dict[Path, Verdict] = {}
     todo = list(dict.fromkeys(directories))
     while todo:
-        answers, end = _run(todo, tick, claims or {})
+        answers, end, outside = _run(todo, tick, claims or {})
         verdicts.update(zip(todo, answers, strict=False))
         todo = todo[len(answers) :]
         if todo:
-            verdicts[todo[0]] = Verdict(False, f"could not be examined: {end}")
+            verdicts[todo[0]] = Verdict(False, f"could not be examined: {end}", unread=outside)
             todo = todo[1:]
     return verdicts
 
 
 def _run(
     directories: Sequence[Path], tick: Callable[[], None], claims: Mapping[Path, Claim]
-) -> tuple[list[Verdict], str]:
-    """Gives the answers of one child, up to the first bad one, and how it ended."""
+) -> tuple[list[Verdict], str, bool]:
+    """Gives the answers of one child, up to the first bad one, how it ended, and whether that came from outside."""
     question = os.memfd_create("segments")
     try:
         asked = [[str(path), asdict(claims[path]) if path in claims else None] for path in directories]
@@ -114,11 +119,12 @@ def _run(
     with process:
         try:
             answers = _answers(process, len(directories), tick)
+            ended = process.poll()
         finally:
             process.kill()
-    if process.returncode in (0, -signal.SIGKILL):
-        return answers, "its answer could not be understood"
-    return answers, f"the process ended with status {process.returncode}"
+    if not ended:
+        return answers, "its answer could not be understood", False
+    return answers, f"the process ended with status {ended}", ended < 0 and ended not in _CRASHES
 
 
 def _answers(process: subprocess.Popen[bytes], wanted: int, tick: Callable[[], None]) -> list[Verdict]:

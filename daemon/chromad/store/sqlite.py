@@ -74,6 +74,10 @@ def topic(collection: str) -> str:
     return f"{TOPIC}{collection}"
 
 
+class Gone(ChromadError):
+    """A collection was deleted meanwhile."""
+
+
 @contextmanager
 def connect(data_dir: Path, *, busy_timeout: float = _BUSY_TIMEOUT) -> Iterator[sqlite3.Connection]:
     """A connection to an existing database, in autocommit. Raises ChromadError when SQLite refuses."""
@@ -310,11 +314,14 @@ def copy(data_dir: Path, target: Path, progress: Callable[[int, int], None]) -> 
 def is_cosine(connection: sqlite3.Connection, collection: Collection) -> bool:
     """Whether a collection's distance is cosine: by its schema (Chroma 1.5), its configuration (since 1.0) or its metadata.
 
-    The first of them that there is decides, as it does for the engine.
+    The first of them that there is decides, as it does for the engine. Raises Gone when there is no such collection.
     """
     cursor = connection.execute("SELECT * FROM collections WHERE id = ?", (collection.id,))
     # Older tables lack some columns.
-    columns = dict(zip((column[0] for column in cursor.description), cursor.fetchone(), strict=True))
+    found = cursor.fetchone()
+    if found is None:
+        raise Gone(f"the collection {collection.name} was deleted meanwhile")
+    columns = dict(zip((column[0] for column in cursor.description), found, strict=True))
     if schema := columns.get("schema_str"):
         config = json.loads(schema)["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
         return bool(config.get("space") == "cosine")
@@ -326,6 +333,11 @@ def is_cosine(connection: sqlite3.Connection, collection: Collection) -> bool:
         "SELECT str_value FROM collection_metadata WHERE collection_id = ? AND key = 'hnsw:space'", (collection.id,)
     ).fetchone()
     return row is not None and row[0] == "cosine"
+
+
+def is_there(connection: sqlite3.Connection, collection: Collection) -> bool:
+    """Whether a collection that was read before is still there."""
+    return connection.execute("SELECT 1 FROM collections WHERE id = ?", (collection.id,)).fetchone() is not None
 
 
 def segments(data_dir: Path) -> set[str]:

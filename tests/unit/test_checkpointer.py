@@ -1,0 +1,272 @@
+"""The checkpointer beside clients that make, rename, empty and delete collections at any moment."""
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from chromad import checkpointer
+from chromad.backup import ledger
+from chromad.checkpointer import Checkpointer
+from chromad.config import Config
+from chromad.errors import BackupError
+from chromad.store import log, segment, soundness, sqlite
+from chromad.store.checkpoint import Store
+from chromad.store.soundness import Verdict
+
+from tests.segments import engine
+
+NEW = str(UUID(int=77))
+
+
+def _fill(data: Path, names: list[str], count: int) -> None:
+    client = engine.client(data)
+    for name in names:
+        collection = engine.create(client, name, threshold=10)
+        vectors = np.random.default_rng(len(name)).random((count, 4), np.float32)
+        collection.add(ids=[f"{name}-{number}" for number in range(count)], embeddings=vectors)
+
+
+def _delete(data: Path, name: str) -> None:
+    engine.client(data).delete_collection(name)
+
+
+def _rename(data: Path, name: str, to: str) -> None:
+    engine.client(data).get_collection(name, embedding_function=None).modify(name=to)
+
+
+def _empty(data: Path, name: str) -> None:
+    collection = engine.client(data).get_collection(name, embedding_function=None)
+    collection.delete(ids=collection.get(include=[])["ids"])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("made") / "data"
+    # What was written last comes first in a cycle.
+    engine.run(_fill, data, ["stays", "goes"], 30)
+    return data
+
+
+@pytest.fixture
+def data(made: Path, tmp_path: Path) -> Path:
+    """Two collections of 30 records each, all persisted."""
+    return Path(shutil.copytree(made, tmp_path / "data"))
+
+
+def make(data: Path) -> tuple[Checkpointer, Store]:
+    config = Config.model_validate({"data_dir": str(data), "checkpoint_dir": str(data.parent / "checkpoints")})
+    store = Store(data, config.checkpoint_dir, "history")
+    store.prepare()
+    return Checkpointer(config, store, "history"), store
+
+
+def cycle(found: Checkpointer) -> checkpointer.Summary:
+    return found.cycle(lambda *_: None)
+
+
+def once(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, do: Callable[[], object], *, after: bool = False
+) -> None:
+    """Has something done by a client just before (or after) a function is called for the first time."""
+    real = getattr(owner, name)
+    done: list[object] = []
+
+    def call(*arguments: Any, **words: Any) -> Any:
+        if not done and not after:
+            done.append(do())
+        result = real(*arguments, **words)
+        if not done:
+            done.append(do())
+        return result
+
+    monkeypatch.setattr(owner, name, call)
+
+
+_MOMENTS = [
+    (log, "replays_exactly", True),
+    (segment, "copy_live", False),
+    (soundness, "examine", False),
+    (segment, "copy_live", True),
+    (sqlite, "is_cosine", False),
+    (soundness, "examine", True),
+    (Store, "drop_others", False),
+    (log, "purge", False),
+    (sqlite, "segments", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "after", "change"),
+    [
+        *((*moment, "delete") for moment in _MOMENTS),
+        *((*moment, change) for moment in _MOMENTS[:3] for change in ("rename", "empty")),
+    ],
+)
+def test_collection_changes_at_any_moment(
+    owner: Any, name: str, after: bool, change: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, store = make(data)
+    segments = {each.name: each.segment for each in sqlite.collections(data)}
+    changes: dict[str, tuple[Any, ...]] = {"delete": (_delete,), "rename": (_rename, "renamed"), "empty": (_empty,)}
+    function, *words = changes[change]
+    once(monkeypatch, owner, name, lambda: engine.run(function, data, "goes", *words), after=after)
+    cycle(found)
+    assert not found.broken
+    assert store.latest(segments["stays"])
+    summary = cycle(found)
+    assert summary.left == 0
+    assert not found.unprotected
+    assert (store.latest(segments["goes"]) is None) == (change == "delete")
+    stays = engine.run(engine.read, data, "stays")
+    assert len(stays) == 30
+
+
+def test_collection_made_while_orphans_are_looked_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = make(data)
+
+    once(monkeypatch, sqlite, "segments", lambda: engine.run(_fill, data, ["new"], 30), after=True)
+    cycle(found)
+    assert len(engine.run(engine.read, data, "new")) == 30
+    assert not list(found.config.quarantine_dir.glob("*orphan*"))
+
+
+def test_orphan_is_moved(data: Path) -> None:
+    found, _ = make(data)
+    (data / NEW).mkdir()
+    cycle(found)
+    assert [path.name[:36] for path in found.config.quarantine_dir.glob("*-orphan-*")] == [NEW]
+
+
+def test_unforeseen_error_does_not_end_the_thread(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = make(data)
+    monkeypatch.setattr(checkpointer, "_POLL", 0.01)
+    monkeypatch.setattr(checkpointer, "_RETRY", 0.01)
+    found._first = 0.01
+    wrong = [True]
+    real = log.replays_exactly
+
+    def fail(*arguments: Any) -> bool:
+        if wrong:
+            raise TypeError("'NoneType' object is not iterable")
+        return real(*arguments)
+
+    monkeypatch.setattr(log, "replays_exactly", fail)
+    found.want()
+    found.start()
+    try:
+        _until(lambda: "NoneType" in found.last_error)
+        assert found.is_alive()
+        wrong.clear()
+        _until(lambda: not found.last_error)
+    finally:
+        found.stop()
+
+
+def test_seq_ids_that_are_given_again_are_counted(data: Path) -> None:
+    """Deleting the collection with the newest rows makes SQLite give their seq ids to what comes next."""
+    found, _ = make(data)
+    found._due(0.0)
+    before = found._logged
+    engine.run(_delete, data, "goes")
+    found._due(0.0)
+    engine.run(_fill, data, ["next"], 10)
+    found._due(0.0)
+    assert found._logged - before > 10 * 100
+
+
+def test_segment_without_a_checkpoint_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, store = make(data)
+    places = {each.name: data / each.segment for each in sqlite.collections(data)}
+    (places["goes"] / "length.bin").unlink()
+    summary = cycle(found)
+    assert (summary.taken, summary.left) == (1, 1)
+    assert found.unprotected == {"goes": "it is not sound: length.bin is missing"}
+    assert not found.broken, "there is no checkpoint that a restart could put back"
+
+    def changing(*_: Any) -> int:
+        raise BackupError("it kept changing for 90 s", "")
+
+    monkeypatch.setattr(segment, "copy_live", changing)
+    assert cycle(found).left == 1
+    assert found.unprotected == {"goes": "it kept changing for 90 s"}
+    monkeypatch.undo()
+    unread = Verdict(False, "could not be examined: the process ended with status -9", unread=True)
+    monkeypatch.setattr(soundness, "examine", lambda paths, *_: dict.fromkeys(paths, unread))
+    assert cycle(found).left == 1
+    assert found.unprotected == {"goes": unread.problem}
+    assert not store.unsound
+    monkeypatch.undo()
+    engine.run(_delete, data, "goes")
+    assert cycle(found).left == 0
+    assert found.unprotected == {}
+
+
+def test_what_waits_for_its_next_persist_is_named_when_it_waits_long(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _ = make(data)
+    monkeypatch.setattr(log, "replays_exactly", lambda *_: False)
+    cycle(found)
+    cycle(found)
+    assert found.unprotected == {}
+    cycle(found)
+    assert found.unprotected.keys() == {"goes", "stays"}
+    monkeypatch.undo()
+    assert cycle(found).left == 0
+    assert found.unprotected == {}
+
+
+def test_log_is_kept_that_the_metadata_segment_has_not_applied(data: Path) -> None:
+    found, _ = make(data)
+    with closing(sqlite3.connect(data / sqlite.FILE)) as connection, connection:
+        (stays,) = (each for each in sqlite.collections(data) if each.name == "stays")
+        rows = "SELECT min(seq_id) FROM embeddings_queue WHERE topic = ?"
+        (first,) = connection.execute(rows, (stays.topic,)).fetchone()
+        metadata = "SELECT id FROM segments WHERE scope = 'METADATA' AND collection = ?"
+        connection.execute(f"UPDATE max_seq_id SET seq_id = ? WHERE segment_id = ({metadata})", (first + 4, stays.id))
+    cycle(found)
+    with closing(sqlite3.connect(data / sqlite.FILE)) as connection:
+        kept = [
+            row[0] for row in connection.execute("SELECT seq_id FROM embeddings_queue WHERE topic = ?", (stays.topic,))
+        ]
+    assert min(kept) == first + 5
+    assert len(kept) == 25
+
+
+def test_nothing_is_purged_before_the_first_good_backup(data: Path) -> None:
+    found, _ = make(data)
+    found.config.backup_dir.mkdir(parents=True)
+    ledger.write(found.config.backup_dir, ledger.Ledger(data_id="history", problem="the repository is missing"))
+    summary = cycle(found)
+    assert summary.taken == 2
+    assert summary.purged == 0
+
+
+def test_persist_that_stands_still_is_not_copied(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files quiet, but one newer than the pickle: the engine is held up between two of them."""
+    found, store = make(data)
+    (goes,) = (each for each in sqlite.collections(data) if each.name == "goes")
+    level0 = data / goes.segment / "data_level0.bin"
+    pickle = data / goes.segment / segment.PICKLE
+    now = time.time_ns()
+    os.utime(pickle, ns=(now - 2_000_000_000, now - 2_000_000_000))
+    os.utime(level0, ns=(now - 1_000_000_000, now - 1_000_000_000))
+    monkeypatch.setattr(segment, "_LIMIT", 1.0)
+    cycle(found)
+    assert store.latest(goes.segment) is None
+    assert "kept changing" in found.unprotected["goes"]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
