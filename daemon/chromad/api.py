@@ -93,11 +93,13 @@ class Api:
     def nearest(
         self, tenant: str, database: str, collection: str, vectors: list[list[float]], count: int
     ) -> list[tuple[list[str], list[float]]]:
-        """For each vector the ids of the nearest records, the nearest first, and their distances."""
+        """For each vector the ids of the nearest records, the nearest first, and their distances; NaN stands for one that is
+        out of the range of 32 bits, of which JSON says nothing."""
         path = f"{_database(tenant, database)}/collections/{collection}/query"
         body = {"query_embeddings": vectors, "n_results": count, "include": ["distances"]}
         found = self.request("POST", path, body, timeout=_LONG)
-        return list(zip(found["ids"], found["distances"], strict=True))
+        distances = [[math.nan if each is None else each for each in row] for row in found["distances"]]
+        return list(zip(found["ids"], distances, strict=True))
 
     def collection(self, tenant: str, database: str, name: str) -> dict[str, Any] | None:
         """What the engine says of a collection, given by its name; None when there is none."""

@@ -70,11 +70,19 @@ def entries(connection: sqlite3.Connection, seq_ids: Mapping[str, int | None]) -
             records=each.records + log.pending_records(connection, each),
             segment=each.segment,
             seq_id=seq_ids.get(each.segment),
-            metadata=sqlite.collection_metadata(connection, each.id),
+            metadata=_finite(sqlite.collection_metadata(connection, each.id)),
             samples=[Sample(record, "", [], []) for record in pick(connection, each)],
         )
         for each in sqlite.read_collections(connection)
     ]
+
+
+def _finite(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata for the manifest: old Chroma took infinite numbers, which are no JSON."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in metadata.items()
+    }
 
 
 def ask_service(api: Api, data_dir: Path, seq_id: int) -> Ask:
@@ -186,8 +194,10 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
     if not kept:
         return [], problems
     answers = api.nearest(*place, [record["embedding"] for record in kept], min(_NEAREST, count))
+    # With one that is out of range the graph is walked by luck, so that no query tells anything.
+    tells = all(math.isfinite(each) for _, distances in answers for each in distances)
     samples = [
-        Sample(key, found[key].digest, ids, distances, list(found[key].vector))
+        Sample(key, found[key].digest, ids, list(distances) if tells else [], list(found[key].vector))
         for key, (ids, distances) in zip((record["id"] for record in kept), answers, strict=True)
     ]
     problems += _compare_queries(entry, samples)
@@ -222,18 +232,24 @@ def _unlike(expected: Mapping[str, Fingerprint], found: Mapping[str, Fingerprint
 
 def _compare_queries(entry: CollectionEntry, samples: Sequence[Sample]) -> list[str]:
     """Whether queries find as near neighbours as before. Not the same: a replay may connect the graph otherwise."""
-    before = {sample.id: sample.distances for sample in entry.samples if sample.fingerprint}
+    before = {sample.id: _known(sample.distances) for sample in entry.samples if sample.fingerprint}
     near = total = 0
     for sample in samples:
-        if wanted := before.get(sample.id):
+        if (wanted := before.get(sample.id)) and (found := _known(sample.distances)):
             farthest = max(wanted)
             total += len(wanted)
-            near += sum(each <= farthest + _SAME * (1 + abs(farthest)) for each in sample.distances)
+            near += sum(each <= farthest + _SAME * (1 + abs(farthest)) for each in found)
     if near < _NEAR * total:
         return [f"queries find {near} neighbours as near as the {total} that were found when the backup was taken"]
     if empty := [sample.id for sample in samples if not sample.nearest]:
         return [f"queries find nothing for {', '.join(empty)}"]
     return []
+
+
+def _known(distances: Sequence[float | None]) -> list[float]:
+    """Distances that can be compared: none where one of them was out of range."""
+    known = [each for each in distances if each is not None and math.isfinite(each)]
+    return known if len(known) == len(distances) else []
 
 
 def _free_port() -> int:
