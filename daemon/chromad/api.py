@@ -16,6 +16,12 @@ _LOST = "Error finding id"
 _LONG = 600.0  # seconds, for what may load a large collection
 
 
+def encoded(body: object) -> bytes:
+    """What is sent of a JSON document. Text as it is: escaped it would take up to three times as much, and the engine has a
+    limit."""
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
 class Api:
     """One connection per request: nothing is kept open that a stopping engine would wait for."""
 
@@ -32,7 +38,7 @@ class Api:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
         headers = {"Content-Type": "application/json", "Connection": "close"}
         try:
-            connection.request(method, f"/api/v2/{path}", None if body is None else json.dumps(body), headers)
+            connection.request(method, f"/api/v2/{path}", None if body is None else encoded(body), headers)
             response = connection.getresponse()
             text = response.read().decode(errors="replace")
         except http.client.HTTPException as error:

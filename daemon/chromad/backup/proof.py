@@ -93,10 +93,10 @@ def ask_service(api: Api, data_dir: Path, seq_id: int) -> Ask:
 
     def ask(entry: CollectionEntry, ids: Sequence[str]) -> dict[str, Fingerprint]:
         try:
-            records = _records(api, (entry.tenant, entry.database, entry.id), ids)
+            served = records(api, (entry.tenant, entry.database, entry.id), ids)
         except (EngineError, OSError):
             return {}  # it may have been deleted just now, or the service is gone
-        found = {record["id"]: fingerprint.of(record) for record in records}
+        found = {record["id"]: fingerprint.of(record) for record in served}
         with sqlite.connect(data_dir) as connection:
             written = connection.execute(
                 "SELECT DISTINCT id FROM embeddings_queue WHERE topic = ? AND seq_id > ?",
@@ -181,8 +181,8 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
         problems.append(f"{count} records, not {entry.records}")
     if not entry.samples or not count:
         return [], problems
-    records = _records(api, place, [each.id for each in entry.samples])
-    found = {record["id"]: fingerprint.of(record) for record in records}
+    served = records(api, place, [each.id for each in entry.samples])
+    found = {record["id"]: fingerprint.of(record) for record in served}
     expected = {sample.id: sample.fingerprint for sample in entry.samples if sample.fingerprint}
     different = _unlike(expected, found)
     if ask and not expected:
@@ -190,7 +190,7 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
     # Chroma loses the update of a record that is alone in its collection, crash or not.
     if different and count > 1:
         problems.append(f"the records {', '.join(sorted(different))} are not as they should be")
-    kept = [record for record in records if record["embedding"] and all(map(math.isfinite, record["embedding"]))]
+    kept = [record for record in served if record["embedding"] and all(map(math.isfinite, record["embedding"]))]
     if not kept:
         return [], problems
     answers = api.nearest(*place, [record["embedding"] for record in kept], min(_NEAREST, count))
@@ -204,14 +204,18 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
     return samples, problems
 
 
-def _records(api: Api, place: tuple[str, str, str], ids: Sequence[str]) -> list[dict[str, Any]]:
+def records(api: Api, place: tuple[str, str, str], ids: Sequence[str]) -> list[dict[str, Any]]:
     """Records by their ids, without those whose vector was lost: the engine gives none of all that are asked for with one."""
+    if not ids:
+        return []
     try:
         return api.records(*place, {"ids": list(ids)})
     except RecordLost:
-        if len(ids) == 1:
-            return []
-        return [record for each in ids for record in _records(api, place, [each])]
+        pass
+    if len(ids) == 1:
+        return []
+    half = len(ids) // 2
+    return [*records(api, place, ids[:half]), *records(api, place, ids[half:])]
 
 
 def _unlike_service(ask: Ask, entry: CollectionEntry, found: Mapping[str, Fingerprint]) -> list[str]:
