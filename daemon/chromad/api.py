@@ -15,6 +15,12 @@ DEFAULT_DATABASE = "default_database"
 _LONG = 600.0  # seconds, for what may load a large collection
 
 
+def encoded(body: object) -> bytes:
+    """What is sent of a JSON document. Text as it is: escaped it would take up to three times as much, and the engine has a
+    limit."""
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
 class Api:
     """One connection per request: nothing is kept open that a stopping engine would wait for."""
 
@@ -31,7 +37,7 @@ class Api:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
         headers = {"Content-Type": "application/json", "Connection": "close"}
         try:
-            connection.request(method, f"/api/v2/{path}", None if body is None else json.dumps(body), headers)
+            connection.request(method, f"/api/v2/{path}", None if body is None else encoded(body), headers)
             response = connection.getresponse()
             text = response.read().decode(errors="replace")
         except http.client.HTTPException as error:
@@ -92,11 +98,13 @@ class Api:
     def nearest(
         self, tenant: str, database: str, collection: str, vectors: list[list[float]], count: int
     ) -> list[tuple[list[str], list[float]]]:
-        """For each vector the ids of the nearest records, the nearest first, and their distances."""
+        """For each vector the ids of the nearest records, the nearest first, and their distances; NaN stands for one that is
+        out of the range of 32 bits, of which JSON says nothing."""
         path = f"{_database(tenant, database)}/collections/{collection}/query"
         body = {"query_embeddings": vectors, "n_results": count, "include": ["distances"]}
         found = self.request("POST", path, body, timeout=_LONG)
-        return list(zip(found["ids"], found["distances"], strict=True))
+        distances = [[math.nan if each is None else each for each in row] for row in found["distances"]]
+        return list(zip(found["ids"], distances, strict=True))
 
     def collection(self, tenant: str, database: str, name: str) -> dict[str, Any] | None:
         """What the engine says of a collection, given by its name; None when there is none."""

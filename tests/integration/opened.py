@@ -32,13 +32,20 @@ class _Engine(Stock):
 @contextmanager
 def restored(site: Site, *words: str) -> Iterator["ClientAPI"]:
     """A client of what `chromactl restore --target … WORDS` makes."""
+    with restored_port(site, *words) as port, connected(port) as client:
+        yield client
+
+
+@contextmanager
+def restored_port(site: Site, *words: str) -> Iterator[int]:
+    """As `restored`, the port at which it is served."""
     root = Path(tempfile.mkdtemp(dir=site.root, prefix="opened-"))
     root.chmod(0o755)
     try:
         result = site.chromactl("restore", "--target", str(root / "data"), *words)
         assert result.code == 0, result.output
-        with _Engine(root) as server, connected(server.port) as client:
-            yield client
+        with _Engine(root) as server:
+            yield server.port
     finally:
         shutil.rmtree(root)
 

@@ -1,7 +1,9 @@
 """The log archive: what a database has logged since the newest mark, cut at a second and put into a copy of the base."""
 
+import json
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -22,15 +24,23 @@ class Data:
     def __init__(self, directory: Path, path: Path) -> None:
         self.directory = directory
         self.path = path
+        self.begun = 0
 
     def begin(self) -> int:
         """Makes the archive, with this as its base."""
         with sqlite.connect(self.directory) as connection:
-            return archive.create(self.path, connection, NOON.isoformat())
+            self.begun = archive.create(self.path, connection, NOON.isoformat())
+        return self.begun
 
     def mark(self, hour: int) -> int:
         with sqlite.connect(self.directory) as connection:
             return archive.append(self.path, connection, (NOON + timedelta(hours=hour)).isoformat())
+
+    def marked(self, hour: int) -> archive.Mark:
+        """The newest mark up to an hour."""
+        found, _ = archive.around(self.path, NOON + timedelta(hours=hour))
+        assert found
+        return found
 
     def run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         with closing(sqlite3.connect(self.directory / sqlite.FILE)) as connection, connection:
@@ -111,13 +121,15 @@ def test_what_came_since_the_mark(data: Data, topic: str) -> None:
     data.write(topic, "z")
     data.mark(2)
     assert data.archived() == ["x", "y", "z"]
-    assert [mark.last_seq_id for mark in archive.marks(data.path)] == [first, first + 2, first + 3]
+    assert [data.marked(hour).last_seq_id for hour in (0, 1, 2)] == [first, first + 2, first + 3]
 
 
 def test_mark_knows_the_collections(data: Data, topic: str) -> None:
     data.collection("b")
     data.mark(1)
-    before, after = archive.marks(data.path)
+    before, after = archive.around(data.path, NOON)
+    assert before
+    assert after
     assert after.taken == "2100-01-01T13:00:00+00:00"
     assert after.collections().keys() - before.collections().keys() == {"b"}
     assert after.collections()["b"][0] == "b"
@@ -197,7 +209,7 @@ def test_copy_of_the_base_gets_the_log(data: Data, topic: str, copied: Data) -> 
     data.write(topic, "x")
     data.write(data.collection("b"), "y")
     last = data.mark(1)
-    assert archive.apply(copied.directory, data.path, last, archive.marks(data.path)[-1].catalog) == []
+    assert archive.apply(copied.directory, data.path, last, archive.newest(data.path).catalog) == []
     assert copied.log() == data.log()
     for table in ("collections", "segments", "databases", "tenants"):
         assert copied.run(f"SELECT * FROM {table}") == data.run(f"SELECT * FROM {table}")
@@ -207,7 +219,7 @@ def test_up_to_a_row(data: Data, topic: str, copied: Data) -> None:
     data.write(topic, "x")
     data.write(topic, "y")
     last = data.mark(1)
-    archive.apply(copied.directory, data.path, last - 1, archive.marks(data.path)[0].catalog)
+    archive.apply(copied.directory, data.path, last - 1, data.marked(0).catalog)
     assert copied.log() == data.log()[:-1]
 
 
@@ -217,7 +229,7 @@ def test_segments_that_are_no_more(data: Data, topic: str, copied: Data) -> None
     data.mark(1)
     before = {uuid for (uuid,) in copied.run("SELECT id FROM segments WHERE collection NOT IN ('a')")}
     (first,) = copied.run("SELECT id FROM collections WHERE id NOT IN ('a')")
-    catalog = archive.marks(data.path)[-1].catalog
+    catalog = archive.newest(data.path).catalog
     for table, column in (("collections", "id"), ("segments", "collection"), ("collection_metadata", "collection_id")):
         place = catalog[table]["columns"].index(column)
         catalog[table]["rows"] = [row for row in catalog[table]["rows"] if row[place] != first[0]]
@@ -231,11 +243,128 @@ def test_segments_that_are_no_more(data: Data, topic: str, copied: Data) -> None
 def test_tables_of_another_engine(data: Data, topic: str, copied: Data) -> None:
     copied.run("ALTER TABLE collections ADD COLUMN novelty")
     with pytest.raises(BackupError, match="collections is not that of the base"):
-        archive.apply(copied.directory, data.path, 0, archive.marks(data.path)[-1].catalog)
+        archive.apply(copied.directory, data.path, 0, archive.newest(data.path).catalog)
+
+
+def test_around(data: Data, topic: str) -> None:
+    data.mark(1)
+    data.mark(2)
+    times = [
+        tuple(mark and mark.taken[11:16] for mark in archive.around(data.path, NOON + timedelta(minutes=minutes)))
+        for minutes in (-1, 0, 30, 60, 119, 120, 1000)
+    ]
+    one, two, three = "12:00", "13:00", "14:00"
+    assert times == [(None, one), (one, two), (one, two), (two, three), (two, three), (three, None), (three, None)]
+
+
+def test_values_that_json_does_not_have(data: Data, topic: str, copied: Data) -> None:
+    """Old Chroma took them in through SQLite; they come back as they were."""
+    for key, value in (("real", 9e999), ("low", -9e999), ("blob", b"\x00\xff")):
+        data.run("INSERT INTO collection_metadata (collection_id, key, float_value) VALUES ('a', ?, ?)", key, value)
+    last = data.mark(1)
+    archive.apply(copied.directory, data.path, last, archive.newest(data.path).catalog)
+    held = "SELECT * FROM collection_metadata WHERE collection_id = 'a' ORDER BY key"
+    assert copied.run(held) == data.run(held)
+    assert len(data.run(held)) == 3
+    with closing(sqlite3.connect(data.path)) as connection:
+        for (packed,) in connection.execute("SELECT catalog FROM marks"):
+            json.loads(zlib.decompress(packed), parse_constant=pytest.fail)
+
+
+def test_collection_that_was_empty_gets_its_dimension(data: Data, topic: str, copied: Data) -> None:
+    """The engine replays nothing into a collection without one."""
+    catalog = data.marked(0).catalog
+    place = catalog["collections"]["columns"].index("dimension")
+    for row in catalog["collections"]["rows"]:
+        row[place] = None
+    data.run(
+        "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding) VALUES (2, ?, 'x', ?, 'FLOAT32')",
+        topic,
+        bytes(28),
+    )
+    archive.apply(copied.directory, data.path, data.mark(1), catalog)
+    assert copied.run("SELECT dimension FROM collections WHERE id = 'a'") == [(7,)]
+
+
+def test_gaps(data: Data, topic: str) -> None:
+    other = data.collection("b")
+    first = data.begun
+    for each in (topic, other, other, topic):
+        data.write(each, "x")
+    data.drop(other)
+    last = data.mark(1)
+    assert [archive.gaps(data.path, first, first + count) for count in (0, 1, 2, 3, 4)] == [0, 0, 1, 2, 2]
+    assert archive.gaps(data.path, last, first) == 0
+
+
+class TestKept:
+    """Whether the log after a seq id is whole."""
+
+    def check(self, data: Data, backed_up: int = 0) -> None:
+        with sqlite.connect(data.directory) as connection:
+            archive.check_kept(connection, data.begun, backed_up)
+
+    def record(self, data: Data, seq_id: int) -> None:
+        """As the metadata segment notes a write."""
+        data.run(
+            "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES ('a-METADATA', ?, ?)", f"{seq_id}", seq_id
+        )
+        data.run("INSERT OR REPLACE INTO max_seq_id VALUES ('a-METADATA', ?)", seq_id)
+
+    def test_nothing_is_gone(self, data: Data, topic: str) -> None:
+        self.check(data, data.begun + 9)
+        for number in range(3):
+            data.write(topic, f"{number}")
+            self.record(data, data.begun + 1 + number)
+        self.check(data)
+        self.check(data, data.begun + 9)
+
+    def test_collection_is_gone(self, data: Data, topic: str) -> None:
+        data.write(data.collection("b"), "x")
+        data.write(topic, "y")
+        data.drop("persistent://default/default/b")
+        self.check(data)
+        self.check(data, data.begun)
+
+    def test_purged_after_a_later_backup(self, data: Data, topic: str) -> None:
+        """Rows of deletes leave no record that would tell."""
+        for number in range(3):
+            data.write(topic, f"{number}")
+        data.run("DELETE FROM embeddings_queue WHERE seq_id = ?", data.begun + 1)
+        with pytest.raises(archive.Broken, match="purged after a later backup"):
+            self.check(data, data.begun + 2)
+        self.check(data, data.begun)
+
+    def test_purged_without_a_ledger(self, data: Data, topic: str) -> None:
+        for number in range(3):
+            data.write(topic, f"{number}")
+            self.record(data, data.begun + 1 + number)
+        data.run("DELETE FROM embeddings_queue WHERE seq_id = ?", data.begun + 2)
+        with pytest.raises(archive.Broken, match="that wrote 1 records are gone"):
+            self.check(data)
+
+    def test_all_are_gone(self, data: Data, topic: str) -> None:
+        data.write(topic, "x")
+        self.record(data, data.begun + 1)
+        data.run("DELETE FROM embeddings_queue WHERE seq_id > ?", data.begun)
+        with pytest.raises(archive.Broken, match="that were applied are gone"):
+            self.check(data)
+
+    def test_numbers_of_old_chroma(self, data: Data, topic: str) -> None:
+        """Until 0.5 seq ids were bytes, which SQLite takes for greater than any number."""
+        data.run(
+            "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES ('a-METADATA', 'old', ?)",
+            bytes(7) + b"\x01",
+        )
+        data.write(topic, "x")
+        data.write(data.collection("b"), "y")
+        data.write(topic, "z")
+        data.drop("persistent://default/default/b")
+        self.check(data)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", bytes(8192)])
-@pytest.mark.parametrize("read", [archive.last_seq_id, archive.marks, archive.rows])
+@pytest.mark.parametrize("read", [archive.last_seq_id, archive.newest, archive.rows])
 def test_damaged(tmp_path: Path, content: bytes, read: Callable[[Path], object]) -> None:
     (tmp_path / archive.FILE).write_bytes(content)
     with pytest.raises(BackupError):
@@ -246,7 +375,7 @@ def test_damaged_catalog(data: Data, topic: str) -> None:
     with closing(sqlite3.connect(data.path)) as connection, connection:
         connection.execute("UPDATE marks SET catalog = x'00'")
     with pytest.raises(BackupError, match="is damaged"):
-        archive.marks(data.path)
+        archive.newest(data.path)
 
 
 def test_missing(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromad.store import sqlite, vectors
+from chromad.store import format, sqlite, vectors
 from chromad.store.damage import Damage
 from chromad.store.soundness import Claim
 
@@ -31,6 +31,45 @@ def test_lost_update_is_mended(space: str, tmp_path: Path) -> None:
     assert claims.mend(tmp_path, "alone") == 1
     assert vectors.compare(segment, claim) == 0
     assert engine.same(engine.run(engine.read, tmp_path, "alone"), written)
+
+
+# At the edges of 32 bits: their squared length is none there, or nothing.
+_EXTREME = [
+    (1e25, 1e25, 1e25),
+    (1e-30, 1e30, 0.0),
+    (-3.4e38, 3.4e38, 0.0),
+    (1e-38, 1e-38, 1e-38),
+    (1e-45, 0.0, 0.0),
+    (0.0,) * 3,
+]
+
+
+def _write_extremes(data: Path, space: str) -> None:
+    collection = engine.create(engine.client(data), "extreme", threshold=2, space=space)
+    ids = [f"{number}" for number in range(len(_EXTREME))]
+    for vectors_of in (np.ones((len(ids), 3), np.float32), np.array(_EXTREME, np.float32)):
+        collection.upsert(ids=ids, embeddings=vectors_of)
+
+
+@pytest.mark.parametrize("space", ["l2", "cosine", "ip"])
+def test_extreme_vectors_are_as_the_engine_keeps_them(space: str, tmp_path: Path) -> None:
+    """Where the space is cosine it keeps nothing of most of these, which is no damage; what was there before would be."""
+    engine.run(_write_extremes, tmp_path, space)
+    claim = claims.whole(tmp_path, "extreme", mend=False)
+    assert claim
+    segment = engine.segment(tmp_path, "extreme")
+    assert vectors.compare(segment, claim) == 0
+    level0, lengths = segment / "data_level0.bin", segment / "length.bin"
+    header = format.read_header(segment)
+    content = bytearray(level0.read_bytes())
+    for number in range(len(_EXTREME)):
+        place = number * header.element_size + header.data_offset
+        content[place : place + 12] = np.ones(3, np.float32).tobytes()
+    level0.write_bytes(content)
+    lengths.write_bytes(np.ones(len(_EXTREME), np.float32).tobytes())
+    assert vectors.compare(segment, claim) == len(_EXTREME)
+    assert claims.mend(tmp_path, "extreme") == len(_EXTREME)
+    assert vectors.compare(segment, claim) == 0
 
 
 def _write(data: Path, name: str, steps: list[tuple[str, str, int]]) -> None:

@@ -49,7 +49,7 @@ def verify(source: Path, found: Manifest, progress: Progress) -> None:
     for entry in found.files:
         manifest.check_file(source / entry.path, entry, count)
     named = {collection.id for collection in found.collections}
-    if named != archive.marks(source / archive.FILE)[-1].collections().keys():
+    if named != archive.newest(source / archive.FILE).collections().keys():
         raise BackupError(
             "the backup's database does not hold the collections of its manifest",
             "choose another backup: chromactl backups",
@@ -106,7 +106,7 @@ def bring_up(
     """
     path = directory / archive.FILE
     if catalog is None:
-        catalog = archive.marks(path)[-1].catalog
+        catalog = archive.newest(path).catalog
     wanted = found.last_seq_id if seq_id is None else seq_id
     for uuid in archive.apply(directory, path, wanted, catalog):
         if (directory / uuid).exists():

@@ -34,12 +34,13 @@ class Entry:
 @dataclass(frozen=True)
 class Sample:
     """A record as it was read when the backup was proven. digest, vector: see `Fingerprint`, empty before. nearest,
-    distances: what a query with its vector gave."""
+    distances: what a query with its vector gave; no distances where one of them was not finite (an earlier chromad wrote
+    None for these)."""
 
     id: str
     digest: str
     nearest: list[str]
-    distances: list[float]
+    distances: list[float | None]
     vector: list[float] = field(default_factory=list)
 
     @property
@@ -99,7 +100,8 @@ class Manifest:
         return sum(collection.records for collection in self.collections)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """Raises ValueError for a number that JSON does not have: other readers would refuse all of it."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
 
 def read(directory: Path) -> Manifest:

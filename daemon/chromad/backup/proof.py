@@ -70,11 +70,19 @@ def entries(connection: sqlite3.Connection, seq_ids: Mapping[str, int | None]) -
             records=each.records + log.pending_records(connection, each),
             segment=each.segment,
             seq_id=seq_ids.get(each.segment),
-            metadata=sqlite.collection_metadata(connection, each.id),
+            metadata=_finite(sqlite.collection_metadata(connection, each.id)),
             samples=[Sample(record, "", [], []) for record in pick(connection, each)],
         )
         for each in sqlite.read_collections(connection)
     ]
+
+
+def _finite(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata for the manifest: old Chroma took infinite numbers, which are no JSON."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in metadata.items()
+    }
 
 
 def ask_service(api: Api, data_dir: Path, seq_id: int) -> Ask:
@@ -85,10 +93,10 @@ def ask_service(api: Api, data_dir: Path, seq_id: int) -> Ask:
 
     def ask(entry: CollectionEntry, ids: Sequence[str]) -> dict[str, Fingerprint]:
         try:
-            records = _records(api, (entry.tenant, entry.database, entry.id), ids)
+            served = records(api, (entry.tenant, entry.database, entry.id), ids)
         except (EngineError, OSError):
             return {}  # it may have been deleted just now, or the service is gone
-        found = {record["id"]: fingerprint.of(record) for record in records}
+        found = {record["id"]: fingerprint.of(record) for record in served}
         with sqlite.connect(data_dir) as connection:
             written = connection.execute(
                 "SELECT DISTINCT id FROM embeddings_queue WHERE topic = ? AND seq_id > ?",
@@ -179,8 +187,8 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
         problems.append(f"{count} records, not {entry.records}")
     if not entry.samples or not count:
         return [], problems
-    records = _records(api, place, [each.id for each in entry.samples])
-    found = {record["id"]: fingerprint.of(record) for record in records}
+    served = records(api, place, [each.id for each in entry.samples])
+    found = {record["id"]: fingerprint.of(record) for record in served}
     expected = {sample.id: sample.fingerprint for sample in entry.samples if sample.fingerprint}
     different = _unlike(expected, found)
     if ask and not expected:
@@ -188,26 +196,32 @@ def _look(api: Api, entry: CollectionEntry, ask: Ask | None) -> tuple[list[Sampl
     # Chroma loses the update of a record that is alone in its collection, crash or not.
     if different and count > 1:
         problems.append(f"the records {', '.join(sorted(different))} are not as they should be")
-    kept = [record for record in records if record["embedding"] and all(map(math.isfinite, record["embedding"]))]
+    kept = [record for record in served if record["embedding"] and all(map(math.isfinite, record["embedding"]))]
     if not kept:
         return [], problems
     answers = api.nearest(*place, [record["embedding"] for record in kept], min(_NEAREST, count))
+    # With one that is out of range the graph is walked by luck, so that no query tells anything.
+    tells = all(math.isfinite(each) for _, distances in answers for each in distances)
     samples = [
-        Sample(key, found[key].digest, ids, distances, list(found[key].vector))
+        Sample(key, found[key].digest, ids, list(distances) if tells else [], list(found[key].vector))
         for key, (ids, distances) in zip((record["id"] for record in kept), answers, strict=True)
     ]
     problems += _compare_queries(entry, samples)
     return samples, problems
 
 
-def _records(api: Api, place: tuple[str, str, str], ids: Sequence[str]) -> list[dict[str, Any]]:
+def records(api: Api, place: tuple[str, str, str], ids: Sequence[str]) -> list[dict[str, Any]]:
     """Records by their ids, without those whose vector was lost: the engine gives none of all that are asked for with one."""
+    if not ids:
+        return []
     try:
         return api.records(*place, {"ids": list(ids)})
     except RecordLost:
-        if len(ids) == 1:
-            return []
-        return [record for each in ids for record in _records(api, place, [each])]
+        pass
+    if len(ids) == 1:
+        return []
+    half = len(ids) // 2
+    return [*records(api, place, ids[:half]), *records(api, place, ids[half:])]
 
 
 def _unlike_service(ask: Ask, entry: CollectionEntry, found: Mapping[str, Fingerprint]) -> list[str]:
@@ -228,18 +242,24 @@ def _unlike(expected: Mapping[str, Fingerprint], found: Mapping[str, Fingerprint
 
 def _compare_queries(entry: CollectionEntry, samples: Sequence[Sample]) -> list[str]:
     """Whether queries find as near neighbours as before. Not the same: a replay may connect the graph otherwise."""
-    before = {sample.id: sample.distances for sample in entry.samples if sample.fingerprint}
+    before = {sample.id: _known(sample.distances) for sample in entry.samples if sample.fingerprint}
     near = total = 0
     for sample in samples:
-        if wanted := before.get(sample.id):
+        if (wanted := before.get(sample.id)) and (found := _known(sample.distances)):
             farthest = max(wanted)
             total += len(wanted)
-            near += sum(each <= farthest + _SAME * (1 + abs(farthest)) for each in sample.distances)
+            near += sum(each <= farthest + _SAME * (1 + abs(farthest)) for each in found)
     if near < _NEAR * total:
         return [f"queries find {near} neighbours as near as the {total} that were found when the backup was taken"]
     if empty := [sample.id for sample in samples if not sample.nearest]:
         return [f"queries find nothing for {', '.join(empty)}"]
     return []
+
+
+def _known(distances: Sequence[float | None]) -> list[float]:
+    """Distances that can be compared: none where one of them was out of range."""
+    known = [each for each in distances if each is not None and math.isfinite(each)]
+    return known if len(known) == len(distances) else []
 
 
 def _free_port() -> int:

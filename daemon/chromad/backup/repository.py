@@ -168,6 +168,12 @@ class Repository:
         """Removes backups; their content goes with the next `prune`."""
         self._run("forget", *ids)
 
+    def retag(self, snapshot: Snapshot, remove: str, add: str) -> str:
+        """Gives a backup another tag; restic stores it anew then. Gives its id."""
+        self._run("tag", "--remove", remove, "--add", add, snapshot.id)
+        same = [each for each in self.snapshots() if (each.time, each.path) == (snapshot.time, snapshot.path)]
+        return next((each.id for each in same if add in each.tags), snapshot.id)
+
     def prune(self, tick: Callable[[], None]) -> None:
         """Gives back the space of what no backup holds any more."""
         self._run("prune", tick=tick)
@@ -413,7 +419,8 @@ def _last_words(text: str) -> str:
     if locked := [line for line in lines if "already locked" in line]:
         return locked[0].removeprefix("Fatal: ")[:500]
     fatal = [line.removeprefix("Fatal: ") for line in lines if line.startswith("Fatal")]
-    found = (fatal or lines or ["it said nothing"])[-1]
+    lines = lines or ["it said nothing"]
+    found = (fatal or lines)[-1]
     # "There were 3 errors" says less than the first of them.
     return (found if found == lines[0] or not _COUNT.search(found) else f"{found}, first: {lines[0]}")[:500]
 

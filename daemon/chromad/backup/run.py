@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from chromad.api import Api
-from chromad.backup import assemble, ledger, manifest, proof, snapshot
+from chromad.backup import assemble, ledger, manifest, proof, readback, repository, snapshot
 from chromad.backup.ledger import Taken
-from chromad.backup.repository import Repository
+from chromad.backup.repository import Added, Repository
 from chromad.backup.snapshot import Snapshot
 from chromad.config import Config
 from chromad.control import ask
@@ -82,8 +82,9 @@ def run(config: Config, primary: Repository, second: Repository | None, *, full:
             taken = snapshot.take(
                 config, full=full, checkpoint=lambda damaged: _checkpoint(config, damaged, progress), progress=progress
             )
-            problem = _prove(config, taken, progress)
-            stored = _store(config, primary, taken, problem, started, progress)
+            looks = readback.look(taken.directory, taken.manifest)
+            taken, problem = _prove(config, taken, progress)
+            stored, problem = _store(config, primary, taken, looks, problem, started, progress)
         except (ChromadError, OSError) as error:
             _note(config, attempted, _one_line(error))
             raise
@@ -149,8 +150,9 @@ def _checkpoint(config: Config, damaged: Sequence[str], progress: Progress) -> N
         journal.info("backup: no new checkpoints: %s", error.message)
 
 
-def _prove(config: Config, taken: Snapshot, progress: Progress) -> BackupError | None:
-    """Opens a private copy; writes the manifest with what was seen. Gives why the backup is not proven."""
+def _prove(config: Config, taken: Snapshot, progress: Progress) -> tuple[Snapshot, BackupError | None]:
+    """Opens a private copy; writes the manifest with what was seen, and reads it again. Gives the snapshot with it, and why
+    the backup is not proven."""
     found = taken.manifest
     scratch_space(config, found.size)
     place = config.backup_dir / _PROOF
@@ -174,9 +176,13 @@ def _prove(config: Config, taken: Snapshot, progress: Progress) -> BackupError |
         problem = error
     finally:
         removal.remove_tree(place, ignore_errors=True)
-    text = replace(found, collections=entries).to_json()
-    state.write_atomically(taken.directory / manifest.FILE, text, 0o640)
-    return problem
+    proven = replace(found, collections=entries)
+    state.write_atomically(taken.directory / manifest.FILE, proven.to_json(), 0o640)
+    try:
+        manifest.read(taken.directory)
+    except BackupError as error:
+        problem = problem or error
+    return replace(taken, manifest=proven), problem
 
 
 def _service(config: Config, found: manifest.Manifest) -> proof.Ask | None:
@@ -197,10 +203,12 @@ def _store(
     config: Config,
     primary: Repository,
     taken: Snapshot,
+    looks: readback.Looks,
     problem: BackupError | None,
     started: float,
     progress: Progress,
-) -> Outcome:
+) -> tuple[Outcome, BackupError | None]:
+    """Stores it, and reads back what was stored. Gives why it is not proven, before or after that."""
     found = taken.manifest
     facts = {
         "created": found.created,
@@ -211,6 +219,8 @@ def _store(
     }
     tags = [UNPROVEN if problem else PROVEN, *(f"{key}={value}" for key, value in facts.items())]
     added = primary.backup(taken.directory, host(), tags, lambda done, total: progress("storing", done, total))
+    if not problem:
+        added, problem = _read_back(config, primary, taken, looks, added, progress)
     seconds = time.monotonic() - started
     known = ledger.read(config.backup_dir)
     entry = Taken(added.id, found.created, not problem, added.bytes, round(seconds, 1))
@@ -227,7 +237,7 @@ def _store(
             last_good=found.created,
         )
     ledger.write(config.backup_dir, known)
-    return Outcome(
+    outcome = Outcome(
         added.id,
         found.created,
         taken.base,
@@ -239,6 +249,33 @@ def _store(
         0,
         copied=False,
     )
+    return outcome, problem
+
+
+def _read_back(
+    config: Config, primary: Repository, taken: Snapshot, looks: readback.Looks, added: Added, progress: Progress
+) -> tuple[Added, BackupError | None]:
+    """Reads back what was stored as proven. Where that fails it does not stay proven: gives it as it is stored then, and why."""
+    found = taken.manifest
+    stored = repository.Snapshot(added.id, found.created, host(), str(taken.directory), frozenset(), {})
+    try:
+        readback.check(
+            primary,
+            stored,
+            taken.directory,
+            found,
+            looks,
+            base=bool(taken.base),
+            place=config.backup_dir / _PROOF,
+            tick=lambda: progress("reading back", 0, 0),
+        )
+    except BackupError as problem:
+        try:
+            return replace(added, id=primary.retag(stored, PROVEN, UNPROVEN)), problem
+        except ChromadError as error:
+            message = f"{problem.message}; in the repository it still counts as proven: {error.message}"
+            return added, BackupError(message, f"chromactl backups forget {added.id} --confirm")
+    return added, None
 
 
 def _retain(config: Config, primary: Repository, second: Repository | None) -> int:

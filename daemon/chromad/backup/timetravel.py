@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from chromad.backup import assemble, catalog, manifest
+from chromad.backup import assemble, between, catalog, ledger, manifest
 from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository, Snapshot
 from chromad.config import Config
@@ -19,8 +18,6 @@ from chromad.errors import BackupError, ChromadError, ConfigurationError
 from chromad.store import archive, removal, sqlite, state
 
 _JOINED = "joined"
-# The column that tells the collection of a row
-_KEYS = {"collections": "id", "collection_metadata": "collection_id", "segments": "collection"}
 
 
 @dataclass(frozen=True)
@@ -74,17 +71,20 @@ def bring_up(
             notes += _join_live(config, path, found)
     except archive.Broken as error:
         notes.append(
-            f"the log after {archive.marks(path)[-1].taken} cannot be joined ({error}); what came then is missing"
+            f"the log after {archive.newest(path).taken} cannot be joined ({error}); what came then is missing"
         )
     seq_id = archive.cut(path, target.at)
-    marks = archive.marks(path)
-    before = [mark for mark in marks if catalog.time_of(mark.taken) <= target.at]
-    after = [mark for mark in marks if catalog.time_of(mark.taken) > target.at]
-    if not before:
+    before, after = archive.around(path, target.at)
+    if before is None:
         raise BackupError(
             f"the backup {target.snapshot.id} begins after that time", "choose another one: chromactl backups"
         )
-    wanted, inexact = _catalog(before[-1], after[0] if after else None, archive.topics(path, seq_id))
+    if gone := archive.gaps(path, before.last_seq_id, seq_id):
+        notes.append(
+            f"{gone} rows of the log after {before.taken} are gone, as those of collections that were deleted later are; "
+            "what they held is missing"
+        )
+    wanted, inexact = between.catalog(before, after, archive.topics(path, seq_id))
     # What is older than the log in the base was applied to it long ago.
     assemble.bring_up(directory, found, seq_id=max(seq_id, found.base_seq_id), catalog=wanted)
     return notes + inexact
@@ -105,6 +105,7 @@ def _join(repository: Repository, directory: Path, found: Manifest, joined: Snap
         if after.continues is None or after.continues > archive.last_seq_id(directory / archive.FILE):
             raise archive.Broken("part of the log was purged")
         with sqlite.connect(place) as connection:
+            archive.check_kept(connection, archive.last_seq_id(directory / archive.FILE), 0)
             archive.append(directory / archive.FILE, connection, after.base_created)
     finally:
         removal.remove_tree(place)
@@ -112,7 +113,7 @@ def _join(repository: Repository, directory: Path, found: Manifest, joined: Snap
 
 def _join_live(config: Config, path: Path, found: Manifest) -> list[str]:
     """The rows of the live log, when this host has the data that were backed up."""
-    last = archive.marks(path)[-1].taken
+    last = archive.newest(path).taken
     missing = f"what came after the backup of {last} is missing"
     try:
         here = state.read(config.data_dir) if sqlite.exists(config.data_dir) else None
@@ -121,52 +122,17 @@ def _join_live(config: Config, path: Path, found: Manifest) -> list[str]:
     if here is None or here.data_id != found.data_id:
         return [f"{missing}: {config.data_dir} does not hold the data that were backed up"]
     with sqlite.connect(config.data_dir) as connection:
+        archive.check_kept(connection, archive.last_seq_id(path), _backed_up(config, found.data_id))
         archive.append(path, connection, datetime.now(UTC).isoformat(timespec="seconds"))
     return []
 
 
-def _catalog(before: archive.Mark, after: archive.Mark | None, logged: set[str]) -> tuple[archive.Catalog, list[str]]:
-    if after is None:
-        return before.catalog, []
-    first, second = before.collections(), after.collections()
-    new = (second.keys() - first.keys()) & logged
-    # One that was made anew under its name was not there any more.
-    taken = {second[uuid] for uuid in new}
-    former = {uuid for uuid, place in first.items() if place in taken}
-    span = f"between {before.taken} and {after.taken}"
-    notes = [
-        f"the collection {first[uuid][0]!r} was deleted {span}; what was written to it in between went with it, so it is as "
-        f"of {before.taken}"
-        for uuid in first.keys() - second.keys() - former
-    ]
-    notes += [
-        f"the collection {first[uuid][0]!r} was renamed to {second[uuid][0]!r} {span}; it has the former name"
-        for uuid in first.keys() & second.keys()
-        if first[uuid] != second[uuid]
-    ]
-    catalog_then = {
-        table: {"columns": content["columns"], "rows": _rows(table, content, after.catalog[table], former, new)}
-        for table, content in before.catalog.items()
-    }
-    return catalog_then, sorted(notes)
-
-
-def _rows(
-    table: str, before: dict[str, list[Any]], after: dict[str, list[Any]], former: set[str], new: set[str]
-) -> list[Any]:
-    """The rows of the earlier catalog, without those of former collections, and what new ones need of the later."""
-    columns = before["columns"]
-    if table in ("tenants", "databases"):
-        place = columns.index("id")
-        known = {row[place] for row in before["rows"]}
-        return before["rows"] + [row for row in after["rows"] if row[place] not in known]
-    key = _KEYS.get(table)
-    if key is None:
-        return before["rows"]
-    place = columns.index(key)
-    return [row for row in before["rows"] if row[place] not in former] + [
-        row for row in after["rows"] if row[place] in new
-    ]
+def _backed_up(config: Config, data_id: str) -> int:
+    """The seq id up to which a backup has permitted to purge the log; 0 where that is not known."""
+    try:
+        return ledger.covers(config.backup_dir, data_id) or 0
+    except (ChromadError, OSError):
+        return 0
 
 
 def _base_time(snapshot: Snapshot) -> datetime:

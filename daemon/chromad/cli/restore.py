@@ -71,6 +71,8 @@ def run(
             outcome = restore.run_in_place(config, place, choice, may_stop=stop, inexact=inexact, progress=report)
     if only:
         _show_copied(copied, as_json=as_json)
+        if copied.lost:
+            raise typer.Exit(1)
     else:
         _show(outcome, at, as_json=as_json)
 

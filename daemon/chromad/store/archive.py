@@ -7,6 +7,7 @@ the rows into metadata and vectors, as it does after a crash.
 """
 
 import json
+import math
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -131,7 +132,7 @@ def _attached(source: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 def _mark(source: sqlite3.Connection, taken: str) -> int:
     (now,) = source.execute("SELECT coalesce(max(seq_id), 0) FROM main.embeddings_queue").fetchone()
-    catalog = zlib.compress(json.dumps(read_catalog(source)).encode(), 6)
+    catalog = zlib.compress(json.dumps(read_catalog(source), allow_nan=False).encode(), 6)
     source.execute(
         "INSERT INTO archive.marks SELECT ?, ?, ?, (SELECT topic FROM main.embeddings_queue WHERE seq_id = ?)",
         (now, taken, catalog, now),
@@ -161,16 +162,56 @@ def read_catalog(connection: sqlite3.Connection) -> Catalog:
         cursor = connection.execute(f"SELECT * FROM main.{table}")  # noqa: S608 (constants)
         catalog[table] = {
             "columns": [column[0] for column in cursor.description],
-            "rows": [list(row) for row in cursor],
+            "rows": [[_plain(value) for value in row] for row in cursor],
         }
     return catalog
 
 
-def marks(path: Path) -> list[Mark]:
-    """All marks, the oldest first. Raises BackupError for a file that is no archive."""
+def _plain(value: Any) -> Any:
+    """A value of a table as JSON has it."""
+    if isinstance(value, bytes):
+        return {"blob": value.hex()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"real": str(value)}
+    return value
+
+
+def _value(document: dict[str, Any]) -> Any:
+    """The inverse of `_plain`, for what is an object in JSON."""
+    if document.keys() == {"blob"}:
+        return bytes.fromhex(document["blob"])
+    if document.keys() == {"real"}:
+        return float(document["real"])
+    return document
+
+
+def newest(path: Path) -> Mark:
+    """The newest mark. Raises BackupError for a file that is no archive."""
     with _open(path) as connection:
-        rows = connection.execute("SELECT last_seq_id, taken, catalog FROM marks ORDER BY rowid").fetchall()
-        return [Mark(last, taken, json.loads(zlib.decompress(catalog))) for last, taken, catalog in rows]
+        found = connection.execute("SELECT rowid FROM marks ORDER BY rowid DESC LIMIT 1").fetchone()
+        return _read(connection, path, found)
+
+
+def around(path: Path, time: datetime) -> tuple[Mark | None, Mark | None]:
+    """The last mark up to and in the second of a time (UTC), and the first one after it; None where there is none."""
+    with _open(path) as connection:
+        rows = connection.execute("SELECT rowid, taken FROM marks ORDER BY rowid").fetchall()
+        before = [row[:1] for row in rows if datetime.fromisoformat(row[1]) <= time][-1:]
+        after = [row[:1] for row in rows if datetime.fromisoformat(row[1]) > time][:1]
+        first, second = (_read(connection, path, each[0]) if each else None for each in (before, after))
+    return first, second
+
+
+def _read(connection: sqlite3.Connection, path: Path, number: tuple[int] | None) -> Mark:
+    if number is None:
+        raise BackupError(f"{path} has no mark", "choose another backup: chromactl backups")
+    last, taken, packed = connection.execute(
+        "SELECT last_seq_id, taken, catalog FROM marks WHERE rowid = ?", number
+    ).fetchone()
+    catalog = json.loads(zlib.decompress(packed), object_hook=_value)
+    if catalog.keys() != set(_TABLES):
+        raise ValueError("a mark lacks a table")
+    return Mark(last, taken, catalog)
 
 
 def cut(path: Path, time: datetime) -> int:
@@ -183,6 +224,52 @@ def cut(path: Path, time: datetime) -> int:
             "SELECT min(seq_id) FROM log WHERE created_at > ?", (time.strftime("%Y-%m-%d %H:%M:%S"),)
         ).fetchone()
     return int(first) - 1 if first is not None else last_seq_id(path)
+
+
+def gaps(path: Path, after: int, upto: int) -> int:
+    """How many rows between two seq ids the archive lacks: of collections that were deleted before it got them, or purged."""
+    with _open(path) as connection:
+        (count,) = connection.execute(
+            "SELECT count(*) FROM log WHERE seq_id > ? AND seq_id <= ?", (after, upto)
+        ).fetchone()
+    return max(upto - after - int(count), 0)
+
+
+def check_kept(source: sqlite3.Connection, last: int, backed_up: int) -> None:
+    """Raises Broken when rows of a database's log after a seq id were purged, whoever did that.
+
+    backed_up: the seq id up to which backups are known to have permitted it, 0 where that is not known. Rows are also missing
+    where their collection was deleted; what tells the two apart are records that were last written by a row that is gone,
+    segments that have applied more than was ever logged, and a backup that came after.
+    """
+    kept, newest_row = source.execute(
+        "SELECT count(*), coalesce(max(seq_id), 0) FROM main.embeddings_queue WHERE seq_id > ?", (last,)
+    ).fetchone()
+    rows = source.execute(
+        "SELECT seq_id FROM main.max_seq_id WHERE segment_id IN (SELECT s.id FROM main.segments s JOIN main.collections c ON c.id = s.collection)"
+    )
+    applied = max((sqlite.seq_id(value) for (value,) in rows), default=0)
+    if applied > max(newest_row, last):
+        raise Broken("rows of the log that were applied are gone")
+    if kept == newest_row - last or newest_row <= last:
+        return
+    if backed_up > last and _lacks(source, last, min(backed_up, newest_row)):
+        raise Broken("part of the log was purged after a later backup")
+    lost = source.execute(
+        # Chroma before 1.0 wrote some as bytes, which are never of late.
+        "SELECT count(*) FROM main.embeddings WHERE typeof(seq_id) = 'integer' AND seq_id > ?1 AND seq_id NOT IN"
+        " (SELECT seq_id FROM main.embeddings_queue WHERE seq_id > ?1) AND segment_id IN (SELECT id FROM main.segments)",
+        (last,),
+    ).fetchone()[0]
+    if lost:
+        raise Broken(f"part of the log was purged: the rows that wrote {lost} records are gone")
+
+
+def _lacks(source: sqlite3.Connection, after: int, upto: int) -> bool:
+    (count,) = source.execute(
+        "SELECT count(*) FROM main.embeddings_queue WHERE seq_id > ? AND seq_id <= ?", (after, upto)
+    ).fetchone()
+    return bool(count < upto - after)
 
 
 def topics(path: Path, seq_id: int) -> set[str]:
@@ -218,9 +305,22 @@ def apply(data_dir: Path, path: Path, seq_id: int, catalog: Catalog) -> list[str
         connection.execute(
             "DELETE FROM main.embeddings_queue WHERE topic NOT IN (SELECT ? || id FROM collections)", (sqlite.TOPIC,)
         )
+        _set_dimensions(connection)
         connection.execute("COMMIT")
         connection.execute("DETACH archive")
     return sorted(gone)
+
+
+def _set_dimensions(connection: sqlite3.Connection) -> None:
+    """Gives collections that were empty when the catalog was read the dimension of the records that were logged since: the
+    engine replays nothing where there is none."""
+    for (uuid,) in connection.execute("SELECT id FROM collections WHERE dimension IS NULL").fetchall():
+        row = connection.execute(
+            "SELECT length(vector) / 4 FROM embeddings_queue WHERE topic = ? AND vector IS NOT NULL ORDER BY seq_id LIMIT 1",
+            (sqlite.topic(uuid),),
+        ).fetchone()
+        if row:
+            connection.execute("UPDATE collections SET dimension = ? WHERE id = ?", (row[0], uuid))
 
 
 def _replace(connection: sqlite3.Connection, table: str, content: Mapping[str, list[Any]]) -> None:

@@ -25,6 +25,9 @@ from chromad.store.soundness import Claim
 # The engine normalises where the space is cosine, with 32-bit floats.
 _NEAR = 1e-4
 _TINY = 1e-30
+# Of a vector whose squared length is out of their range it keeps nothing: it reads as not a number, or as about zero.
+_SQUARES = 1e-37, 3e38
+_ABOUT_ZERO = 1e-18
 # Rows of the log
 _AT_ONCE = 500
 
@@ -225,8 +228,13 @@ def _pairs(
             for number, group in zip(numbers[part].tolist(), groups[part].tolist(), strict=True):
                 vector = logged.get(int(rows[group]))
                 if vector is not None:
-                    stored = vectors[number] if lengths is None else vectors[number] * lengths[number]
+                    stored = vectors[number] if lengths is None else _scaled(vectors[number], lengths[number])
                     yield group, first + number, stored, vector
+
+
+def _scaled(vector: _Floats, length: np.float32) -> _Floats:
+    with np.errstate(invalid="ignore", over="ignore"):  # see _SQUARES
+        return vector * length
 
 
 def _elements(
@@ -264,7 +272,19 @@ def _fetch(connection: sqlite3.Connection, seq_ids: Sequence[int], dimension: in
 def _same(stored: _Floats, logged: _Floats, claim: Claim) -> bool:
     if not claim.cosine:
         return stored.tobytes() == logged.tobytes()
-    return bool(np.abs(stored - logged).max() <= _NEAR * np.abs(logged).max() + _TINY)
+    with np.errstate(invalid="ignore", over="ignore"):  # see _SQUARES
+        if np.abs(stored - logged).max() <= _NEAR * np.abs(logged).max() + _TINY:
+            return True
+    squares = _squares(logged)
+    if squares >= _SQUARES[1]:
+        return not np.isfinite(stored).all()
+    return squares <= _SQUARES[0] and bool(np.abs(stored).max() < _ABOUT_ZERO)
+
+
+def _squares(vector: _Floats) -> float:
+    """The squared length of a vector."""
+    wide = vector.astype(np.float64)
+    return float(wide @ wide)
 
 
 def _later(connection: sqlite3.Connection, claim: Claim, keys: set[int]) -> dict[int, list[int]]:
@@ -361,7 +381,8 @@ class _Writer:
     def write(self, number: int, vector: _Floats) -> None:
         """Gives an element this vector, as the engine would store it."""
         level0, lengths = self._files
-        norm = np.float32(np.linalg.norm(vector.astype(np.float64)))
+        with np.errstate(over="ignore", under="ignore"):
+            norm = np.sqrt(np.float32(_squares(vector)))
         level0.seek(number * self._header.element_size + self._header.data_offset)
         level0.write((vector / (norm + np.float32(_TINY)) if self._cosine else vector).tobytes())
         if self._cosine:

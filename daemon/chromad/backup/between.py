@@ -1,0 +1,208 @@
+"""What the system tables held between two backups: the log says nothing of them, so it is told from the mark before and the
+one after; what neither of them proves is said.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from chromad.store import archive
+
+Row = dict[str, Any]
+# The columns of `collections` that say what it is and where; the others are its configuration.
+_OTHERS = {"id", "name", "dimension", "database_id", "schema_str"}
+_DEFAULT = ("default_tenant", "default_database")
+
+
+def catalog(before: archive.Mark, after: archive.Mark | None, logged: set[str]) -> tuple[archive.Catalog, list[str]]:
+    """The system tables at a moment after one mark and before the next, and notes of what of them is not exact.
+
+    logged: the ids of the collections that had rows by then. Without a next mark it is as the one before says.
+    """
+    if after is None:
+        return before.catalog, []
+    between = _Between(before, after, logged)
+    return between.catalog(), sorted(between.notes())
+
+
+class _Between:
+    """What there was, by its id. A collection or database that has the place (name and parent) of another one that is known
+    to have been there was there no more, or had its later name."""
+
+    def __init__(self, before: archive.Mark, after: archive.Mark, logged: set[str]) -> None:
+        self._before, self._after = before, after
+        self._span = f"between {before.taken} and {after.taken}"
+        self._tenants = [_rows(mark, "tenants") for mark in (before, after)]
+        self._databases = [_by_id(mark, "databases") for mark in (before, after)]
+        self._collections = [_by_id(mark, "collections") for mark in (before, after)]
+        first, second = self._collections
+        new = second.keys() - first.keys()
+        self._made = new & logged
+        self._find_databases()
+        self._find_collections()
+        places = {_place(row) for row in self._kept.values()} | {_place(second[uuid]) for uuid in self._made}
+        self._doubtful = {
+            uuid
+            for uuid in new - logged
+            if second[uuid]["database_id"] in self._there and _place(second[uuid]) not in places
+        }
+        self._left_out = new - logged - self._doubtful
+
+    def _find_databases(self) -> None:
+        first, second = self._databases
+        needed = {self._collections[1][uuid]["database_id"] for uuid in self._made}
+        taken = {_home(second[uuid]) for uuid in needed - first.keys() if uuid in second}
+        self._kept_databases = {uuid for uuid, row in first.items() if _home(row) not in taken}
+        homes = {_home(first[uuid]) for uuid in self._kept_databases}
+        self._new_databases = {
+            uuid for uuid in second.keys() - first.keys() if uuid in needed or _home(second[uuid]) not in homes
+        }
+        self._there = self._kept_databases | self._new_databases
+
+    def _find_collections(self) -> None:
+        """kept: those of before that were still there, with the name that they had then."""
+        first, second = self._collections
+        self._kept = {uuid: row for uuid, row in first.items() if row["database_id"] in self._kept_databases}
+        taken = {_place(second[uuid]) for uuid in self._made}
+        while displaced := [uuid for uuid, row in self._kept.items() if row is first[uuid] and _place(row) in taken]:
+            for uuid in displaced:
+                if uuid in second and _place(second[uuid]) != _place(first[uuid]):
+                    place = {name: second[uuid][name] for name in ("name", "database_id")}
+                    self._kept[uuid] = first[uuid] | place
+                    taken.add(_place(second[uuid]))
+                else:
+                    del self._kept[uuid]
+
+    def catalog(self) -> archive.Catalog:
+        """The tables."""
+        first, second = self._collections
+        added = self._made | self._doubtful
+        dropped = first.keys() - self._kept.keys()
+        empty = {uuid: second[uuid] | {"dimension": None} for uuid in self._doubtful}
+        owners = [
+            {row["id"]: row["collection"] for row in _rows(mark, "segments")} for mark in (self._before, self._after)
+        ]
+        tenants = {row["id"] for row in self._tenants[0]}
+        tables: dict[str, list[Row]] = {
+            "tenants": self._tenants[0] + [row for row in self._tenants[1] if row["id"] not in tenants],
+            "databases": [self._databases[0][uuid] for uuid in self._databases[0] if uuid in self._kept_databases]
+            + [self._databases[1][uuid] for uuid in self._databases[1] if uuid in self._new_databases],
+            "collections": [*self._kept.values(), *(empty.get(uuid, second[uuid]) for uuid in second if uuid in added)],
+        }
+        for table, key in (
+            ("collection_metadata", "collection_id"),
+            ("segments", "collection"),
+            ("segment_metadata", ""),
+        ):
+            tables[table] = [
+                row
+                for row in _rows(self._before, table)
+                if (row[key] if key else owners[0].get(row["segment_id"])) not in dropped
+            ] + [
+                row
+                for row in _rows(self._after, table)
+                if (row[key] if key else owners[1].get(row["segment_id"])) in added
+            ]
+        return {table: _packed(content["columns"], tables[table]) for table, content in self._before.catalog.items()}
+
+    def notes(self) -> Iterable[str]:
+        """What is not exact, a line each."""
+        yield from self._notes_of_collections()
+        yield from self._notes_of_changes()
+        yield from self._notes_of_databases()
+
+    def _notes_of_collections(self) -> Iterable[str]:
+        second = self._collections[1]
+        for uuid in self._kept.keys() - second.keys():
+            yield (
+                f"the collection {self._name(0, uuid)} was deleted {self._span}; what was written to it in between went "
+                f"with it, so it is as of {self._before.taken}"
+            )
+        for uuid in self._doubtful:
+            yield (
+                f"the collection {self._name(1, uuid)} was made {self._span}, and nothing was written to it up to then; it "
+                "may not have been there yet, and comes back empty"
+            )
+        for uuid in self._left_out:
+            yield (
+                f"the collection {self._name(1, uuid)} was made {self._span} in place of another one, and nothing was "
+                "written to it up to then; the other one comes back"
+            )
+
+    def _notes_of_changes(self) -> Iterable[str]:
+        first, second = self._collections
+        metadata = [_metadata(mark) for mark in (self._before, self._after)]
+        for uuid in self._kept.keys() & second.keys():
+            if _place(self._kept[uuid]) != _place(second[uuid]):
+                yield (
+                    f"the collection {self._name(0, uuid)} was renamed to {second[uuid]['name']!r} {self._span}; it has the "
+                    "former name"
+                )
+            if metadata[0].get(uuid) != metadata[1].get(uuid):
+                yield f"the metadata of the collection {self._name(0, uuid)} changed {self._span}; it has the former"
+            if _configuration(first[uuid]) != _configuration(second[uuid]):
+                yield f"the configuration of the collection {self._name(0, uuid)} changed {self._span}; it has the former"
+
+    def _notes_of_databases(self) -> Iterable[str]:
+        first, second = self._databases
+        for uuid in self._kept_databases - second.keys():
+            yield f"the database {_path(first[uuid])} was deleted {self._span}; it is as of {self._before.taken}"
+        told = {self._collections[1][uuid]["database_id"] for uuid in self._made | self._doubtful}
+        for uuid in self._new_databases - told:
+            yield f"the database {_path(second[uuid])} was made {self._span}; it may not have been there yet"
+        known = {row["id"] for row in self._tenants[0]} | {second[uuid]["tenant_id"] for uuid in self._new_databases}
+        for row in self._tenants[1]:
+            if row["id"] not in known:
+                yield f"the tenant {row['id']!r} was made {self._span}; it may not have been there yet"
+
+    def _name(self, mark: int, uuid: str) -> str:
+        """A collection's name at one of the marks, with its place where that is not the usual one."""
+        row = self._collections[mark][uuid]
+        database = self._databases[mark].get(row["database_id"])
+        if database is None or (database["tenant_id"], database["name"]) == _DEFAULT:
+            return repr(row["name"])
+        return repr(f"{database['tenant_id']}/{database['name']}/{row['name']}")
+
+
+def _packed(columns: list[str], rows: list[Row]) -> dict[str, list[Any]]:
+    return {"columns": columns, "rows": [[row.get(name) for name in columns] for row in rows]}
+
+
+def _rows(mark: archive.Mark, table: str) -> list[Row]:
+    content = mark.catalog[table]
+    return [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]
+
+
+def _by_id(mark: archive.Mark, table: str) -> dict[str, Row]:
+    return {row["id"]: row for row in _rows(mark, table)}
+
+
+def _place(collection: Row) -> tuple[str, str]:
+    return collection["database_id"], collection["name"]
+
+
+def _home(database: Row) -> tuple[str, str]:
+    return database["tenant_id"], database["name"]
+
+
+def _path(database: Row) -> str:
+    return repr(f"{database['tenant_id']}/{database['name']}")
+
+
+def _metadata(mark: archive.Mark) -> dict[str, dict[str, Row]]:
+    """By collection and key."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in _rows(mark, "collection_metadata"):
+        found.setdefault(row["collection_id"], {})[row["key"]] = row
+    return found
+
+
+def _configuration(collection: Row) -> tuple[Row, Any]:
+    """What a client can change of it. The engine adds each key of the metadata that it meets to the schema, in any order."""
+    rest = {name: value for name, value in collection.items() if name not in _OTHERS}
+    try:
+        schema = json.loads(collection.get("schema_str") or "null")
+        schema["keys"] = {key: value for key, value in schema["keys"].items() if key.startswith("#")}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        schema = collection.get("schema_str")
+    return rest, schema

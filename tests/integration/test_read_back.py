@@ -1,0 +1,124 @@
+"""What happens to a backup between its proof and the repository: it does not count as proven, and nothing is built on it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration import records
+from tests.integration.site import Site
+
+# Flips a bit in the middle of a file, and leaves its time as it was
+_FLIP = """
+import os, sys
+path = sys.argv[1]
+status = os.stat(path)
+with open(path, "r+b") as file:
+    file.seek(status.st_size // 2)
+    byte = file.read(1)[0]
+    file.seek(-1, 1)
+    file.write(bytes([byte ^ 1]))
+os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+"""
+
+
+@pytest.fixture(scope="module")
+def good() -> Iterator[Site]:
+    """A served site with a good backup."""
+    site = Site()
+    records.fill(site.serve().client(), "persisted", 120, sync_threshold=50)
+    site.backup()
+    yield site
+    site.remove()
+
+
+def write(site: Site) -> int:
+    """Writes one record more; gives how many there are then."""
+    collection = site.daemon.client().get_collection("persisted", embedding_function=None)
+    key = f"after-{collection.count()}"
+    records.upsert(collection, {key: records.make(key)})
+    return collection.count()
+
+
+def around_restic(site: Site, verb: str, commands: str) -> dict[str, str]:
+    """An environment in which these commands of a shell run before a verb of restic; $directory is what is backed up."""
+    place = site.root / "bin"
+    place.mkdir(exist_ok=True)
+    (place / "flip.py").write_text(_FLIP, encoding="ascii")
+    script = place / "restic"
+    script.write_text(
+        f"#!/bin/sh\nfor directory; do :; done\ncase \" $* \" in *' {verb} '*)\n{commands}\n;; esac\n"
+        'exec /usr/bin/restic "$@"\n',
+        encoding="ascii",
+    )
+    script.chmod(0o755)
+    return {"PATH": f"{place}:{os.environ['PATH']}"}
+
+
+def flip(name: str) -> str:
+    return f"python3 $(dirname $0)/flip.py $(ls $directory/{name} | head -n 1)"
+
+
+def assert_not_proven(site: Site, said: str, environment: dict[str, str], *words: str) -> None:
+    """It is told, is not what a restore takes, lets nothing be purged, and the next one begins anew."""
+    held, before = write(site), site.ledger
+    result = site.chromactl("backup", *words, environment=environment)
+    assert result.code == 1, result.output
+    assert "is stored, but not proven: what was stored is not what was proven" in result.output
+    assert said in result.output
+    assert "HINT: " in result.output
+    assert "Traceback" not in result.output
+    listed = site.listed()
+    assert not listed[-1]["proven"]
+    assert listed[-1]["id"] in result.output
+    good = next(each["id"] for each in reversed(listed) if each["proven"])
+    assert site.chromactl("restore", "--dry-run", "--json").json()["id"] == good == before["taken"][-1]["id"]
+    assert site.ledger["last_seq_id"] == before["last_seq_id"]
+    assert site.ledger["suspect"]
+    assert not site.ledger["taken"][-1]["proven"]
+    taken = site.backup()
+    assert taken["base"]
+    assert taken["records"] == held
+
+
+@pytest.mark.parametrize(
+    ("commands", "said"),
+    [
+        ("printf '{' >$directory/manifest.json", "manifest.json is damaged"),
+        ('sed -i \'s/"persisted"/"another"/\' $directory/manifest.json', "says something else"),
+        ("rm $directory/manifest.json", "manifest.json"),
+        (flip("log.sqlite3"), "log.sqlite3 is not what the manifest says"),
+        (flip("chroma.sqlite3"), "chroma.sqlite3 is not what the manifest says"),
+        ("rm $directory/*/length.bin", "length.bin is missing"),
+    ],
+    ids=["no-json", "other-name", "no-manifest", "log", "database", "segment"],
+)
+def test_changed_after_the_proof(good: Site, commands: str, said: str) -> None:
+    assert_not_proven(good, said, around_restic(good, "backup", commands))
+
+
+@pytest.mark.parametrize("name", ["chroma.sqlite3", "*/data_level0.bin"])
+def test_new_base_changed_after_the_proof(good: Site, name: str) -> None:
+    environment = around_restic(good, "backup", flip(name))
+    assert_not_proven(good, "is not what the manifest says", environment, "--full")
+
+
+def test_repository_that_cannot_be_read(good: Site) -> None:
+    environment = around_restic(good, "dump", "echo Fatal: the disk is gone >&2; exit 1")
+    assert_not_proven(good, "the disk is gone", environment)
+
+
+def test_repository_that_takes_no_new_tag(good: Site) -> None:
+    """Last in this file: it still counts as proven there, and that is said with what to do."""
+    write(good)
+    before = good.ledger["last_seq_id"]
+    environment = around_restic(good, "dump", "exit 1")
+    script = Path(environment["PATH"].split(":")[0]) / "restic"
+    script.write_text(script.read_text().replace("*' dump '*", "*' dump '* | *' tag '*"), encoding="ascii")
+    result = good.chromactl("backup", environment=environment)
+    assert result.code == 1, result.output
+    stored = good.listed()[-1]["id"]
+    assert "in the repository it still counts as proven" in result.output
+    assert f"HINT: chromactl backups forget {stored} --confirm" in result.output
+    assert good.ledger["last_seq_id"] == before
