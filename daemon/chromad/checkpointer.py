@@ -49,6 +49,7 @@ class Checkpointer(threads.Loop):
 
     needed: bytes that the next ones will take. last_error: of the last cycle, empty when it went well.
     broken: what the engine has written that only a restart can mend, since that puts a checkpoint back; empty as a rule.
+    kept: collections, by id, whose segment a start has kept for want of anything better: another start does not mend them.
     """
 
     def __init__(self, config: Config, checkpoints: Store, data_id: str) -> None:
@@ -57,6 +58,7 @@ class Checkpointer(threads.Loop):
         self.needed = 0
         self.last_error = ""
         self.broken = ""
+        self.kept: set[str] = set()
         self._checkpoints = checkpoints
         self._data_id = data_id
         self._turn = threading.Lock()
@@ -138,9 +140,11 @@ class Checkpointer(threads.Loop):
             taken = self._checkpoints.take(due, live=live, progress=count) if due else {}
             there = sqlite.collections(data_dir, counted=False)
             self._note([each for each in due if each.id not in taken], there)
+            self.kept -= taken.keys()
             for collection in due:
                 # An engine that found the disk full in a persist goes on to write incomplete files.
-                if collection.id in self._checkpoints.unsound and self._checkpoints.latest(collection.segment):
+                mends = collection.id not in self.kept and self._checkpoints.latest(collection.segment)
+                if collection.id in self._checkpoints.unsound and mends:
                     self.broken = self.broken or str(data_dir / collection.segment)
             # Not by what was there before: its checkpoints are all of collections that were entered by now.
             self._checkpoints.drop_others({collection.segment for collection in there})

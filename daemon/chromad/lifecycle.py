@@ -138,6 +138,7 @@ class Daemon:
         history.accept(self._config.checkpoint_dir, self._data_id)
         state.write(data_dir, state.unclean(self._data_id, self._engine_version))
         startup.serve()
+        self._checkpointer.kept = {each.collection.id for each in startup.outcomes if each.action == "kept"}
         self._status.cold = startup.cold
         # An engine that was stopped before it served has made no tables yet.
         found = sqlite.collections(data_dir, counted=False) if startup.cold else []
