@@ -111,6 +111,17 @@ def test_power_cut(site: Site, checkpoint: bool) -> None:
     daemon.stop()
 
 
+def test_power_cut_that_changed_a_page_after_the_checkpoint(site: Site) -> None:
+    """The seq id is the checkpoint's, sizes and times are: only what the files hold tells."""
+    daemon, held = filled(site, checkpoint=True)
+    assert site.chromactl("checkpoint").code == 0
+    kill(daemon)
+    spoil(segment_of(site, "some"), "data_level0.bin")
+    daemon = site.serve(ANOTHER_BOOT)
+    assert recovered(daemon)["some"] == "restored"
+    records.assert_equal(daemon.client(), "some", held)
+
+
 def test_power_cut_after_a_clean_start_changes_nothing(site: Site) -> None:
     daemon, held = filled(site, checkpoint=True)
     daemon.stop()
@@ -224,6 +235,7 @@ def test_recovery_that_is_cut_short_is_done_again(site: Site) -> None:
         again.process.wait()
         state = json.loads((site.data / "chromad.json").read_text())
         assert not state["clean"]
+        assert state["boot_id"] != "another", "the boot of the run that did not end well is what counts"
     daemon = site.serve(ANOTHER_BOOT)
     records.assert_equal(daemon.client(), "some", held)
 

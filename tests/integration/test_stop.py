@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,30 @@ def test_request_in_flight_finishes_whatever_signals_come(site: Site) -> None:
     assert daemon.ended() == 0
     assert mark(site)["clean"] is True
     records.assert_equal(site.serve().client(), "kept", {"late": record})
+
+
+def test_engine_that_is_killed_while_it_drains(site: Site) -> None:
+    """What was acknowledged is in the log; but this stop tells nobody to trust the files."""
+    daemon = site.serve()
+    written = records.fill(daemon.client(), "kept", 150, sync_threshold=100)
+    collection = daemon.client().get_collection("kept", embedding_function=None)
+    path = f"/api/v2/tenants/default_tenant/databases/default_database/collections/{collection.id}/add"
+    connection = http.client.HTTPConnection("127.0.0.1", site.port)
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders(b"{")
+    until(lambda: has_read(connection), "the engine to begin with the request")
+    engine = daemon.engine_pid
+    daemon.send(signal.SIGTERM)
+    daemon.notify.wait_for("STOPPING=1")
+    os.kill(engine, signal.SIGKILL)
+    assert daemon.ended() == 1
+    connection.close()
+    assert mark(site)["clean"] is False
+    daemon = site.serve()
+    assert daemon.status()["last_stop"] == "unclean"
+    records.assert_equal(daemon.client(), "kept", written)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,11 +1,13 @@
 """chromad.json: written whole, read or refused."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromad import startup
 from chromad.errors import ConfigurationError
 from chromad.store import state
 from hypothesis import HealthCheck, given, settings
@@ -102,3 +104,32 @@ def test_boot_id_is_that_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_boot_id_of_the_unit_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHROMAD_BOOT_ID", "aaaa-bbbb\n")
     assert state.boot_id() == "aaaabbbb"
+
+
+def test_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def note_fsync(fd: int) -> None:
+        calls.append(f"fsync {os.readlink(f'/proc/self/fd/{fd}')}")
+        fsync(fd)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        calls.append(f"rename {path}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    state.write(tmp_path, GOOD)
+    first, second, third = calls
+    assert second == f"rename {first.removeprefix('fsync ')}"
+    assert third == f"fsync {tmp_path}"
+
+
+@pytest.mark.parametrize("boot_id", ["", "here", "there"])
+def test_files_of_another_or_an_unknown_boot_are_those_of_a_power_cut(
+    boot_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "boot_id", lambda: "" if not boot_id else "here")
+    before = replace(GOOD, clean=False, mark=None, boot_id=boot_id)
+    assert startup._trust(before) == ("boot" if boot_id == "here" else "power")
