@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from chromad import events
 from chromad.backup import ledger
@@ -62,6 +63,7 @@ class Checkpointer(threading.Thread):
         self._counted = 0
         self._logged = 0
         self._ended = 0.0
+        self._without_room: set[Path] = set()
 
     def run(self) -> None:
         last = time.monotonic()
@@ -173,10 +175,21 @@ class Checkpointer(threading.Thread):
         known = sqlite.segments(data_dir)
         for path in segment.directories(data_dir):
             if path.name not in known:
-                target = quarantine.move_orphan(path, quarantine_dir, self._go_on)
-                journal.info("%s, of a deleted collection, is moved to %s", path, target)
+                self._move_orphan(path)
         for path in quarantine.remove_orphans(quarantine_dir, _ORPHAN_GRACE):
             journal.info("%s is removed", path)
+
+    def _move_orphan(self, path: Path) -> None:
+        try:
+            target = quarantine.move_orphan(path, self.config.quarantine_dir, self._go_on)
+        except quarantine.NoRoom as error:
+            # It harms nobody where it is. Each cycle tries again, which costs a look at the free space.
+            if path not in self._without_room:
+                journal.warning("%s. HINT: %s", error.message, error.hint)
+            self._without_room.add(path)
+        else:
+            self._without_room.discard(path)
+            journal.info("%s, of a deleted collection, is moved to %s", path, target)
 
     def _go_on(self) -> None:
         if self._stopping.is_set():
