@@ -178,6 +178,8 @@ class Checkpointer(threading.Thread):
                 self._move_orphan(path)
         for path in quarantine.remove_orphans(quarantine_dir, _ORPHAN_GRACE):
             journal.info("%s is removed", path)
+        for place in (data_dir, self.config.checkpoint_dir):
+            quarantine.sweep(place)
 
     def _move_orphan(self, path: Path) -> None:
         try:

@@ -198,8 +198,13 @@ def test_segment_of_a_deleted_collection_is_moved_out(site: Site) -> None:
     assert not checkpoints(site)
     [moved] = site.quarantine.iterdir()
     assert moved.name.startswith(f"{collection.segment}-orphan-")
+    remains = [place / f".{moved.name}" for place in (site.data, site.checkpoints, site.quarantine)]
+    for path in remains:
+        path.mkdir()
+        site.give(path)
     assert site.chromactl("checkpoint").code == 0
     assert moved.exists(), "its day in quarantine has only begun"
+    assert not [path for path in remains if path.exists()], "what moves that were killed have left"
 
 
 @pytest.mark.root

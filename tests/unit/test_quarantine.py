@@ -89,6 +89,19 @@ def test_on_one_mount_it_is_renamed(data: Path, aside: Path) -> None:
     assert names(data) == []
 
 
+def test_rename_that_cannot_be_made_durable_is_undone(data: Path, aside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(data / UUID)
+
+    def fail(_: Path) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("chromad.store.state.fsync_path", fail)
+    with pytest.raises(NotMoved, match="Input/output error"):
+        quarantine.move(data / UUID, aside, "broken", ignore)
+    assert names(aside) == []
+    assert len(contents(data / UUID)) == 3
+
+
 @pytest.mark.root
 def test_across_mounts_a_checkpoint_goes_with_all_below_it(data: Path, elsewhere: Path) -> None:
     """The files of a checkpoint lie one directory further down."""

@@ -53,9 +53,11 @@ def find(config: Config, primary: Repository, host: str, tag: str, *, ask: bool 
 
 
 def has_nothing(config: Config) -> bool:
-    """Whether there is a database of Chroma without any collection."""
-    data_dir = config.data_dir
-    return sqlite.exists(data_dir) and sqlite.has_tables(data_dir) and not sqlite.collections(data_dir, counted=False)
+    """Whether there is a database of Chroma without any collection. Raises ConfigurationError for one of something else."""
+    if not sqlite.exists(config.data_dir):
+        return False
+    sqlite.check_schema(config.data_dir)
+    return not sqlite.collections(config.data_dir, counted=False)
 
 
 def refuse_nothing(config: Config, former: Former) -> None:

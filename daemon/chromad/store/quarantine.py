@@ -66,8 +66,8 @@ def move(path: Path, quarantine_dir: Path, why: str, tick: Callable[[], None]) -
             if error.errno != errno.EXDEV:
                 raise
             _copy_over(path, target, tick)
-        state.fsync_path(quarantine_dir)
-        state.fsync_path(path.parent)
+        else:
+            _settle(path, target)
     except PermissionError as error:
         raise PermissionProblem(
             f"{path} cannot be moved to {quarantine_dir}: {error.strerror}",
@@ -128,8 +128,11 @@ def _is_segment(path: Path) -> bool:
 
 
 def _is_held(path: Path) -> bool:
-    """Whether somebody is at work on it."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Whether somebody is at work on it, or it cannot be told."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -137,6 +140,16 @@ def _is_held(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _settle(path: Path, target: Path) -> None:
+    """Makes a rename durable, or undoes it."""
+    try:
+        state.fsync_path(target.parent)
+        state.fsync_path(path.parent)
+    except OSError:
+        target.rename(path)
+        raise
 
 
 # Copying
@@ -169,6 +182,8 @@ def _copy_over(path: Path, target: Path, tick: Callable[[], None]) -> None:
         raise
     finally:
         os.close(holder)
+    with suppress(OSError):
+        state.fsync_path(path.parent)
     shutil.rmtree(removed, ignore_errors=True)
 
 
