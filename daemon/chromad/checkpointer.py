@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from chromad import events, threads
 from chromad.backup import ledger
@@ -70,6 +71,7 @@ class Checkpointer(threads.Loop):
         self._counted = 0
         self._logged = 0
         self._finished = 0.0
+        self._without_room: set[Path] = set()
 
     def _look(self) -> float:
         since = time.monotonic() - self._last
@@ -215,10 +217,23 @@ class Checkpointer(threads.Loop):
         known = sqlite.segments(data_dir)
         for path in found:
             if path.name not in known:
-                target = quarantine.move_orphan(path, quarantine_dir, self._go_on)
-                journal.info("%s, of a deleted collection, is moved to %s", path, target)
+                self._move_orphan(path)
         for path in quarantine.remove_orphans(quarantine_dir, _ORPHAN_GRACE):
             journal.info("%s is removed", path)
+        for place in (data_dir, self.config.checkpoint_dir):
+            quarantine.sweep(place)
+
+    def _move_orphan(self, path: Path) -> None:
+        try:
+            target = quarantine.move_orphan(path, self.config.quarantine_dir, self._go_on)
+        except quarantine.NoRoom as error:
+            # It harms nobody where it is. Each cycle tries again, which costs a look at the free space.
+            if path not in self._without_room:
+                journal.warning("%s. HINT: %s", error.message, error.hint)
+            self._without_room.add(path)
+        else:
+            self._without_room.discard(path)
+            journal.info("%s, of a deleted collection, is moved to %s", path, target)
 
     def _go_on(self) -> None:
         if self._ended.is_set():

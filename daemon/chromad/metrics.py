@@ -57,6 +57,7 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "chromad_thread_failing": (("thread",), "1 while what a thread of the daemon does fails."),
     "chromad_backup_last_good_timestamp_seconds": ((), "When the last proven backup was taken."),
     "chromad_backup_failed": ((), "1 when the last backup failed."),
+    "chromad_backup_shrunk": ((), "1 while a backup is kept because the next one had less than half of its records."),
     "chromad_drill_last_good_timestamp_seconds": ((), "When a backup was last restored on trial, and was good."),
     "chromad_drill_failed": ((), "1 when the last drill failed."),
 }
@@ -148,6 +149,7 @@ def _samples(view: View) -> Iterator[Sample]:
     backup = status["backup"]
     yield from _timestamp("chromad_backup_last_good_timestamp_seconds", backup["last_good"])
     yield "chromad_backup_failed", (), bool(backup["problem"])
+    yield "chromad_backup_shrunk", (), bool(backup["shrunk"])
     yield from _timestamp("chromad_drill_last_good_timestamp_seconds", backup["drill_good"])
     yield "chromad_drill_failed", (), bool(backup["drill_problem"])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromad.store import fence, sqlite
 
 from tests.integration import mounts, records
 from tests.integration.account import BIN, current
@@ -77,6 +78,7 @@ def test_backup_of_a_running_service(site: Site) -> None:
     assert status["backup"] == {
         "last_good": found["created"],
         "problem": None,
+        "shrunk": None,
         "drill": None,
         "drill_good": None,
         "drill_problem": None,
@@ -296,3 +298,67 @@ def test_damaged_database_is_not_backed_up(site: Site) -> None:
     assert "HINT: " in result.output
     assert [each["id"] for each in site.listed()] == [good["id"]]
     assert (site.ledger["last_good"], bool(site.ledger["problem"])) == (good["created"], True)
+
+
+def rows_after(site: Site, seq_id: int) -> int:
+    with sqlite.connect(site.data) as connection:
+        [(count,)] = connection.execute("SELECT count(*) FROM embeddings_queue WHERE seq_id > ?", (seq_id,)).fetchall()
+    return int(count)
+
+
+def test_log_is_kept_from_the_first_try_on(site: Site) -> None:
+    """There is no repository, so nothing is backed up yet: checkpoints alone do not let the log go."""
+    daemon = site.serve()
+    records.fill(daemon.client(), "some", 150, sync_threshold=100)
+    assert site.chromactl("backup").code == 78
+    assert site.chromactl("checkpoint", "--json").json()["purged"] == 0
+    assert rows_after(site, 0) == 150
+    site.backup()
+    assert site.chromactl("checkpoint", "--json").json()["purged"] > 0
+    daemon.stop()
+
+
+def test_backup_that_is_not_proven_covers_nothing_of_the_log(site: Site) -> None:
+    daemon = site.serve()
+    collection = records.create(daemon.client(), "some", 100)
+    records.upsert(collection, {f"a{number}": records.make(f"a{number}") for number in range(150)})
+    site.backup()
+    covered = site.ledger["last_seq_id"]
+    records.upsert(collection, {f"b{number}": records.make(f"b{number}") for number in range(150)})
+    with open(site.current / "chroma.sqlite3", "r+b") as file:
+        file.write(b"scribble" * 100)
+    assert site.chromactl("backup").code == 1
+    assert site.ledger["last_seq_id"] == covered
+    assert site.chromactl("checkpoint").code == 0
+    assert rows_after(site, covered) == 150
+    assert site.backup()["base"]
+    assert site.ledger["last_seq_id"] == covered + 150
+    daemon.stop()
+
+
+def test_backup_while_a_collection_is_in_quarantine(site: Site) -> None:
+    daemon = site.serve()
+    records.fill(daemon.client(), "broken", 150, sync_threshold=100)
+    [collection] = sqlite.collections(site.data)
+    fence.put_around(site.data, collection, "the collection is in quarantine")
+    site.make_repository()
+    result = site.chromactl("backup")
+    assert result.code == 1, result.output
+    assert "the collection 'broken' is in quarantine" in result.output
+    assert "HINT: chromactl repair" in result.output
+    assert site.listed() == []
+    daemon.stop()
+
+
+def test_backup_that_cannot_begin_while_another_one_runs(heavy: Site) -> None:
+    """What it has to say is not worth what the other one writes into the ledger."""
+    backup = paused(heavy)
+    before = heavy.ledger
+    heavy.key.rename(heavy.root / "elsewhere")
+    assert heavy.chromactl("backup").code == 78
+    assert heavy.ledger == before
+    finish(backup)
+    assert heavy.ledger["problem"] == ""
+    assert heavy.chromactl("backup").code == 78
+    assert str(heavy.key) in heavy.ledger["problem"]
+    (heavy.root / "elsewhere").rename(heavy.key)

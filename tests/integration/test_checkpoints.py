@@ -1,13 +1,15 @@
 """Checkpoints are taken in time, stand for what they say, and let the log go."""
 
+import os
 import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from chromad.store import history, log, sqlite, state
 
-from tests.integration import records
+from tests.integration import mounts, records
 from tests.integration.account import until
 from tests.integration.daemon import Daemon
 from tests.integration.site import Site
@@ -192,11 +194,42 @@ def test_segment_of_a_deleted_collection_is_moved_out(site: Site) -> None:
     [collection] = sqlite.collections(site.data)
     assert site.chromactl("checkpoint").code == 0
     daemon.client().delete_collection("gone")
+    last_written = time.time() - 2 * 86400
+    os.utime(site.data / collection.segment, (last_written, last_written))
     assert site.chromactl("checkpoint").code == 0
     assert not (site.data / collection.segment).exists()
     assert not checkpoints(site)
     [moved] = site.quarantine.iterdir()
     assert moved.name.startswith(f"{collection.segment}-orphan-")
+    remains = [place / f".{moved.name}" for place in (site.data, site.checkpoints, site.quarantine)]
+    for path in remains:
+        path.mkdir()
+        site.give(path)
+    assert site.chromactl("checkpoint").code == 0
+    assert moved.exists(), "its day in quarantine has only begun"
+    assert not [path for path in remains if path.exists()], "what moves that were killed have left"
+
+
+@pytest.mark.root
+def test_segment_of_a_deleted_collection_that_quarantine_has_no_room_for(site: Site) -> None:
+    """It stays where it is, harmlessly: said once, tried again, and nothing is left in quarantine."""
+    daemon = site.serve()
+    records.fill(daemon.client(), "gone", 100, sync_threshold=50)
+    [collection] = sqlite.collections(site.data)
+    segment = site.data / collection.segment
+    daemon.client().delete_collection("gone")
+    with mounts.small(site.quarantine, 8 << 20):
+        site.give(site.quarantine)
+        for _ in range(3):
+            assert site.chromactl("checkpoint").code == 0
+        assert segment.exists()
+        assert list(site.quarantine.iterdir()) == []
+        assert daemon.log.count(f"{segment} cannot be moved to {site.quarantine}") == 1
+        assert f"{collection.segment} among them" in site.chromactl("doctor").output
+    assert site.chromactl("checkpoint").code == 0
+    assert not segment.exists()
+    assert len(list(site.quarantine.iterdir())) == 1
+    daemon.stop()
 
 
 def test_checkpoint_dir_that_cannot_be_had(site: Site) -> None:

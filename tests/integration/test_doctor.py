@@ -6,6 +6,7 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,18 @@ def _old_backup(site: Site) -> None:
     site.edit_ledger(last_good="2020-01-01T00:00:00+00:00")
 
 
+def _days_old(days: int) -> Callable[[Site], None]:
+    def spoil(site: Site) -> None:
+        site.edit_ledger(last_good=(datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds"))
+
+    return spoil
+
+
+def _shrunk_backup(site: Site) -> None:
+    until = (datetime.now(UTC) + timedelta(days=7)).isoformat(timespec="seconds")
+    site.edit_ledger(kept=[{"created": site.ledger["last_good"], "until": until, "records": 900, "left": 300}])
+
+
 def _failed_backup(site: Site) -> None:
     site.edit_ledger(problem="the repository is full")
 
@@ -131,6 +144,8 @@ def _damaged_ledger(site: Site) -> None:
     ("spoil", "name", "fact", "code"),
     [
         (_old_backup, "backup", "2020-01-01", 1),
+        (_days_old(3), "backup", "the last good one is of", 1),
+        (_shrunk_backup, "shrunk", "has 900 records, the one after it 300", 1),
         (_failed_backup, "backup", "the repository is full", 2),
         (_failed_drill, "drill", "a file is damaged", 2),
         (_damaged_ledger, "backup", "ledger.json is damaged", 2),
@@ -143,6 +158,13 @@ def test_backups(healthy: Site, spoil: Callable[[Site], None], name: str, fact: 
         assert fact in wrong(doctor(healthy, code))[name]
     finally:
         (healthy.backup_dir / "ledger.json").write_bytes(before)
+
+
+def test_backup_of_yesterday_is_new_enough(healthy: Site) -> None:
+    before = (healthy.backup_dir / "ledger.json").read_bytes()
+    _days_old(1)(healthy)
+    assert "backup" not in wrong(doctor(healthy, 0))
+    (healthy.backup_dir / "ledger.json").write_bytes(before)
 
 
 def test_fence(healthy: Site) -> None:

@@ -282,8 +282,9 @@ def test_volume_is_not_mounted(serving: Site) -> None:
     assert done.returncode == 2
 
 
-def test_key_for_everyone(serving: Site) -> None:
-    serving.key.chmod(0o444)
+@pytest.mark.parametrize("mode", [0o444, 0o440, 0o404, 0o420])
+def test_key_for_others(serving: Site, mode: int) -> None:
+    serving.key.chmod(mode)
     assert "holds a secret" in wrong(doctor(serving, 2))["mode"]
     serving.key.chmod(0o400)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from chromad.backup import ledger
-from chromad.backup.ledger import Drill, Ledger, Taken
+from chromad.backup.ledger import Drill, Kept, Ledger, Taken
 from chromad.errors import BackupError
 
 _LATER = "2026-01-09T00:00:00+00:00"
@@ -77,12 +77,13 @@ def test_stays_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("known", "shown"),
     [
-        (Ledger(), dict.fromkeys(("last_good", "problem", "drill", "drill_good", "drill_problem"))),
+        (Ledger(), dict.fromkeys(("last_good", "problem", "shrunk", "drill", "drill_good", "drill_problem"))),
         (
             GOOD,
             {
                 "last_good": GOOD.last_good,
                 "problem": None,
+                "shrunk": None,
                 "drill": GOOD.drills[0].ended,
                 "drill_good": GOOD.drills[0].ended,
                 "drill_problem": None,
@@ -93,6 +94,7 @@ def test_stays_short(tmp_path: Path) -> None:
             {
                 "last_good": GOOD.last_good,
                 "problem": "full",
+                "shrunk": None,
                 "drill": _LATER,
                 "drill_good": GOOD.drills[0].ended,
                 "drill_problem": "gone",
@@ -100,9 +102,35 @@ def test_stays_short(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_summary(tmp_path: Path, known: Ledger, shown: dict[str, str | None]) -> None:
+def test_summary(tmp_path: Path, known: Ledger, shown: dict[str, object]) -> None:
     ledger.write(tmp_path, known)
     assert ledger.summary(tmp_path) == shown
+
+
+def test_summary_tells_of_the_newest_that_is_kept_until_its_time_is_over(tmp_path: Path) -> None:
+    older = Kept("2026-01-01T00:00:00+00:00", "9999-01-31T00:00:00+00:00", 1000, 400)
+    newer = Kept("2026-01-02T00:00:00+00:00", "9999-02-01T00:00:00+00:00", 400, 100)
+    over = Kept("2026-01-03T00:00:00+00:00", "2026-02-02T00:00:00+00:00", 100, 1)
+    ledger.write(tmp_path, replace(GOOD, kept=[older, newer, over]))
+    assert ledger.summary(tmp_path)["shrunk"] == {
+        "from": 400,
+        "to": 100,
+        "kept": newer.created,
+        "kept_until": newer.until,
+    }
+    ledger.write(tmp_path, replace(GOOD, kept=[over]))
+    assert ledger.summary(tmp_path)["shrunk"] is None
+
+
+def test_ledger_of_an_older_chromad(tmp_path: Path) -> None:
+    ledger.write(tmp_path, GOOD)
+    path = tmp_path / ledger.FILE
+    document = json.loads(path.read_bytes())
+    del document["kept"]
+    for name in ("collections", "records"):
+        del document["taken"][0][name]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert ledger.read(tmp_path) == GOOD
 
 
 def test_summary_of_a_damaged_one(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """The roles' files say the same as each other, and as the units."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader  # type: ignore[import-untyped]
+from ansible.template import Templar, trust_as_template  # type: ignore[import-untyped]
 from chromad.config import Backup, Config, CopyTo, parse_duration, parse_size
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +110,10 @@ def test_static_units_say_the_defaults() -> None:
     assert f"User={SERVICE['chromadb_user']}" in service
     assert f"TimeoutStartSec={SERVICE['chromadb_start_timeout']}" in service
     assert f"TimeoutStopSec={SERVICE['chromadb_stop_timeout']}" in service
-    assert f"ReadWritePaths=-{data} -{checkpoints} -{Config().quarantine_dir}" in service
+    # The one mount that things are renamed in.
+    assert {Path(data).parent, Path(checkpoints).parent, Config().quarantine_dir.parent} == {Path("/opt/chromadb")}
+    assert "ReadWritePaths=-/opt/chromadb" in service
+    assert "ReadOnlyPaths=-/opt/chromadb/venvs -/opt/chromadb/restore" in service
     assert f"RequiresMountsFor={data} {checkpoints}" in service
     for name in BACKUP_UNITS:
         lines = _unit(name)
@@ -125,6 +130,8 @@ def test_static_timers_say_the_defaults(timer: str, variable: str) -> None:
     schedule, delay = f"chromadb_backup_{variable}schedule", f"chromadb_backup_{variable}randomized_delay"
     assert f"OnCalendar={BACKUP[schedule]}" in lines
     assert f"RandomizedDelaySec={BACKUP[delay]}" in lines
+    # A time at which the host was off is made up for.
+    assert "Persistent=true" in lines
     # The role installs a drop-in where a variable differs from what the static file says.
     roles = (ROLES / "chromadb_backup/vars/main.yml").read_text()
     assert f"{schedule} != '{BACKUP[schedule]}' or {delay} != '{BACKUP[delay]}'" in roles
@@ -135,6 +142,26 @@ def test_what_a_drop_in_replaces_is_what_the_static_unit_says() -> None:
     for key in re.findall(r"^(\w+)=", EXPRESSION.sub("x", template), re.MULTILINE):
         for name in BACKUP_UNITS:
             assert any(line.startswith(f"{key}=") for line in _unit(name)), f"{name} has no {key}="
+
+
+def test_a_hang_is_ended_and_what_trying_again_cannot_mend_is_not_tried_again() -> None:
+    service = _unit("chromadb.service")
+    assert {"Type=notify", "WatchdogSec=30s", "Restart=on-failure", "RestartPreventExitStatus=77 78"} <= set(service)
+    for name in BACKUP_UNITS:
+        [prevented] = [line for line in _unit(name) if line.startswith("RestartPreventExitStatus=")]
+        assert {"1", "2", "77", "78"} <= set(prevented.partition("=")[2].split())
+
+
+def test_configuration_is_validated_before_it_lands() -> None:
+    tasks = yaml.safe_load((ROLES / "chromadb/tasks/configure.yml").read_text())
+    [task] = [each for each in tasks if "chromad.yml.j2" in str(each)]
+    assert task["ansible.builtin.template"]["validate"].endswith("/bin/chromactl config validate %s")
+
+
+def test_an_environment_that_is_removed_in_part_is_not_taken_for_a_whole_one() -> None:
+    tasks = yaml.safe_load((ROLES / "chromadb/tasks/cleanup.yml").read_text())
+    loop = tasks[-1]["loop"]
+    assert loop.index("/.complete") < loop.index("+ unused + former")
 
 
 def test_a_backup_and_a_drill_have_the_same_sandbox() -> None:
@@ -169,13 +196,58 @@ def test_every_playbook_of_a_scenario_exists(scenario: str) -> None:
     assert any(entry.startswith("verify") for entry in sequence)
 
 
+@pytest.mark.parametrize(
+    ("variables", "written"),
+    [
+        ({}, ["/opt/chromadb"]),
+        (
+            {"chromadb_data_dir": "/srv/vectors/data", "chromadb_checkpoint_dir": "/srv/vectors/copies"},
+            ["/srv/vectors"],
+        ),
+        ({"chromadb_data_dir": "/srv/a+b/data", "chromadb_checkpoint_dir": "/srv/a+b/c/d"}, ["/srv/a+b"]),
+        (
+            {"chromadb_data_dir": "/srv/vectors/data", "chromadb_checkpoint_dir": "/srv/vectors-copies"},
+            ["/srv/vectors", "/srv/vectors-copies"],
+        ),
+        # Where others live too, each has its own mount, and what goes to quarantine is copied.
+        (
+            {"chromadb_data_dir": "/srv/vectors", "chromadb_checkpoint_dir": "/srv/checkpoints"},
+            ["/srv/vectors", "/srv/checkpoints", "/srv/quarantine"],
+        ),
+    ],
+)
+def test_the_daemon_writes_to_one_mount_where_that_is_its_own(variables: dict[str, object], written: list[str]) -> None:
+    assert _of_role(variables, "_chromadb_written") == written
+
+
+@pytest.mark.parametrize(
+    ("repository", "within"),
+    [("/opt/chromadb/backups", True), ("/opt/chromadb-backups", False), ("sftp:u@h:/x", False)],
+)
+def test_the_daemon_does_not_write_to_a_repository_beside_its_data(repository: str, within: bool) -> None:
+    backup = {"chromadb_backup": {"repository": "/var/backups/chromadb", "copy_to": {"repository": repository}}}
+    assert _of_role(backup, "_chromadb_repositories_within") == [repository] * within
+    assert bool(_of_role(backup, "_chromadb_drop_in")) is within
+    template = (ROLES / "chromadb/templates/chromadb.service.j2").read_text()
+    assert re.search(r"^ReadOnlyPaths=.*_chromadb_repositories_within", template, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["chromadb.service", *BACKUP_UNITS])
 def test_what_a_unit_may_write_is_made_at_boot(name: str) -> None:
     lines = [line for path in (ROOT / "systemd/tmpfiles.d").iterdir() for line in path.read_text().splitlines()]
     made = {path: (mode, user) for _, path, mode, user, *_ in (line.split() for line in lines if line[0] == "d")}
     [written] = re.findall(r"^ReadWritePaths=(.*)$", "\n".join(_unit(name)), re.MULTILINE)
     for path in written.split():
-        assert made[path.removeprefix("-")] == ("0750", "chromadb")
+        whose = ("0755", "root") if path == "-/opt/chromadb" else ("0750", "chromadb")
+        assert made[path.removeprefix("-")] == whose
+
+
+def _of_role(variables: Mapping[str, object], name: str) -> object:
+    """What a variable of the role chromadb is, with some of the others set."""
+    found: dict[str, Any] = yaml.safe_load((ROLES / "chromadb/vars/main.yml").read_text())
+    known = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in found.items()}
+    templar = Templar(loader=DataLoader(), variables={**SERVICE, **known, **variables})
+    return templar.template(trust_as_template(f"{{{{ {name} }}}}"))
 
 
 def _unit(name: str) -> list[str]:

@@ -9,6 +9,7 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -23,13 +24,27 @@ _KEPT = 200
 
 @dataclass(frozen=True)
 class Taken:
-    """A backup by its id in the repository. created: UTC, ISO 8601. added: bytes that it added. seconds: it took."""
+    """A backup by its id in the repository. created: UTC, ISO 8601. added: bytes that it added. seconds: it took. collections,
+    records: that it holds; None where an older chromad took it."""
 
     id: str
     created: Moment
     proven: bool
     added: Number
     seconds: Seconds
+    collections: Number | None = None
+    records: Number | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A backup, by the time of its creation, that retention leaves alone until a time: it holds `records`, and the one that
+    came after it less than half of them, `left`."""
+
+    created: Moment
+    until: Moment
+    records: Number
+    left: Number
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,7 @@ class Drill:
 class Ledger:
     """data_id: of the history that last_seq_id and last_good belong to. problem: of the last backup, empty when it was good.
     suspect: its proof failed, so nothing is to be built on it. parts: how many rotating checks there were. retained: when
-    retention was applied last."""
+    retention was applied last. kept: what it leaves alone, the newest last."""
 
     format: int = FORMAT
     data_id: str = ""
@@ -58,6 +73,7 @@ class Ledger:
     suspect: bool = False
     parts: Number = 0
     retained: MomentOrNone = ""
+    kept: list[Kept] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
     drills: list[Drill] = field(default_factory=list)
 
@@ -102,20 +118,30 @@ def covers(directory: Path, data_id: str) -> int | None:
     return found.last_seq_id if found.data_id == data_id else None
 
 
-def summary(directory: Path) -> dict[str, str | None]:
-    """What a status shows: the last good backup, what went wrong with the last one, and the same of drills."""
+def summary(directory: Path) -> dict[str, Any]:
+    """What a status shows: the last good backup, what went wrong with the last one, and the same of drills. shrunk: that one
+    had less than half of the records of the one before it (from, to), which is kept (kept, its creation; kept_until)."""
     try:
         found = read(directory)
     except (BackupError, OSError) as error:
-        return {"last_good": None, "problem": str(error), "drill": None, "drill_good": None, "drill_problem": None}
+        shown = dict.fromkeys(("last_good", "problem", "shrunk", "drill", "drill_good", "drill_problem"))
+        return {**shown, "problem": str(error)}
     drill = found.drills[-1] if found.drills else None
     return {
         "last_good": found.last_good or None,
         "problem": found.problem or None,
+        "shrunk": _shrunk(found),
         "drill": drill.ended if drill else None,
         "drill_good": next((each.ended for each in reversed(found.drills) if not each.problem), None),
         "drill_problem": (drill.problem or None) if drill else None,
     }
+
+
+def _shrunk(known: Ledger) -> dict[str, Any] | None:
+    last = next((each for each in reversed(known.kept) if datetime.fromisoformat(each.until) > datetime.now(UTC)), None)
+    if last is None:
+        return None
+    return {"from": last.records, "to": last.left, "kept": last.created, "kept_until": last.until}
 
 
 def now() -> str:

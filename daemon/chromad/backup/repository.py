@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -157,12 +157,23 @@ class Repository:
         finally:
             shutil.rmtree(parent, ignore_errors=True)
 
-    def retain(self, host: str, keep: Keep, tag: str) -> int:
-        """Forgets the backups of a host with a tag that the policy does not keep; gives how many."""
+    def retain(self, host: str, keep: Keep, tag: str, spare: Collection[str] = ()) -> int:
+        """Forgets the backups of a host with a tag that the policy does not keep; gives how many.
+
+        spare: when those were created that stay whatever the policy says.
+        """
         words = [f"--keep-{name}={count}" for name, count in keep.model_dump().items() if count]
-        arguments = ["forget", "--json", "--host", host, "--tag", f"{MARK},{tag}", "--group-by", "host", *words]
-        groups = json.loads(self._run(*arguments) or "null") or []
-        return sum(len(group.get("remove") or []) for group in groups)
+        arguments = ["--json", "--host", host, "--tag", f"{MARK},{tag}", "--group-by", "host", *words]
+        if not spare:
+            return len(self._removed(*arguments))
+        unwanted = [each.id for each in self._removed("--dry-run", *arguments) if each.time not in spare]
+        if unwanted:
+            self.forget(unwanted)
+        return len(unwanted)
+
+    def _removed(self, *arguments: str) -> list[Snapshot]:
+        groups = json.loads(self._run("forget", *arguments) or "null") or []
+        return [_snapshot(each) for group in groups for each in group.get("remove") or []]
 
     def forget(self, ids: Sequence[str]) -> None:
         """Removes backups; their content goes with the next `prune`."""

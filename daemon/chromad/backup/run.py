@@ -2,15 +2,15 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from chromad.api import Api
-from chromad.backup import assemble, ledger, manifest, proof, readback, repository, snapshot
-from chromad.backup.ledger import Taken
+from chromad.backup import assemble, former, ledger, manifest, proof, readback, repository, snapshot
+from chromad.backup.ledger import Kept, Taken
 from chromad.backup.repository import Added, Repository
 from chromad.backup.snapshot import Snapshot
 from chromad.config import Config
@@ -30,7 +30,8 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Outcome:
     """A backup that is stored. base: why it has a base of its own, empty when it adds to the one before. added: bytes.
-    forgotten: backups that the policy did not keep. copied: whether there is a second repository, which has it as well."""
+    forgotten: backups that the policy did not keep. copied: whether there is a second repository, which has it as well.
+    shrunk: the good one before it, which is kept because it has more than twice as many records."""
 
     id: str
     created: str
@@ -42,6 +43,7 @@ class Outcome:
     seconds: float
     forgotten: int
     copied: bool
+    shrunk: Kept | None
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,10 @@ class Plan:
     bytes: int
 
 
-def plan(config: Config, *, full: bool) -> Plan:
-    """What `run` would do now."""
+def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool) -> Plan:
+    """What `run` would do now. Raises ConfigurationError where it would refuse a backup of nothing."""
+    if former.has_nothing(config) and not accept_empty:
+        _refuse_nothing(config, primary)
     reason = snapshot.why_base(config, full=full) if config.backup_dir.exists() else "the first one here"
     if reason:
         paths = [path for path in config.data_dir.iterdir() if path.is_file()]
@@ -65,11 +69,20 @@ def plan(config: Config, *, full: bool) -> Plan:
     return Plan(config.backup.repository, reason, size)
 
 
-def run(config: Config, primary: Repository, second: Repository | None, *, full: bool, progress: Progress) -> Outcome:
+def run(
+    config: Config,
+    primary: Repository,
+    second: Repository | None,
+    *,
+    full: bool,
+    accept_empty: bool,
+    progress: Progress,
+) -> Outcome:
     """Takes a backup, proves it, stores it. Runs as the owner of the data.
 
-    Raises TryAgain when another one runs, BackupError and others when it is not good; the last good one is untouched
-    then, and the log is kept.
+    accept_empty: also one of nothing after a good one of something. Raises ConfigurationError for such a one else, TryAgain
+    when another backup runs, BackupError and others when it is not good; the last good one is untouched then, and the log
+    is kept.
     """
     prepare(config)
     started = time.monotonic()
@@ -77,11 +90,15 @@ def run(config: Config, primary: Repository, second: Repository | None, *, full:
         primary.lock_fd = held.fd
         attempted = ledger.now()
         remove_leftovers(config)
-        _begin_history(config)
         try:
+            if former.has_nothing(config) and not accept_empty:
+                _refuse_nothing(config, primary)
+            _begin_history(config)
             taken = snapshot.take(
                 config, full=full, checkpoint=lambda damaged: _checkpoint(config, damaged, progress), progress=progress
             )
+            if not taken.manifest.collections and not accept_empty:
+                _refuse_nothing(config, primary)
             looks = readback.look(taken.directory, taken.manifest)
             taken, problem = _prove(config, taken, progress)
             stored, problem = _store(config, primary, taken, looks, problem, started, progress)
@@ -102,10 +119,16 @@ def run(config: Config, primary: Repository, second: Repository | None, *, full:
 
 
 def failed(config: Config, error: ChromadError) -> None:
-    """Leaves in the ledger why a backup could not even begin, where that is possible."""
+    """Leaves in the ledger why a backup could not even begin, where that is possible and nobody else is at work on it."""
     with suppress(ChromadError, OSError):
         prepare(config)
-        _note(config, ledger.now(), _one_line(error))
+        with lock.backup_lock(config.backup_dir):
+            _note(config, ledger.now(), _one_line(error))
+
+
+def release(config: Config, times: Iterable[str]) -> None:
+    """Backups were forgotten by hand, given by the time of their creation: nothing is kept of them. The caller holds the lock."""
+    ledger.write(config.backup_dir, former.release(ledger.read(config.backup_dir), times))
 
 
 def prepare(config: Config) -> None:
@@ -141,6 +164,10 @@ def scratch_space(config: Config, size: int) -> None:
             f"{human_bytes(size)}, and {human_bytes(kept)} stay below disk.fence_percent",
             "free some space on the file system of the checkpoints",
         )
+
+
+def _refuse_nothing(config: Config, primary: Repository) -> None:
+    former.refuse_nothing(config, former.find(config, primary, host(), PROVEN, ask=True))
 
 
 def _checkpoint(config: Config, damaged: Sequence[str], progress: Progress) -> None:
@@ -217,13 +244,24 @@ def _store(
         "records": found.records,
         "bytes": found.size,
     }
-    tags = [UNPROVEN if problem else PROVEN, *(f"{key}={value}" for key, value in facts.items())]
+    before = former.find(config, primary, host(), PROVEN)
+    shrunk = None if problem else former.shrunk(before, found.created, found.records)
+    kept = [*former.active(before.kept, found.created), *([shrunk] if shrunk else [])]
+    tags = [UNPROVEN if problem else PROVEN, *(f"{key}={value}" for key, value in facts.items()), *former.tags(kept)]
     added = primary.backup(taken.directory, host(), tags, lambda done, total: progress("storing", done, total))
     if not problem:
         added, problem = _read_back(config, primary, taken, looks, added, progress)
     seconds = time.monotonic() - started
     known = ledger.read(config.backup_dir)
-    entry = Taken(added.id, found.created, not problem, added.bytes, round(seconds, 1))
+    entry = Taken(
+        added.id,
+        found.created,
+        not problem,
+        added.bytes,
+        round(seconds, 1),
+        len(found.collections),
+        found.records,
+    )
     known = replace(known, attempted=found.created, taken=[*known.taken, entry])
     if problem:
         known = replace(known, problem=_one_line(problem), suspect=True)
@@ -235,6 +273,7 @@ def _store(
             data_id=found.data_id,
             last_seq_id=found.last_seq_id,
             last_good=found.created,
+            kept=kept,
         )
     ledger.write(config.backup_dir, known)
     outcome = Outcome(
@@ -248,6 +287,7 @@ def _store(
         seconds,
         0,
         copied=False,
+        shrunk=shrunk,
     )
     return outcome, problem
 
@@ -284,11 +324,12 @@ def _retain(config: Config, primary: Repository, second: Repository | None) -> i
     if known.retained and datetime.fromisoformat(known.retained) > datetime.now(UTC) - _RETENTION:
         return 0
     keep = config.backup.keep
-    count = primary.retain(host(), keep, PROVEN)
+    spare = {each.created for each in former.active(known.kept, ledger.now())}
+    count = primary.retain(host(), keep, PROVEN, spare)
     count += primary.retain(
         host(), keep.model_copy(update={"last": 1, "daily": 0, "weekly": 0, "monthly": 0}), UNPROVEN
     )
-    if second and second.retain(host(), keep, PROVEN):
+    if second and second.retain(host(), keep, PROVEN, spare):
         second.prune(lambda: None)
     ledger.write(config.backup_dir, replace(known, retained=ledger.now()))
     return count

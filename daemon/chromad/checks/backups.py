@@ -20,6 +20,7 @@ def check(host: Host) -> Iterator[Result]:
         yield fail("backup", BackupError, error.message, error.hint)
         return
     yield _backup(known)
+    yield from _shrunk(host)
     yield from _drill(known)
     yield from _timers()
 
@@ -35,6 +36,17 @@ def _backup(known: ledger.Ledger) -> Result:
     if age > _BACKUP_AGE:
         return warn("backup", fact, "systemctl list-timers chromadb-backup.timer", data)
     return ok("backup", fact, data)
+
+
+def _shrunk(host: Host) -> Iterator[Result]:
+    found = ledger.summary(host.config.backup_dir)["shrunk"]
+    if found:
+        fact = (
+            f"the one of {found['kept']} has {found['from']} records, the one after it {found['to']}; it is kept until "
+            f"{found['kept_until']}"
+        )
+        hint = "if that was not meant, restore it: chromactl backups; if it was: chromactl backups forget ID --confirm"
+        yield warn("shrunk", fact, hint, {"from": found["from"], "to": found["to"]})
 
 
 def _drill(known: ledger.Ledger) -> Iterator[Result]:

@@ -83,7 +83,7 @@ def _back_up(config: Config) -> _Saved:
         primary, second = repository.connect(config), repository.connect_copy(config)
         ui.become_owner(config.data_dir)
         with ui.progress() as progress:
-            return _Saved(backup.run(config, primary, second, full=True, progress=progress).id)
+            return _Saved(backup.run(config, primary, second, full=True, accept_empty=False, progress=progress).id)
     except Exception as error:
         # Whatever it is: the adoption is done, and has to be told of.
         known = error if isinstance(error, ChromadError) else from_system(error)

@@ -15,20 +15,25 @@ from chromad.output import human_bytes
 def take(
     context: typer.Context,
     full: Annotated[bool, typer.Option("--full", help="Begin with a new base, also where that is not due.")] = False,
+    accept_empty: Annotated[
+        bool, typer.Option("--accept-empty", help="Also when there is no collection, and there were some.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     json: ui.Json = False,
 ) -> None:
     """Take a backup, prove it with an engine of its own, store it. With the service up or down.
 
     As root it works as the owner of the data directory. The first backup holds everything, the next ones what was logged
-    since, until that is 3 % of the records.
+    since, until that is 3 % of the records. One of nothing, after a good one of something, is refused. One with less than half
+    of the records is taken, and the one before it is kept for 30 days, whatever backup.keep says.
 
     Example: sudo chromactl backup
     """
     settings = ui.settings(context)
     config = settings.config
     if dry_run:
-        _show_plan(run.plan(config, full=full), json=json or settings.json)
+        plan = run.plan(config, repository.connect(config), full=full, accept_empty=accept_empty)
+        _show_plan(plan, json=json or settings.json)
         return
     ui.need(config.data_dir)
     with ui.failure(events.BACKUP_FAILED):
@@ -39,7 +44,7 @@ def take(
             raise
         ui.become_owner(config.data_dir)
         with ui.progress() as report:
-            taken = run.run(config, primary, second, full=full, progress=report)
+            taken = run.run(config, primary, second, full=full, accept_empty=accept_empty, progress=report)
     text = (
         f"{taken.id}: {taken.collections} collections, {taken.records} records, {human_bytes(taken.bytes)}, of which "
         f"{human_bytes(taken.added)} are new in {config.backup.repository}; proven, {taken.seconds:.1f} s"
@@ -50,6 +55,12 @@ def take(
         return
     if taken.base:
         ui.out.print(f"it has a base of its own: {taken.base}", markup=False)
+    if taken.shrunk:
+        ui.out.print(
+            f"the good one before it, of {taken.shrunk.created}, has {taken.shrunk.records} records: it is kept until "
+            f"{taken.shrunk.until}, whatever backup.keep says",
+            markup=False,
+        )
     if taken.copied and config.backup.copy_to:
         ui.out.print(f"copied to {config.backup.copy_to.repository}", markup=False)
     if taken.forgotten:

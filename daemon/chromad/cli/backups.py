@@ -137,6 +137,7 @@ def forget(
         with lock.backup_lock(config.backup_dir) as held, ui.progress() as report:
             place.lock_fd = held.fd
             place.forget(ids)
+            run.release(config, [found[each].time for each in ids])
             place.prune(lambda: report("pruning", 0, 0))
     if json or settings.json:
         ui.print_json({"forgotten": ids if confirm else [], "would_forget": [] if confirm else ids})

@@ -119,6 +119,7 @@ def _facts(answer: dict[str, Any]) -> Table:
         "without a checkpoint": "; ".join(f"{name}: {why}" for name, why in (answer.get("unprotected") or {}).items()),
         "failing": "; ".join(f"{name}: {why}" for name, why in (answer.get("threads") or {}).items() if why),
         "backup": _event("last_good", "problem", answer["backup"]),
+        "shrunk": _shrunk(answer["backup"].get("shrunk")),
         "drill": _event("drill", "drill_problem", answer["backup"]),
         "last stop": answer["last_stop"],
         "data": answer["data_dir"],
@@ -160,7 +161,13 @@ def _checkpoint(found: dict[str, str]) -> str:
     return f"{text}; FAILED: {found['error']}" if found["error"] else text
 
 
-def _event(when: str, problem: str, backup: dict[str, str | None]) -> str:
+def _shrunk(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    return f"a backup has {found['to']} records, the one before it, kept until {found['kept_until']}, {found['from']}"
+
+
+def _event(when: str, problem: str, backup: dict[str, Any]) -> str:
     """When something was done last, and what went wrong; empty before the first time."""
     last, wrong = backup[when], backup[problem]
     parts = (f"{last} ({ui.age(last)} ago)" if last else "", f"FAILED: {wrong}" if wrong else "")
