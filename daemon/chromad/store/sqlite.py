@@ -31,7 +31,7 @@ SCHEMA: dict[str, set[str]] = {
 MIGRATIONS = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
 
 TOPIC = "persistent://default/default/"
-_KEEP_LOG = '{"automatically_purge": false, "_type": "EmbeddingsQueueConfigurationInternal"}'
+KEEP_LOG = '{"automatically_purge": false, "_type": "EmbeddingsQueueConfigurationInternal"}'
 _LOG_INDEX = "chromad_embeddings_queue_topic_seq_id"
 _BUSY_TIMEOUT = 60.0
 _COPY_STEP = 512  # pages between two flushes
@@ -123,8 +123,8 @@ def keep_log(data_dir: Path) -> None:
         if not has_table(connection, "embeddings_queue_config"):
             return
         row = connection.execute("SELECT config_json_str FROM embeddings_queue_config WHERE id = 1").fetchone()
-        if row is None or row[0] != _KEEP_LOG:
-            connection.execute("INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, ?)", (_KEEP_LOG,))
+        if row is None or row[0] != KEEP_LOG:
+            connection.execute("INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, ?)", (KEEP_LOG,))
         index_log(connection)
 
 
