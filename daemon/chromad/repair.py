@@ -17,7 +17,8 @@ from chromad.config import Config, Listen
 from chromad.control import ask
 from chromad.engine import Engine
 from chromad.errors import ChromadError, TryAgain
-from chromad.store import fence, lock, log, quarantine, segment, soundness, sqlite, state
+from chromad.output import log as journal
+from chromad.store import audit, fence, lock, log, quarantine, segment, soundness, sqlite, state
 
 _PAGE = 500
 # The engine keeps vectors of cosine collections normalised, which costs their last bits.
@@ -53,6 +54,8 @@ def run(config: Config, progress: Progress) -> list[Repaired]:
         others = processes.with_open_database(config.data_dir / sqlite.FILE, ignore={os.getpid()})
         if others:
             raise TryAgain(f"{sqlite.FILE} is open in {', '.join(str(each) for each in others)}", "stop it first")
+        for finding in audit.mend(config.data_dir, private=False):
+            journal.warning("%s: %s", "put right" if finding.mend else "not put right", finding.fact)
         return mend(config, config.quarantine_dir, held, progress)
 
 

@@ -20,7 +20,7 @@ from chromad.config import Config
 from chromad.errors import BackupError, ConfigurationError
 from chromad.output import human_bytes
 from chromad.output import log as journal
-from chromad.store import archive, fence, hold, log, removal, segment, soundness, sqlite, state
+from chromad.store import archive, audit, fence, hold, log, removal, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Checkpoint, Store
 
 CURRENT = "current"
@@ -169,7 +169,7 @@ def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) ->
             if newest and newest.seq_id > seq_id:
                 raise _Purged(f"the checkpoint of {uuid} was renewed meanwhile")
         with sqlite.connect(target) as connection:
-            _prepare_copy(connection, seq_ids)
+            _prepare_copy(connection, store, seq_ids)
             entries = proof.entries(connection, seq_ids)
             last = archive.create(target / archive.FILE, connection, created)
         files += [manifest.hash_file(target / name, _ignore) for name in (sqlite.FILE, archive.FILE)]
@@ -269,7 +269,7 @@ def _copy_segment(
     return seq_id
 
 
-def _prepare_copy(connection: sqlite3.Connection, seq_ids: Mapping[str, int | None]) -> None:
+def _prepare_copy(connection: sqlite3.Connection, store: Store, seq_ids: Mapping[str, int | None]) -> None:
     # `_base` puts it on disk in the end, once.
     connection.execute("PRAGMA synchronous = OFF")
     # One file, without a WAL beside it.
@@ -280,11 +280,17 @@ def _prepare_copy(connection: sqlite3.Connection, seq_ids: Mapping[str, int | No
     for collection in collections:
         seq_id = seq_ids.get(collection.segment)
         if seq_id is None and not log.rebuilds(connection, collection):
-            raise BackupError(f"the log of {collection.name!r} was purged while the backup was taken", "take it again")
+            if store.latest(collection.segment):
+                raise _Purged(f"the first checkpoint of {collection.segment} was taken meanwhile")
+            count = len(log.ids_without_vector(connection, collection))
+            journal.warning("backup: %d records of %s have no vector; it holds them without", count, collection.name)
     sqlite.set_seq_ids(connection, {each.segment: seq_ids.get(each.segment) for each in collections})
-    verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise BackupError(f"the database is damaged: {verdict}", "restore an earlier backup")
+    if found := audit.problems(connection):
+        hint = "systemctl stop chromadb; chromactl repair; systemctl start chromadb"
+        raise BackupError(
+            "the database is not worth keeping as it is:\n" + "\n".join(each.fact for each in found),
+            hint if all(each.mend for each in found) else "restore an earlier backup",
+        )
 
 
 def _data_id(config: Config) -> str:

@@ -6,10 +6,12 @@ doctor`, backups and the trial of an upgrade only look.
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from chromad.store import fulltext, record_ids, sqlite, systables, watermarks
-from chromad.store.finding import Finding, run
+from chromad.store.finding import LEFTOVERS, Finding, run
 
 # What `PRAGMA integrity_check` says of an index that can be made anew
 _INDEX = ("wrong # of entries in index", "missing from index", "non-unique entry in index")
@@ -31,12 +33,21 @@ def quick(connection: sqlite3.Connection) -> list[Finding]:
     return found
 
 
-def mend(data_dir: Path, tick: Callable[[], None] = lambda: None) -> list[Finding]:
+def glance(connection: sqlite3.Connection) -> list[Finding]:
+    """As `quick`, but changes nothing; the engine may run."""
+    return list(_quick(connection, _directory(connection)))
+
+
+def mend(data_dir: Path, tick: Callable[[], None] = lambda: None, *, private: bool) -> list[Finding]:
     """Puts right what can be, in a directory that no engine has open, of any Chroma; gives all that was found. What has no
-    `mend` is as it was. Raises ChromadError when SQLite cannot read or mend it."""
+    `mend` is as it was. Raises ChromadError when SQLite cannot read or mend it.
+
+    private: it is a copy, whose original stays as it is. Else nothing that could be somebody's is deleted.
+    """
     found = []
     with sqlite.connect(data_dir) as connection:
-        for finding in _thorough(connection, data_dir, files=True):
+        for each in _thorough(connection, data_dir, files=True):
+            finding = each if private or each.kind != LEFTOVERS else replace(each, mend=None)
             _mend(connection, finding)
             found.append(finding)
             tick()
@@ -53,18 +64,32 @@ def look(data_dir: Path, *, files: bool) -> list[Finding]:
 def problems(connection: sqlite3.Connection) -> list[Finding]:
     """What a copy of the database must not have to be worth keeping: damage by SQLite's own checks, collections that are not
     seen, writes that would be lost. connection: to a private copy."""
-    directory = _directory(connection)
-    return [*_integrity(connection), *fulltext.check(connection), *_quick(connection, directory)]
+    return [*_integrity(connection), *fulltext.damage(connection), *_quick(connection, _directory(connection))]
 
 
 def _quick(connection: sqlite3.Connection, directory: Path) -> Iterator[Finding]:
+    yield from _at_once(connection, lambda: _system(connection, directory))
+    yield from _at_once(connection, lambda: watermarks.check(connection, thorough=False))
+    if not fulltext.is_there(connection):
+        yield from fulltext.damage(connection)
+
+
+def _system(connection: sqlite3.Connection, directory: Path) -> Iterator[Finding]:
     if _is_incomplete(connection):
         yield from systables.owners(connection, directory)
         yield from systables.segments(connection, directory)
     yield from _dimensions(connection, directory)
-    yield from watermarks.check(connection, thorough=False)
-    if not fulltext.is_there(connection):
-        yield from fulltext.check(connection)
+
+
+def _at_once(connection: sqlite3.Connection, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """What a check finds in one state of a database that an engine may be writing."""
+    if connection.in_transaction:
+        return list(check())
+    connection.execute("BEGIN")
+    try:
+        return list(check())
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _thorough(connection: sqlite3.Connection, directory: Path, *, files: bool) -> Iterator[Finding]:
@@ -73,15 +98,21 @@ def _thorough(connection: sqlite3.Connection, directory: Path, *, files: bool) -
     if list(systables.tables(connection, directory)):
         return
     yield from systables.indexes(connection, directory)
-    yield from fulltext.check(connection)
     yield from _integrity(connection)
-    yield from systables.names(connection, directory)
-    yield from systables.owners(connection, directory)
-    yield from systables.segments(connection, directory)
+    hopeless = False
+    for check in (systables.names, systables.owners, systables.segments):
+        for finding in _at_once(connection, partial(check, connection, directory)):
+            hopeless |= finding.mend is None
+            yield finding
+    if hopeless:
+        # What belongs to what cannot be told.
+        return
+    # Each kind of row tells which of the next kind belong to none.
     yield from systables.leftovers(connection, directory)
+    yield from fulltext.check(connection)
     yield from systables.ghosts(connection, directory)
-    yield from systables.dimensions(connection, directory)
-    yield from watermarks.check(connection, thorough=True)
+    yield from _at_once(connection, partial(systables.dimensions, connection, directory))
+    yield from _at_once(connection, partial(watermarks.check, connection, thorough=True))
     if files:
         yield from record_ids.check(connection, directory)
 
@@ -125,7 +156,15 @@ def _mend(connection: sqlite3.Connection, finding: Finding) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
+        # A fence is for clients.
+        fences = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'embeddings_queue'"
+        ).fetchall()
+        for name, _ in fences:
+            connection.execute(f'DROP TRIGGER "{name}"')
         finding.mend(connection)
+        for _, text in fences:
+            connection.execute(text)
     except BaseException:
         connection.execute("ROLLBACK")
         raise

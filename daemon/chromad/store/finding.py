@@ -4,6 +4,9 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+# Rows that belong to nothing, as far as can be told
+LEFTOVERS = "leftovers"
+
 Mend = Callable[[sqlite3.Connection], None]
 
 

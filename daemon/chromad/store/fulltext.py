@@ -27,23 +27,23 @@ _ELSEWHERE = {
 
 
 def check(connection: sqlite3.Connection) -> Iterator[Finding]:
-    """Reads all of the index. Takes SQLite's write lock meanwhile."""
-    reason = _damage(connection)
-    if reason:
-        yield Finding(
-            "full_text",
-            f"the full-text index is damaged ({reason}); the texts of all records are there to make it anew",
-            mend=rebuild,
-        )
-        return
-    differing = _differing(connection)
+    """Reads all of the index, and compares it with the records' texts. Takes SQLite's write lock meanwhile."""
+    damaged = damage(connection)
+    yield from damaged
+    differing = 0 if damaged else _differing(connection)
     if differing:
         yield Finding(
-            "full_text",
-            f"the full-text index has other texts than {differing} records",
-            count=differing,
-            mend=rebuild,
+            "full_text", f"the full-text index has other texts than {differing} records", count=differing, mend=rebuild
         )
+
+
+def damage(connection: sqlite3.Connection) -> list[Finding]:
+    """As `check`, but does not look at the records."""
+    reason = _damage(connection)
+    if not reason:
+        return []
+    fact = f"the full-text index is damaged ({reason}); the texts of all records are there to make it anew"
+    return [Finding("full_text", fact, mend=rebuild)]
 
 
 def rebuild(connection: sqlite3.Connection) -> None:

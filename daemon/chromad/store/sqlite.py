@@ -165,6 +165,13 @@ def outdated(data_dir: Path) -> bool:
     return any(found.get(kind, 0) < newest for kind, newest in MIGRATIONS.items())
 
 
+def is_migrated(data_dir: Path) -> bool:
+    """Whether the database has had all migrations of the installed engine, so that it should have all tables."""
+    with connect(data_dir) as connection:
+        there = has_table(connection, "migrations")
+    return there and not outdated(data_dir)
+
+
 def unknown_migrations(data_dir: Path) -> list[str]:
     """The migrations in the file that the pinned engine does not have: a newer one wrote it."""
     with connect(data_dir) as connection:

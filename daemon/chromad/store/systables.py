@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chromad.store import segment, segment_files, sqlite, watermarks
-from chromad.store.finding import Finding, run
+from chromad.store.finding import LEFTOVERS, Finding, run
 
 _BASE = (
     "collections",
@@ -252,7 +252,8 @@ def _lacks_metadata(connection: sqlite3.Connection, directory: Path, collection:
     ]
     lacking = _lacking(connection, "METADATA")
     fact = f"the collection {name!r} has no metadata segment"
-    if orphans:
+    (dimension,) = connection.execute("SELECT dimension FROM collections WHERE id = ?", (collection,)).fetchone()
+    if orphans and dimension is not None:
         chosen = orphans[0] if len(orphans) == lacking == 1 else _by_ids(connection, directory, collection, orphans)
         if chosen is None or not _is_uuid(chosen):
             return Finding("system", f"{fact}, and it cannot be told which of {len(orphans)} is its", _NO_WAY)
@@ -260,7 +261,6 @@ def _lacks_metadata(connection: sqlite3.Connection, directory: Path, collection:
         return Finding(
             "system", f"{fact}; {count} records of none are its", count=count, mend=_add(chosen, "METADATA", collection)
         )
-    (dimension,) = connection.execute("SELECT dimension FROM collections WHERE id = ?", (collection,)).fetchone()
     logged = connection.execute(
         "SELECT 1 FROM embeddings_queue WHERE topic = ? LIMIT 1", (sqlite.topic(collection),)
     ).fetchone()
@@ -314,6 +314,9 @@ def _lacks_vectors(connection: sqlite3.Connection, directory: Path, collection: 
         return Finding("system", f"{fact}, and {len(fitting)} directories may be its", _NO_WAY)
     if fitting:
         return Finding("system", f"{fact}; {fitting[0]} is its", mend=_add(fitting[0], "VECTOR", collection))
+    (dimension,) = connection.execute("SELECT dimension FROM collections WHERE id = ?", (collection,)).fetchone()
+    if dimension is not None and not held:
+        return Finding("system", f"{fact}, and it cannot be told which directory is its", _NO_WAY)
     return Finding("system", f"{fact}; it gets one", mend=_add(str(uuid.uuid4()), "VECTOR", collection))
 
 
@@ -371,7 +374,7 @@ def leftovers(connection: sqlite3.Connection, _directory: Path) -> Iterator[Find
         (count,) = connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchone()  # noqa: S608 (constants)
         if count:
             yield Finding(
-                "leftovers",
+                LEFTOVERS,
                 f"{count} {what} are left out",
                 count=count,
                 mend=run(f"DELETE FROM {table} WHERE {condition}"),  # noqa: S608 (constants)

@@ -218,7 +218,7 @@ def _mend(connection: sqlite3.Connection, *, place: _Place) -> None:
     if persisted is not None and (
         persisted >= HIGHEST or (whole and persisted > place.newest) or persisted > (applied or 0)
     ):
-        persisted = _before_log(connection, place)
+        persisted = min(applied or 0, _before_log(connection, place))
     for segment, seq_id in ((place.metadata, applied), (place.vector, persisted)):
         set_watermark(connection, segment, seq_id)
     if reached > newest:
