@@ -302,6 +302,36 @@ def _by_hand(path: Path, model: Model) -> None:
     model["notes"]["r9"][2]["by hand"] = 1
 
 
+def _without_keys(*tables: str) -> Damage:
+    """As a program leaves tables that it has filled anew."""
+
+    def damage(path: Path, _model: Model) -> None:
+        with opened(path) as connection:
+            for table in tables:
+                connection.execute(f"CREATE TABLE made_anew AS SELECT * FROM {table}")
+                connection.execute(f"DROP TABLE {table}")
+                connection.execute(f"ALTER TABLE made_anew RENAME TO {table}")
+            if "max_seq_id" in tables:
+                connection.execute("INSERT INTO max_seq_id SELECT segment_id, seq_id - 1 FROM max_seq_id")
+
+    return damage
+
+
+def _no_times(path: Path, model: Model) -> None:
+    _log_one(path, model)
+    sql("UPDATE embeddings_queue SET created_at = 'yesterday'")(path, model)
+
+
+def _unreadable_rows(path: Path, model: Model) -> None:
+    """Beside a write that was logged, and is yet to be applied."""
+    _log_one(path, model)
+    sql(
+        "INSERT INTO embeddings_queue (operation, topic, id) SELECT 9, topic, 'nine' FROM embeddings_queue LIMIT 1",
+        "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding)"
+        " SELECT 2, topic, 'short', x'00', 'FLOAT32' FROM embeddings_queue LIMIT 1",
+    )(path, model)
+
+
 def _rename_ids(table: str) -> Damage:
     return sql(f"UPDATE {table} SET id = 'not-a-uuid' WHERE rowid = (SELECT min(rowid) FROM {table})")
 
@@ -447,6 +477,16 @@ CASES = [
         said="lacks 1 of sysdb",
     ),
     Case("ids that are none", "1.5.9", _rename_ids("collections"), 1, refused=True, said="is no UUID"),
+    Case(
+        "tables made anew without keys",
+        "1.5.9",
+        _without_keys("max_seq_id", "embedding_metadata"),
+        said="without its key",
+    ),
+    Case("records made anew without a key", "1.0.20", _without_keys("embeddings"), 1, refused=True, said="primary key"),
+    Case("no times in the log", "0.6.3", _no_times, said="time that is none"),
+    Case("rows that nobody reads", "1.5.9", _unreadable_rows, 1, said="cannot read are left out"),
+    Case("no watermarks", "1.0.20", sql("DELETE FROM max_seq_id"), said="nothing says up to where"),
     # SQLite itself
     Case("a page of zeros", "1.5.9", _zero_pages, 1, refused=True, said="HINT"),
     Case("an index that lacks a row", "1.5.9", _by_hand, said="index"),

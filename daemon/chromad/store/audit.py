@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from chromad.store import fulltext, record_ids, sqlite, systables, watermarks
-from chromad.store.finding import LEFTOVERS, Finding, run
+from chromad.store.finding import Finding, run
 
 # What `PRAGMA integrity_check` says of an index that can be made anew
 _INDEX = ("wrong # of entries in index", "missing from index", "non-unique entry in index")
@@ -47,7 +47,7 @@ def mend(data_dir: Path, tick: Callable[[], None] = lambda: None, *, private: bo
     found = []
     with sqlite.connect(data_dir) as connection:
         for each in _thorough(connection, data_dir, files=True):
-            finding = each if private or each.kind != LEFTOVERS else replace(each, mend=None)
+            finding = each if private or not each.deletes else replace(each, mend=None)
             _mend(connection, finding)
             found.append(finding)
             tick()
@@ -97,10 +97,13 @@ def _thorough(connection: sqlite3.Connection, directory: Path, *, files: bool) -
     yield from systables.tables(connection, directory)
     if list(systables.tables(connection, directory)):
         return
+    yield from systables.keys(connection, directory)
+    if any(finding.mend is None for finding in systables.keys(connection, directory)):
+        return
     yield from systables.indexes(connection, directory)
     yield from _integrity(connection)
     hopeless = False
-    for check in (systables.names, systables.owners, systables.segments):
+    for check in (systables.names, systables.owners, systables.segments, systables.settings):
         for finding in _at_once(connection, partial(check, connection, directory)):
             hopeless |= finding.mend is None
             yield finding
@@ -112,8 +115,10 @@ def _thorough(connection: sqlite3.Connection, directory: Path, *, files: bool) -
     yield from fulltext.check(connection)
     yield from systables.ghosts(connection, directory)
     yield from _at_once(connection, partial(systables.dimensions, connection, directory))
+    yield from systables.logged(connection, directory)
     yield from _at_once(connection, partial(watermarks.check, connection, thorough=True))
     if files:
+        yield from watermarks.unmarked(connection, directory)
         yield from record_ids.check(connection, directory)
 
 

@@ -4,9 +4,6 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# Rows that belong to nothing, as far as can be told
-LEFTOVERS = "leftovers"
-
 Mend = Callable[[sqlite3.Connection], None]
 
 
@@ -14,13 +11,15 @@ Mend = Callable[[sqlite3.Connection], None]
 class Finding:
     """kind: one of a few words, for programs. fact: what is wrong, with names and counts. hint: what to do about it, empty
     where it is only said. count: of rows or records. mend: puts it right on a private copy or while no engine runs, within a
-    transaction of the caller's; None where that cannot be done. loses: something is not there any more, even when mended."""
+    transaction of the caller's; None where that cannot be done. deletes: by taking rows out, so that it is for copies alone.
+    loses: something that clients wrote is not there any more, even when mended."""
 
     kind: str
     fact: str
     hint: str = ""
     count: int = 1
     mend: Mend | None = field(default=None, compare=False, repr=False)
+    deletes: bool = False
     loses: bool = False
 
 

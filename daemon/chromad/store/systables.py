@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chromad.store import segment, segment_files, sqlite, watermarks
-from chromad.store.finding import LEFTOVERS, Finding, run
+from chromad.store.finding import Finding, run
 
 _BASE = (
     "collections",
@@ -58,6 +58,19 @@ _ANEW = {
 }
 # Tables that hold what clients wrote
 _HELD = {"embeddings_queue": "writes that were yet to be applied", "embedding_metadata_array": "lists in metadata"}
+# What the engine's statements rely on
+_ROWIDS = {"embeddings": "id", "embeddings_queue": "seq_id"}
+_UNIQUE = {
+    "collections": ("id",),
+    "databases": ("id",),
+    "embedding_metadata": ("id", "key"),
+    "embeddings": ("segment_id", "embedding_id"),
+    "max_seq_id": ("segment_id",),
+    "segments": ("id",),
+    "tenants": ("id",),
+}
+# The engine reads rows up to a time, the last one that it knows where none is given.
+_HIDDEN = "coalesce(CAST(strftime('%s', created_at) AS INTEGER), 9223372037) > 9223372036"
 _DEFAULT_DATABASE = "00000000-0000-0000-0000-000000000000"
 _DEFAULT_TENANT = "default_tenant"
 _NO_WAY = "restore a copy of the directory from before, or mend it with the Chroma that wrote it"
@@ -105,6 +118,72 @@ def _make_watermarks(connection: sqlite3.Connection) -> None:
         watermarks.set_watermark(connection, segment_id, 0)
 
 
+def keys(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
+    """Keys that tables have lost, as those do that a program has made anew from their rows: the engine's upserts need them."""
+    for table, column in _ROWIDS.items():
+        info = connection.execute(f"PRAGMA table_info({table})").fetchall()
+        if not any(name == column and key and kind.upper() == "INTEGER" for _, name, kind, _, _, key in info):
+            yield Finding("tables", f"the table {table} was made anew without its primary key", _NO_WAY)
+    for table, columns in _UNIQUE.items():
+        if columns in _unique(connection, table):
+            continue
+        listed = ", ".join(columns)
+        (twice,) = connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {listed} HAVING count(*) > 1)"  # noqa: S608 (constants)
+        ).fetchone()
+        index = f"CREATE UNIQUE INDEX chromad_{table}_key ON {table} ({listed})"
+        fact = f"the table {table} was made anew without its key ({listed})"
+        if not twice:
+            yield Finding("tables", fact, mend=run(index))
+        elif table == "max_seq_id":
+            # The lowest is always right: what is applied twice stays what it was.
+            lowest = "DELETE FROM max_seq_id WHERE rowid NOT IN (SELECT rowid FROM (SELECT rowid, min(seq_id) FROM max_seq_id GROUP BY segment_id))"
+            yield Finding("tables", f"{fact}, and has {twice} segments twice", count=twice, mend=run(lowest, index))
+        else:
+            yield Finding("tables", f"{fact}, and has {twice} rows twice", _NO_WAY, twice)
+
+
+def _unique(connection: sqlite3.Connection, table: str) -> list[tuple[str, ...]]:
+    indexes = connection.execute(
+        'SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial', (table,)
+    ).fetchall()
+    return [
+        tuple(column for (column,) in connection.execute("SELECT name FROM pragma_index_info(?) ORDER BY seqno", index))
+        for index in indexes
+    ]
+
+
+def logged(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
+    """Rows of the log that the engine cannot read, or does not see."""
+    (hidden,) = connection.execute(f"SELECT count(*) FROM embeddings_queue WHERE {_HIDDEN}").fetchone()  # noqa: S608 (constant)
+    if hidden:
+        yield Finding(
+            "log",
+            f"{hidden} rows of the log have a time that is none, so that the engine would never apply them",
+            count=hidden,
+            mend=run(f"UPDATE embeddings_queue SET created_at = CURRENT_TIMESTAMP WHERE {_HIDDEN}"),  # noqa: S608 (constant)
+        )
+    for found in sqlite.read_collections(connection, counted=False):
+        if not isinstance(found.dimension, int):
+            continue
+        unreadable = (
+            f"topic = '{found.topic}' AND (operation NOT IN (0, 1, 2, 3) OR (vector IS NOT NULL"
+            f" AND (encoding IS NOT 'FLOAT32' OR length(vector) <> {4 * found.dimension})))"
+        )
+        # In rows that were applied it is nobody's loss, see `log.drop_unreadable_metadata`.
+        odd = f"topic = '{found.topic}' AND seq_id > {found.written} AND metadata IS NOT NULL AND NOT json_valid(metadata)"
+        drop = f"DELETE FROM embeddings_queue WHERE {unreadable}"  # noqa: S608 (constants)
+        clear = f"UPDATE embeddings_queue SET metadata = NULL WHERE {odd}"  # noqa: S608 (constants)
+        for condition, what, statement in (
+            (unreadable, "rows of the log that the engine cannot read are left out", drop),
+            (odd, "rows of the log have metadata that the engine cannot read, and are without it", clear),
+        ):
+            (count,) = connection.execute(f"SELECT count(*) FROM embeddings_queue WHERE {condition}").fetchone()  # noqa: S608
+            if count:
+                fact = f"{found.name}: {count} {what}"
+                yield Finding("log", fact, count=count, mend=run(statement), deletes=True, loses=True)
+
+
 def indexes(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
     """Indexes that Chroma makes by its migrations."""
     (level,) = connection.execute("SELECT coalesce(max(version), 0) FROM migrations WHERE dir = 'metadb'").fetchone()
@@ -133,7 +212,7 @@ def indexes(connection: sqlite3.Connection, _directory: Path) -> Iterator[Findin
 
 
 def names(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
-    """Ids that are none, names that are given twice, settings that cannot be read: the engine would choke on them."""
+    """Ids that are none, names that are given twice, settings of the log that cannot be read: the engine would choke on them."""
     for table in ("collections", "segments"):
         for (found,) in connection.execute(f"SELECT id FROM {table}").fetchall():  # noqa: S608 (constants)
             if not _is_uuid(found):
@@ -145,14 +224,6 @@ def names(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]
         yield Finding(
             "system", f"{count} collections of one database are called {name!r}", "rename all but one of them"
         )
-    columns = {row[1] for row in connection.execute("PRAGMA table_info(collections)")}
-    for column in columns & {"schema_str", "config_json_str"}:
-        for name, text in connection.execute(f"SELECT name, {column} FROM collections").fetchall():  # noqa: S608 (constants)
-            if text is not None and not _is_object(text):
-                fact = (
-                    f"the settings of the collection {name!r} ({column}) cannot be read, so that its space is not known"
-                )
-                yield Finding("system", fact, _NO_WAY)
     if sqlite.has_table(connection, "embeddings_queue_config"):
         row = connection.execute("SELECT config_json_str FROM embeddings_queue_config WHERE id = 1").fetchone()
         if row is None or not _is_object(row[0]):
@@ -162,6 +233,16 @@ def names(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]
                 f"the log's settings are {state}",
                 mend=run(f"INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, '{sqlite.KEEP_LOG}')"),  # noqa: S608
             )
+
+
+def settings(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
+    """Collections whose settings cannot be read: their space would not be known, nor the collection served."""
+    for found in sqlite.read_collections(connection, counted=False):
+        try:
+            sqlite.is_cosine(connection, found)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            fact = f"the settings of the collection {found.name!r} cannot be read, so that its space is not known"
+            yield Finding("system", fact, _NO_WAY)
 
 
 def owners(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
@@ -177,7 +258,8 @@ def owners(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding
         if database is None:
             yield Finding("system", f"the collections {names} are in no database", _NO_WAY)
             continue
-        name = "default_database" if database == _DEFAULT_DATABASE else f"recovered-{database}"
+        taken = connection.execute("SELECT 1 FROM databases WHERE name = 'default_database'").fetchone()
+        name = "default_database" if database == _DEFAULT_DATABASE and not taken else f"recovered-{database}"
         tenants: tuple[tuple[str, ...], ...] = ((_DEFAULT_TENANT,),)
 
         def mend(
@@ -374,10 +456,11 @@ def leftovers(connection: sqlite3.Connection, _directory: Path) -> Iterator[Find
         (count,) = connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchone()  # noqa: S608 (constants)
         if count:
             yield Finding(
-                LEFTOVERS,
+                "leftovers",
                 f"{count} {what} are left out",
                 count=count,
                 mend=run(f"DELETE FROM {table} WHERE {condition}"),  # noqa: S608 (constants)
+                deletes=True,
             )
 
 
@@ -400,7 +483,12 @@ def dimensions(connection: sqlite3.Connection, directory: Path) -> Iterator[Find
     """Collections whose dimension is not that of their vectors, or is not there: the engine replays nothing for these."""
     for found in sqlite.read_collections(connection, counted=False):
         true = _dimension(connection, directory, found)
-        if true is None or true == found.dimension:
+        if true == found.dimension or (true is None and isinstance(found.dimension, int) and found.dimension > 0):
+            continue
+        if true is None:
+            fact = f"{found.name}: its dimension is {found.dimension!r}, and it has no vectors"
+            none = f"UPDATE collections SET dimension = NULL WHERE id = '{found.id}'"  # noqa: S608 (an id that is a UUID)
+            yield Finding("dimension", fact, mend=run(none))
             continue
         if found.dimension is None:
             fact = f"{found.name}: its dimension is missing; its vectors have {true} numbers"

@@ -16,8 +16,9 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from chromad.store import log, sqlite
+from chromad.store import idmap, legacy, log, sqlite
 from chromad.store.finding import Finding
 
 # No log has more rows; JSON and its readers are exact up to here.
@@ -64,6 +65,22 @@ def check(connection: sqlite3.Connection, *, thorough: bool) -> Iterator[Finding
             fact = "its vector segment claims to have applied more of the log than its metadata segment"
         if fact:
             yield Finding("watermark", f"{place.name}: {fact}", mend=partial(_mend, place=place))
+
+
+def unmarked(connection: sqlite3.Connection, directory: Path) -> Iterator[Finding]:
+    """Segments that were persisted, by their files, and have no watermark. Until 0.5 Chroma had it in the files."""
+    for place in _places(connection):
+        files = directory / place.vector
+        if place.persisted is not None or not (files / idmap.FILE).is_file():
+            continue
+        if legacy.is_old(files) and legacy.read(files).seq_id is not None:
+            continue
+        fact = f"{place.name}: nothing says up to where its vector segment has applied the log; all of it is applied once more"
+        yield Finding("watermark", fact, mend=partial(_mark, place=place))
+
+
+def _mark(connection: sqlite3.Connection, *, place: _Place) -> None:
+    set_watermark(connection, place.vector, min(place.applied or 0, _before_log(connection, place)))
 
 
 def set_watermark(connection: sqlite3.Connection, segment: str, seq_id: int | None) -> None:
@@ -167,7 +184,6 @@ def _places(connection: sqlite3.Connection) -> list[_Place]:
         " JOIN segments m ON m.collection = c.id AND m.scope = 'METADATA'"
         " JOIN segments v ON v.collection = c.id AND v.scope = 'VECTOR'"
         " LEFT JOIN max_seq_id a ON a.segment_id = m.id LEFT JOIN max_seq_id p ON p.segment_id = v.id"
-        " WHERE a.seq_id IS NOT NULL OR p.seq_id IS NOT NULL"
     ).fetchall()
     return [
         _Place(
