@@ -54,6 +54,7 @@ class Mended:
     kind: str
     fact: str
     count: int
+    deletes: bool
     loses: bool
 
 
@@ -254,7 +255,7 @@ class Adoption:
                 f"{self._source} cannot be taken over as it is:\n" + "\n".join(each.fact for each in hopeless),
                 "; ".join(dict.fromkeys(each.hint for each in hopeless if each.hint)) + "; nothing was touched",
             )
-        return [Mended(each.kind, each.fact, each.count, each.loses) for each in found]
+        return [Mended(each.kind, each.fact, each.count, each.deletes, each.loses) for each in found]
 
     def _bring_up(self) -> list[repair.Repaired]:
         """Makes the copy what the installed engine would have written; gives what became of segments that it would not."""

@@ -111,7 +111,8 @@ def _show_report(report: Report, config: Config) -> None:
         )
     ui.out.print(table)
     for finding in report.mended:
-        ui.out.print(f"put right on the copy: {finding.fact}", markup=False)
+        done = "left out of the copy" if finding.deletes else "put right on the copy"
+        ui.out.print(f"{done}: {finding.fact}", markup=False)
     for uuid in report.orphans:
         ui.out.print(f"{uuid} belongs to no collection, and is left out", markup=False)
     if report.left_out:

@@ -175,8 +175,8 @@ def logged(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding
         drop = f"DELETE FROM embeddings_queue WHERE {unreadable}"  # noqa: S608 (constants)
         clear = f"UPDATE embeddings_queue SET metadata = NULL WHERE {odd}"  # noqa: S608 (constants)
         for condition, what, statement in (
-            (unreadable, "rows of the log that the engine cannot read are left out", drop),
-            (odd, "rows of the log have metadata that the engine cannot read, and are without it", clear),
+            (unreadable, "rows of the log that the engine cannot read", drop),
+            (odd, "rows of the log have metadata that the engine cannot read", clear),
         ):
             (count,) = connection.execute(f"SELECT count(*) FROM embeddings_queue WHERE {condition}").fetchone()  # noqa: S608
             if count:
@@ -457,7 +457,7 @@ def leftovers(connection: sqlite3.Connection, _directory: Path) -> Iterator[Find
         if count:
             yield Finding(
                 "leftovers",
-                f"{count} {what} are left out",
+                f"{count} {what}",
                 count=count,
                 mend=run(f"DELETE FROM {table} WHERE {condition}"),  # noqa: S608 (constants)
                 deletes=True,
@@ -473,7 +473,7 @@ def ghosts(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding
     if count:
         yield Finding(
             "ghosts",
-            f"{count} list values of records that are no more are left out",
+            f"{count} list values of records that are no more",
             count=count,
             mend=run(f"DELETE FROM embedding_metadata_array WHERE {condition}"),  # noqa: S608 (constants)
         )
