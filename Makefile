@@ -63,6 +63,10 @@ test-fast: venv ## Lint, unit and integration tests; needs no root, leaves out w
 	@$(MAKE) --no-print-directory --jobs 1 lint
 	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile tests/unit tests/integration
 
+.PHONY: wild
+wild: venv ## Wrong directories of five Chromas: each is adopted right, or refused with a hint
+	WILD=all $(BIN)/pytest --quiet --numprocesses 2 tests/integration/test_wild_directories.py
+
 .PHONY: molecule
 molecule: $(SCENARIOS:%=molecule-%) ## The roles on booted Debian 12 and 13, all scenarios (root)
 

@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +23,7 @@ from chromad.backup.manifest import CollectionEntry
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
 from chromad.output import human_bytes
-from chromad.store import history, legacy, lock, log, origin, segment, soundness, sqlite, state
+from chromad.store import audit, contents, history, legacy, lock, log, origin, segment, soundness, sqlite, state
 from chromad.store.contents import Contents, room
 from chromad.store.origin import Origin
 
@@ -48,6 +48,26 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Mended:
+    """What was wrong with the directory and is put right on the copy, see `store.finding`."""
+
+    kind: str
+    fact: str
+    count: int
+    deletes: bool
+    loses: bool
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Records of a collection without a vector, which neither files nor log have. lost_file: lists their ids, one a line."""
+
+    collection: str
+    records: int
+    lost_file: Path
+
+
+@dataclass(frozen=True)
 class Report:
     """What there is, before anything is done. migrated: whether this engine has to bring its schema up to date. bytes: of
     Chroma's files. left_out: files that are not Chroma's. in_place: it is the data directory."""
@@ -60,6 +80,7 @@ class Report:
     free: int
     log_rows: int
     collections: list[Found]
+    mended: list[Mended]
     orphans: list[str]
     left_out: list[str]
     in_place: bool
@@ -70,7 +91,7 @@ class Outcome:
     """repaired: what became of segments that had to be rebuilt. replaced: where the former data directory is; None when there
     was nothing in it. restarted: whether the service was stopped and started. compared: records that were compared with what
     the directory held, in so many seconds; unknown: those of them without their vectors, which were lost there, or all zero; named: the
-    first of these."""
+    first of these. lost: those without a vector, but for what `repaired` lists."""
 
     collections: int
     records: int
@@ -79,6 +100,7 @@ class Outcome:
     named: list[str]
     seconds: float
     repaired: list[repair.Repaired]
+    lost: list[Lost]
     directory: Path
     replaced: Path | None
     restarted: bool
@@ -105,6 +127,7 @@ class Adoption:
         if not self._adopted:
             shutil.rmtree(self._copy, ignore_errors=True)
         shutil.rmtree(self._former, ignore_errors=True)
+        shutil.rmtree(self._beside("lost"), ignore_errors=True)
 
     def examine(self) -> Report:
         """Looks at the directory, on a copy of its own. Raises ConfigurationError when it is none that can be adopted,
@@ -130,6 +153,7 @@ class Adoption:
                 f"{source} has migrations that Chroma {versions.engine()} does not know: {', '.join(unknown)}",
                 "install a Chroma as new as the one that wrote it",
             )
+        mended = self._audit()
         migrated = sqlite.outdated(self._copy)
         if state.read(source) and not migrated:
             raise ConfigurationError(f"chromad runs on {source} already", "chromactl backup and restore move its data")
@@ -148,7 +172,7 @@ class Adoption:
         verdicts = soundness.examine([path for path in segments if path.name in known], self._tick)
         return Report(
             source,
-            found,
+            replace(found, databases=origin.databases(self._copy)),
             versions.engine(),
             migrated,
             size,
@@ -158,6 +182,7 @@ class Adoption:
                 _found(each, counts[each.id], verdicts.get(self._copy / each.segment))
                 for each in sqlite.collections(self._copy)
             ],
+            mended,
             [path.name for path in segments if path.name not in known],
             sorted(path.name for path in source.iterdir() if not self._is_ours(path)),
             self._in_place,
@@ -177,8 +202,10 @@ class Adoption:
             repaired = self._bring_up()
             with sqlite.connect(copy) as connection:
                 entries = proof.entries(connection, {})
+            known = {(each.collection, record) for each in repaired for record in each.lost}
             started = time.monotonic()
-            same = self._compare(held, entries)
+            lost = LostRecords(self._beside("lost"), known)
+            same = self._compare(held, entries, lost)
             seconds = time.monotonic() - started
         stage.tidy(copy)
         restore.dress(copy, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777)
@@ -195,6 +222,7 @@ class Adoption:
             same.named,
             seconds,
             repaired,
+            self._keep_lost(lost),
             data_dir,
             replaced,
             restart,
@@ -218,6 +246,17 @@ class Adoption:
                 "free some space; nothing was touched",
             )
 
+    def _audit(self) -> list[Mended]:
+        """Puts right on the copy what can be; what cannot be refuses the directory."""
+        self._progress("looking for what is wrong", 0, 0)
+        found = audit.mend(self._copy, lambda: self._progress("putting right what is wrong", 0, 0), private=True)
+        if hopeless := [each for each in found if each.mend is None]:
+            raise ChromadError(
+                f"{self._source} cannot be taken over as it is:\n" + "\n".join(each.fact for each in hopeless),
+                "; ".join(dict.fromkeys(each.hint for each in hopeless if each.hint)) + "; nothing was touched",
+            )
+        return [Mended(each.kind, each.fact, each.count, each.deletes, each.loses) for each in found]
+
     def _bring_up(self) -> list[repair.Repaired]:
         """Makes the copy what the installed engine would have written; gives what became of segments that it would not."""
         copy = self._copy
@@ -236,10 +275,10 @@ class Adoption:
         with lock.directory_lock(copy) as held:
             return repair.mend(settings, self._former, held, self._progress)
 
-    def _compare(self, held: Contents, entries: list[CollectionEntry]) -> comparison.Differences:
+    def _compare(self, held: Contents, entries: list[CollectionEntry], lost: "LostRecords") -> comparison.Differences:
         """Compares what an engine serves with what the directory held, and lets it search."""
         with proof.scratch(self._config, self._copy, self._tick) as api:
-            found = comparison.compare(api, held, self._progress)
+            found = comparison.compare(api, held, lost.add, self._progress)
             if not found.count:
                 _, problems = proof.look(api, entries, None, partial(self._progress, "searching"))
                 for problem in problems:
@@ -250,6 +289,18 @@ class Adoption:
                 f"the copy is not what {self._source} holds:\n" + "\n".join([*found.found, *more]),
                 "nothing was touched; look at these records with the Chroma that wrote them, mend or delete them there",
             )
+        return found
+
+    def _keep_lost(self, lost: "LostRecords") -> list[Lost]:
+        """Puts the lists where they stay."""
+        found = []
+        quarantine_dir = self._config.quarantine_dir
+        for collection, count in lost.found.values():
+            target = quarantine_dir / f"{collection.held.segment}-adopted-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.lost"
+            quarantine_dir.mkdir(mode=0o750, exist_ok=True)
+            shutil.copyfile(lost.path(collection), target)
+            found.append(Lost(collection.held.name, count, target))
+        shutil.rmtree(lost.directory)
         return found
 
     def _tell(self, repaired: repair.Repaired, replaced: Path | None) -> repair.Repaired:
@@ -351,6 +402,31 @@ class Adoption:
 
     def _tick(self) -> None:
         self._progress("looking at segments", 0, 0)
+
+
+class LostRecords:
+    """Ids of records without a vector, in a file for each collection, one a line. found: by its id, each collection that has
+    some, and how many."""
+
+    def __init__(self, directory: Path, known: Container[tuple[str, str]]) -> None:
+        """known: collections and ids that are listed elsewhere."""
+        directory.mkdir(mode=0o700)
+        self.directory = directory
+        self.found: dict[str, tuple[contents.Collection, int]] = {}
+        self._known = known
+
+    def path(self, collection: contents.Collection) -> Path:
+        """The list of one collection."""
+        return self.directory / collection.held.id
+
+    def add(self, collection: contents.Collection, records: Sequence[str]) -> None:
+        """Notes some."""
+        new = [each for each in records if (collection.held.name, each) not in self._known]
+        if new:
+            _, before = self.found.get(collection.held.id, (collection, 0))
+            self.found[collection.held.id] = collection, before + len(new)
+            with open(self.path(collection), "a", encoding="utf-8") as file:
+                file.writelines(f"{each}\n" for each in new)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ _SQUARES = 1e-37, 3e38
 _SHOWN = 20
 
 Progress = Callable[[str, int, int], None]
+Lose = Callable[[Collection, Sequence[str]], None]
 
 
 @dataclass
@@ -41,8 +42,11 @@ class Differences:
             self.found.append(text)
 
 
-def compare(api: Api, held: Contents, progress: Progress) -> Differences:
-    """Asks an engine for all that a directory held. A collection that it cannot serve is a difference."""
+def compare(api: Api, held: Contents, lost: Lose, progress: Progress) -> Differences:
+    """Asks an engine for all that a directory held. A collection that it cannot serve is a difference.
+
+    lost: called with records that the engine has no vector of.
+    """
     differences = Differences()
     total = sum(held.count(each) for each in held.collections)
     for collection in held.collections:
@@ -52,6 +56,7 @@ def compare(api: Api, held: Contents, progress: Progress) -> Differences:
                 held,
                 collection,
                 differences,
+                lost,
                 lambda: progress("comparing with what it held", differences.compared, total),
             )
         except (EngineError, OSError) as error:
@@ -60,7 +65,12 @@ def compare(api: Api, held: Contents, progress: Progress) -> Differences:
 
 
 def _compare_collection(
-    api: Api, held: Contents, collection: Collection, differences: Differences, tick: Callable[[], None]
+    api: Api,
+    held: Contents,
+    collection: Collection,
+    differences: Differences,
+    lost: Lose,
+    tick: Callable[[], None],
 ) -> None:
     if not _same_collection(api, collection, differences):
         return
@@ -69,7 +79,7 @@ def _compare_collection(
         differences.add(f"{collection.held.name}: has {count} records instead of {wanted}")
     size = max(1, min(_PAGE, _NUMBERS // (collection.held.dimension or 1)))
     for page in held.pages(collection, size):
-        _compare_page(api, collection, page, count, differences)
+        _compare_page(api, collection, page, count, differences, lost)
         differences.compared += len(page)
         tick()
 
@@ -92,12 +102,14 @@ def _same_collection(api: Api, collection: Collection, differences: Differences)
 
 
 def _compare_page(
-    api: Api, collection: Collection, page: Sequence[Record], count: int, differences: Differences
+    api: Api, collection: Collection, page: Sequence[Record], count: int, differences: Differences, lost: Lose
 ) -> None:
     # The engine gives no record of all that are asked for when one has no vector.
     whole = [record.id for record in page if record.vectors]
     rest = [record.id for record in page if not record.vectors]
     served = {each["id"]: each for each in (*_records(api, collection, whole), *_plain(api, collection, rest))}
+    there = {each["id"] for each in _records(api, collection, rest)}
+    lost(collection, [each for each in rest if each not in there])
     differences.unknown += len(rest)
     differences.named += [f"{collection.held.name}: {each}" for each in rest[: _SHOWN - len(differences.named)]]
     for record in page:

@@ -19,7 +19,8 @@ from chromad.checks import processes
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import ChromadError, TryAgain
-from chromad.store import fence, lock, log, quarantine, segment, soundness, sqlite, state
+from chromad.output import log as journal
+from chromad.store import audit, fence, lock, log, quarantine, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Store
 from chromad.store.recovery import Recovery
 
@@ -62,6 +63,8 @@ def run(config: Config, progress: Progress) -> list[Repaired]:
         others = processes.with_open_database(config.data_dir / sqlite.FILE, ignore={os.getpid()})
         if others:
             raise TryAgain(f"{sqlite.FILE} is open in {', '.join(str(each) for each in others)}", "stop it first")
+        for finding in audit.mend(config.data_dir, private=False):
+            journal.warning("%s: %s", "put right" if finding.mend else "not put right", finding.fact)
         return mend(config, config.quarantine_dir, held, progress)
 
 

@@ -29,7 +29,7 @@ from chromad.control import ask
 from chromad.environment import Environment
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
 from chromad.output import human_bytes
-from chromad.store import history, hold, lock, log, segment, sqlite, state
+from chromad.store import audit, history, hold, lock, log, segment, sqlite, state
 from chromad.upgrade_journal import Journal
 
 # Of no use in a copy: the daemon makes them anew.
@@ -147,7 +147,15 @@ class Upgrade:
                     f"{self._new} does not come up with the backup {backup}: {error.message}; nothing was touched",
                     f"{self._old} goes on serving; {error.hint}",
                 ) from error
+            with sqlite.connect(staged.directory) as connection:
+                wrong = audit.problems(connection)
             shutil.rmtree(staged.directory)
+            if wrong:
+                raise UpgradeError(
+                    f"{self._new} leaves the backup {backup} in disorder; nothing was touched:\n"
+                    + "\n".join(each.fact for each in wrong),
+                    f"{self._old} goes on serving; chromactl doctor --deep",
+                )
 
     def switch_over(self, backup: str) -> Outcome:
         """Puts the new version in place. Raises UpgradeError when that fails; then the old one is back."""

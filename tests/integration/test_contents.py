@@ -63,7 +63,7 @@ def compare(made: Path, tmp_path: Path, change: Callable[[sqlite3.Connection], o
     with Contents(tmp_path / "held") as held:
         held.read(made, made, lambda *_: None)
         with proof.scratch(config, copy, lambda: None) as api:
-            return comparison.compare(api, held, lambda *_: None)
+            return comparison.compare(api, held, lambda *_: None, lambda *_: None)
 
 
 def _run(statement: str) -> Callable[[sqlite3.Connection], object]:

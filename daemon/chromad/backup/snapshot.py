@@ -20,7 +20,7 @@ from chromad.config import Config
 from chromad.errors import BackupError, ConfigurationError
 from chromad.output import human_bytes
 from chromad.output import log as journal
-from chromad.store import archive, fence, hold, log, removal, segment, soundness, sqlite, state
+from chromad.store import archive, audit, fence, hold, log, removal, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Checkpoint, Store
 
 CURRENT = "current"
@@ -298,9 +298,12 @@ def _prepare_copy(connection: sqlite3.Connection, seq_ids: Mapping[str, int | No
         if seq_id is None and collection.segment not in lacking and not log.rebuilds(connection, collection):
             raise BackupError(f"the log of {collection.name!r} was purged while the backup was taken", "take it again")
     sqlite.set_seq_ids(connection, {each.segment: seq_ids.get(each.segment) for each in collections})
-    verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise BackupError(f"the database is damaged: {verdict}", "restore an earlier backup")
+    if found := audit.problems(connection):
+        hint = "systemctl stop chromadb; chromactl repair; systemctl start chromadb"
+        raise BackupError(
+            "the database is not worth keeping as it is:\n" + "\n".join(each.fact for each in found),
+            hint if all(each.mend for each in found) else "restore an earlier backup",
+        )
 
 
 def _data_id(config: Config) -> str:

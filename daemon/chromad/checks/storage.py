@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from chromad import control
-from chromad.checks import Fix, Result, fail, ok, skip, warn
+from chromad.checks import Data, Fix, Result, fail, ok, skip, warn
 from chromad.checks.host import Host
 from chromad.errors import ChromadError
 from chromad.output import human_bytes
-from chromad.store import fence, lock, log, quarantine, segment, soundness, sqlite, state
+from chromad.store import audit, fence, lock, log, quarantine, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Store
+from chromad.store.finding import Finding
 
 # A log that has grown to this many times checkpoint.after_log is held back by something.
 _LOG_PARTS = 4
@@ -18,6 +19,9 @@ _LOG_PARTS = 4
 _INTERVALS = 3
 _MANY_PAGES = 16384
 _CLOCK = 60.0  # seconds
+_REPAIR = "sudo chromactl repair; systemctl start chromadb"
+# Findings of the audit that harm nobody yet
+_MINOR = {"leftovers", "ghosts", "indexes"}
 
 
 def check(host: Host) -> Iterator[Result]:
@@ -27,10 +31,15 @@ def check(host: Host) -> Iterator[Result]:
         yield skip("database", f"{data_dir} holds no database yet")
         return
     if not sqlite.has_tables(data_dir):
-        yield skip("database", f"the database in {data_dir} has no tables yet")
+        if sqlite.is_migrated(data_dir):
+            yield fail("database", ChromadError, f"tables of {data_dir / sqlite.FILE} are missing", "restore a backup")
+        else:
+            yield skip("database", f"the database in {data_dir} has no tables yet")
         return
-    sqlite.check_schema(data_dir)
     yield from _database(host)
+    with sqlite.connect(data_dir, busy_timeout=1.0) as connection:
+        for finding in audit.glance(connection):
+            yield _result(finding, host)
     yield _checkpoints(host)
     yield from _unprotected(host)
     yield _orphans(host)
@@ -44,14 +53,15 @@ def deep(host: Host) -> Iterator[Result]:
     config = host.config
     if not sqlite.exists(config.data_dir):
         return
-    with sqlite.connect(config.data_dir) as connection:
-        verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if verdict == "ok":
+    findings = audit.look(config.data_dir, files=host.answer is None)
+    for finding in findings:
+        yield _result(finding, host)
+    if not any(finding.kind == "integrity" for finding in findings):
         yield ok("integrity", f"{sqlite.FILE} is sound")
-    else:
-        yield fail("integrity", ChromadError, f"{sqlite.FILE} is damaged: {verdict}", "restore a backup")
+    if not findings:
+        yield ok("audit", "Chroma's tables, its log and its index fit each other")
     if host.answer:
-        yield skip("segments", "the engine has them open; stop the service to look at them, it does so after a crash")
+        yield skip("segments", "the engine has them open; stop the service to look at them")
         return
     for path, found in soundness.examine(segment.directories(config.data_dir), lambda: None).items():
         if found.unread:
@@ -59,9 +69,21 @@ def deep(host: Host) -> Iterator[Result]:
                 "segments", f"{path} could not be looked at: {found.problem}", "try again; the disk may be at fault"
             )
         elif found.problem:
-            yield fail("segments", ChromadError, f"{path} is not sound: {found.problem}", "the next start mends it")
+            yield fail("segments", ChromadError, f"{path} is not sound: {found.problem}", _REPAIR)
         else:
             yield ok("segments", f"{path} is sound")
+
+
+def _result(finding: Finding, host: Host) -> Result:
+    """A finding of the audit."""
+    name = "integrity" if finding.kind == "integrity" else "audit"
+    hint = finding.hint or (f"systemctl stop chromadb; {_REPAIR}" if host.answer else _REPAIR)
+    if finding.mend is None and finding.kind != "integrity":
+        hint = "restore a backup"
+    data: Data = {"kind": finding.kind, "count": finding.count}
+    if finding.kind in _MINOR:
+        return warn(name, finding.fact, hint, data)
+    return fail(name, ChromadError, finding.fact, hint, data)
 
 
 def _database(host: Host) -> Iterator[Result]:
@@ -172,6 +194,6 @@ def _torn(host: Host) -> Iterator[Result]:
     for path in segment.directories(host.config.data_dir):
         live = segment.stats(path)
         if segment.monster(path):
-            yield fail("segments", ChromadError, f"{path} claims more than it holds", "the next start mends it")
+            yield fail("segments", ChromadError, f"{path} claims more than it holds", _REPAIR)
         elif segment.PICKLE in live and segment.is_torn(path, live):
-            yield fail("segments", ChromadError, f"{path} was cut off in a persist", "the next start mends it")
+            yield fail("segments", ChromadError, f"{path} was cut off in a persist", _REPAIR)

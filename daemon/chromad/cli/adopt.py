@@ -38,8 +38,8 @@ def run(
 
     The copy is brought to the installed engine's schema, segments that are torn or of an older layout are rebuilt, an engine
     opens it, every record is compared with what DIR holds, and a backup is taken where there is a repository. DIR may be the
-    data directory itself; then what was there is moved aside. Exits 1 when vectors could not be had; their ids are listed in a
-    file in quarantine.
+    data directory itself; then what was there is moved aside. What is wrong in DIR and can be put right is, on the copy. Exits 1
+    when vectors (listed in a file in quarantine) or other things could not be had.
 
     Example: sudo chromactl adopt /srv/old-chroma --stop
     """
@@ -65,7 +65,7 @@ def run(
         _show_backup(saved)
         if not outcome.restarted:
             ui.out.print("start the service: systemctl start chromadb", markup=False)
-    if any(each.lost for each in outcome.repaired):
+    if outcome.lost or any(each.lost for each in outcome.repaired) or any(each.loses for each in report.mended):
         raise typer.Exit(LOST)
 
 
@@ -110,6 +110,9 @@ def _show_report(report: Report, config: Config) -> None:
             Text(f"  {each.name}"), Text(each.database), str(each.records), str(each.dimension or ""), Text(state)
         )
     ui.out.print(table)
+    for finding in report.mended:
+        done = "left out of the copy" if finding.deletes else "put right on the copy"
+        ui.out.print(f"{done}: {finding.fact}", markup=False)
     for uuid in report.orphans:
         ui.out.print(f"{uuid} belongs to no collection, and is left out", markup=False)
     if report.left_out:
@@ -138,6 +141,11 @@ def _show_outcome(outcome: Outcome, source: Path) -> None:
         )
         if each.lost:
             ui.out.print(f"  {len(each.lost)} cannot be had, their ids are in {each.lost_file}", markup=False)
+    for lost in outcome.lost:
+        ui.out.print(
+            f"{lost.collection}: {lost.records} records have no vector any more, their ids are in {lost.lost_file}",
+            markup=False,
+        )
     if outcome.replaced:
         ui.out.print(
             f"the former data are in {outcome.replaced}; remove them when you no longer need them", markup=False

@@ -1,6 +1,5 @@
 """Which Chroma wrote a directory, as well as its files tell."""
 
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ _PARQUET = "chroma-embeddings.parquet"
 @dataclass(frozen=True)
 class Origin:
     """release: of the newest Chroma that has opened it. schema: the newest migration of each kind. older: how many segments
-    are as Chroma before 1.0 wrote them. databases: collections of each, by `tenant/database`."""
+    are as Chroma before 1.0 wrote them. databases: see `databases`, filled in when these are in order."""
 
     release: str
     schema: dict[str, int]
@@ -48,7 +47,7 @@ def read(directory: Path, source: Path) -> Origin:
                 f"{file} was written by a Chroma before 0.4.15",
                 "open it once with chromadb 0.4.24 (pip, in an environment of its own, on a copy), then adopt that",
             )
-        return Origin(release, schema, sum(map(legacy.is_old, segment.directories(directory))), _databases(connection))
+        return Origin(release, schema, sum(map(legacy.is_old, segment.directories(directory))), {})
 
 
 def check_files(directory: Path) -> None:
@@ -70,9 +69,11 @@ def check_files(directory: Path) -> None:
     raise ConfigurationError(f"{directory} holds no {sqlite.FILE}", hint)
 
 
-def _databases(connection: sqlite3.Connection) -> dict[str, int]:
-    rows = connection.execute(
-        "SELECT d.tenant_id || '/' || d.name, (SELECT count(*) FROM collections c WHERE c.database_id = d.id)"
-        " FROM databases d ORDER BY 1"
-    )
+def databases(directory: Path) -> dict[str, int]:
+    """Collections of each database, by `tenant/database`."""
+    with sqlite.connect(directory) as connection:
+        rows = connection.execute(
+            "SELECT d.tenant_id || '/' || d.name, (SELECT count(*) FROM collections c WHERE c.database_id = d.id)"
+            " FROM databases d ORDER BY 1"
+        ).fetchall()
     return {name: int(count) for name, count in rows}

@@ -32,7 +32,7 @@ SCHEMA: dict[str, set[str]] = {
 MIGRATIONS = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
 
 TOPIC = "persistent://default/default/"
-_KEEP_LOG = '{"automatically_purge": false, "_type": "EmbeddingsQueueConfigurationInternal"}'
+KEEP_LOG = '{"automatically_purge": false, "_type": "EmbeddingsQueueConfigurationInternal"}'
 _LOG_INDEX = "chromad_embeddings_queue_topic_seq_id"
 # The engine leaves the list values of a deleted collection's records, and gives the row ids to others (chroma#7594).
 _LISTS = "embedding_metadata_array"
@@ -135,8 +135,8 @@ def keep_log(data_dir: Path) -> None:
         if not has_table(connection, "embeddings_queue_config"):
             return
         row = connection.execute("SELECT config_json_str FROM embeddings_queue_config WHERE id = 1").fetchone()
-        if row is None or row[0] != _KEEP_LOG:
-            connection.execute("INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, ?)", (_KEEP_LOG,))
+        if row is None or row[0] != KEEP_LOG:
+            connection.execute("INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, ?)", (KEEP_LOG,))
         index_log(connection)
         if removed := keep_lists(connection):
             journal.info("%s: removed %d list values of records that are no more", data_dir / FILE, removed)
@@ -217,6 +217,13 @@ def outdated(data_dir: Path) -> bool:
     with connect(data_dir) as connection:
         found = dict(connection.execute("SELECT dir, max(version) FROM migrations GROUP BY dir").fetchall())
     return any(found.get(kind, 0) < newest for kind, newest in MIGRATIONS.items())
+
+
+def is_migrated(data_dir: Path) -> bool:
+    """Whether the database has had all migrations of the installed engine, so that it should have all tables."""
+    with connect(data_dir) as connection:
+        there = has_table(connection, "migrations")
+    return there and not outdated(data_dir)
 
 
 def unknown_migrations(data_dir: Path) -> list[str]:
