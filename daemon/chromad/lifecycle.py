@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,7 @@ class Daemon:
             self._before = state.read(config.data_dir)
             if not self._accept_empty:
                 history.check(config, self._before)
+            self._before = _without_false_mark(config.data_dir, self._before)
             self._data_id = self._before.data_id if self._before else state.new_data_id()
             self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._data_id)
             self._checkpointer = Checkpointer(config, self._checkpoints, self._data_id)
@@ -457,6 +458,14 @@ class Daemon:
             "engine_version": self._engine_version,
             "supervised": notify.supervised(),
         }
+
+
+def _without_false_mark(data_dir: Path, before: state.State | None) -> state.State | None:
+    """The state as it can be believed: another database than the one that the mark is of says nothing of any segment."""
+    if before is None or before.mark is None or before.mark.database == segment.database_stats(data_dir):
+        return before
+    log.warning("%s is not the one that the last stop left; no segment is trusted unread", sqlite.FILE)
+    return replace(before, mark=None)
 
 
 class _Probe(threads.Loop):

@@ -11,7 +11,7 @@ from chromad.api import Api
 from chromad.config import Config
 from chromad.engine import Engine
 from chromad.output import log
-from chromad.store import fence, sqlite, state
+from chromad.store import audit, fence, sqlite, state
 from chromad.store.checkpoint import Store
 from chromad.store.recovery import Outcome, Recovery, Trust
 
@@ -49,6 +49,7 @@ class Startup:
         if not clean:
             self._enter("recovering", "recovering: looking at the vector segments")
         started = time.monotonic()
+        self._audit()
         self._recover(before)
         if not clean or self.outcomes:
             log.info("recovery looked at all segments in %.2f s", time.monotonic() - started)
@@ -66,6 +67,15 @@ class Startup:
                     raise
                 log.error("no space for checkpoints in %s", self._config.checkpoint_dir)
             self.outcomes += self._recovery.mend_all(self._recovery.look_for_mended())
+
+    def _audit(self) -> None:
+        """Puts right what would hide records, or swallow writes, of clients."""
+        with sqlite.connect(self._config.data_dir) as connection:
+            for finding in audit.quick(connection):
+                if finding.mend:
+                    log.warning("%s; put right", finding.fact)
+                else:
+                    log.error("%s. HINT: %s", finding.fact, finding.hint)
 
     def _recover(self, before: state.State | None) -> None:
         mark = before.mark if before and before.clean else None

@@ -128,9 +128,6 @@ class Recovery:
         return [each for each in sqlite.collections(self._data_dir, counted=False) if each.id not in fenced]
 
     def _doubts(self, collections: list[sqlite.Collection], trust: Trust, mark: state.Mark | None) -> Doubts:
-        if mark and mark.database != segment.database_stats(self._data_dir):
-            journal.warning("%s is not the one that the last stop left; no segment is trusted unread", sqlite.FILE)
-            mark = None
         doubts: dict[str, str] = {}
         to_examine: dict[Path, sqlite.Collection] = {}
         claims: dict[Path, soundness.Claim] = {}
