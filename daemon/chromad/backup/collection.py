@@ -2,18 +2,20 @@
 
 import base64
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chromad import signals
 from chromad.api import Api
 from chromad.backup import proof, restore, run, stage
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
 from chromad.config import Config
-from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, TryAgain
-from chromad.store import lock, removal
+from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, NotFound, TryAgain, UsageProblem
+from chromad.store import lock, swap
+from chromad.store.swap import Staging
 
 # Records of one request: few enough for Chroma's largest batch, and for a payload limit that is not tiny.
 _BATCH = 1000
@@ -21,6 +23,8 @@ _BYTES = 4 << 20
 _CLOSE = 1e-5
 
 Progress = Callable[[str, int, int], None]
+# Tenant, database and name of a collection
+Place = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -49,39 +53,46 @@ def copy(
     Raises TryAgain when the service does not run, ConfigurationError when the name is taken, BackupError when the backup has
     no such collection. A copy that fails is removed again.
     """
+    api = connect(config)
+    run.prepare(config)
+    swap.sweep_beside(config.data_dir)
+    with lock.backup_lock(config.backup_dir) as held, Staging(swap.place(config.data_dir)) as staging:
+        repository.lock_fd = held.fd
+        staged = stage.stage(config, repository, choice, staging, progress)
+        restore.need_exact(staged.notes, inexact)
+        number, target = find(api, [(each.tenant, each.database, each.name) for each in staged.entries], name, into)
+        entry = staged.entries[number]
+        with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
+            _copy(source, api, entry, target, progress)
+    return Outcome(choice.snapshot.id, staged.manifest.created, target, entry.records, staged.notes)
+
+
+def connect(config: Config) -> Api:
+    """The running service. Raises TryAgain when there is none."""
     api = Api(config.listen)
     try:
         api.heartbeat()
     except (OSError, EngineError):
         raise TryAgain("the service does not answer", "systemctl start chromadb") from None
-    run.prepare(config)
-    parent = restore.staging_place(config.data_dir)
-    with lock.backup_lock(config.backup_dir) as held:
-        repository.lock_fd = held.fd
-        staged = stage.stage(config, repository, choice, parent, progress)
-        try:
-            restore.need_exact(staged, inexact)
-            entry = _find(staged.entries, name)
-            target = into or entry.name
-            if api.collection(entry.tenant, entry.database, target) is not None:
-                raise ConfigurationError(
-                    f"the service has a collection {target!r} already", "choose another name: --into NEWNAME"
-                )
-            with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
-                _copy(source, api, entry, target, progress)
-        finally:
-            removal.remove_tree(staged.directory, ignore_errors=True)
-    return Outcome(choice.snapshot.id, staged.manifest.created, target, entry.records, staged.notes)
+    return api
 
 
-def _find(entries: list[CollectionEntry], name: str) -> CollectionEntry:
-    found = [entry for entry in entries if name in (entry.name, f"{entry.tenant}/{entry.database}/{entry.name}")]
+def find(api: Api, held: Sequence[Place], name: str, into: str) -> tuple[int, str]:
+    """Which of the collections of a backup is meant, and the name that its copy gets. Raises BackupError when there is none
+    such, UsageProblem when several could be meant, ConfigurationError when the service has one of that name."""
+    found = [number for number, place in enumerate(held) if name in (place[-1], "/".join(place))]
     if not found:
         raise BackupError(f"the backup has no collection {name!r}", "chromactl backups show ID lists them")
     if len(found) > 1:
-        places = ", ".join(f"{entry.tenant}/{entry.database}/{entry.name}" for entry in found)
-        raise ConfigurationError(f"several collections have the name {name!r}", f"name one of {places}")
-    return found[0]
+        places = ", ".join("/".join(held[number]) for number in found)
+        raise UsageProblem(f"several collections have the name {name!r}", f"name one of {places}")
+    tenant, database, former = held[found[0]]
+    target = into or former
+    if api.collection(tenant, database, target) is not None:
+        raise ConfigurationError(
+            f"the service has a collection {target!r} already", "choose another name: --into NEWNAME"
+        )
+    return found[0], target
 
 
 def _copy(source: Api, target: Api, entry: CollectionEntry, name: str, progress: Progress) -> None:
@@ -113,8 +124,25 @@ def _copy(source: Api, target: Api, entry: CollectionEntry, name: str, progress:
             raise EngineError(f"the copy has {count} records, the backup {entry.records}")
         _compare(source, target, entry, created["id"])
     except (EngineError, OSError) as error:
-        target.delete_collection(name, *place)
+        _take_away(target, name, place)
         raise BackupError(f"copying stopped: {error}", "the incomplete copy is removed again; try again") from None
+    except signals.Interrupted as interrupted:
+        _take_away(target, name, place)
+        interrupted.done = f"the incomplete copy {name!r} is removed again"
+        raise
+
+
+def _take_away(api: Api, name: str, place: tuple[str, str]) -> None:
+    """Removes an incomplete copy. Raises BackupError when that fails."""
+    try:
+        with signals.deferred():
+            api.delete_collection(name, *place)
+    except NotFound:
+        return
+    except (EngineError, OSError) as error:
+        raise BackupError(
+            f"copying stopped, and the incomplete copy {name!r} could not be removed: {error}", "delete it yourself"
+        ) from None
 
 
 def _pages(source: Api, entry: CollectionEntry) -> Iterator[list[dict[str, Any]]]:

@@ -110,7 +110,7 @@ def scratch(config: Config, directory: Path, tick: Tick) -> Iterator[Api]:
             engine = Engine(settings, held.fd)
             api = Api(settings.listen)
             try:
-                with signals.no_interrupt():
+                with signals.deferred():
                     engine.start()
                 engine.wait_until_it_answers(api, tick, lambda: False)
             except BaseException as error:

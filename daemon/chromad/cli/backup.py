@@ -28,7 +28,8 @@ def take(
     settings = ui.settings(context)
     config = settings.config
     if dry_run:
-        _show_plan(run.plan(config, full=full), json=json or settings.json)
+        ui.need(config.data_dir)
+        _show_plan(run.plan(config, repository.connect(config), full=full), json=json or settings.json)
         return
     ui.need(config.data_dir)
     with ui.failure(events.BACKUP_FAILED):
