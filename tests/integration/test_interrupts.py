@@ -275,3 +275,100 @@ def test_what_cannot_be_told_stays(host: Host, note: str | None) -> None:
     assert (left / "chroma.sqlite3").exists()
     named = [each for each in host.site.chromactl("doctor", "--json").json() if each["name"] == "asides"]
     assert any(str(left) in each["fact"] and each["status"] == "warn" for each in named)
+
+
+# What clients do meanwhile
+
+
+def test_collections_that_clients_change_roll_nothing_back(host: Host) -> None:
+    """The moment the service is there again, before anything was compared."""
+
+    def change() -> None:
+        client = host.site.daemon.client()
+        client.delete_collection("kept")
+        records.fill(client, "made", 5)
+
+    host.unit.after["start"] = change
+    result = host.unit.chromactl("restore", "--stop", "--json")
+    assert result.code == 0, result.output
+    assert result.json()["changed"] == ["kept: deleted"]
+    assert host.unit.asked == ["stop", "start"]
+    records.assert_equal(host.site.daemon.client(), "made", {f"made-{n}": records.make(f"made-{n}") for n in range(5)})
+    records.fill(host.site.daemon.client(), "kept", 60)
+
+
+def test_collection_that_is_emptied_rolls_nothing_back(host: Host) -> None:
+    """Nor one that was made anew, or renamed: its log may say nothing of it."""
+
+    def change() -> None:
+        client = host.site.daemon.client()
+        client.delete_collection("kept")
+        records.create(client, "kept")
+
+    host.unit.after["start"] = change
+    result = host.unit.chromactl("restore", "--stop", "--json")
+    assert (result.code, result.json()["changed"]) == (0, ["kept: deleted"]), result.output
+
+
+# verify-persistence
+
+
+def left(host: Host) -> list[str]:
+    return [each.name for each in host.site.daemon.client().list_collections() if each.name != "kept"]
+
+
+def test_persistence_leaves_nothing(host: Host) -> None:
+    result = host.unit.chromactl("verify-persistence", "--json")
+    assert result.code == 0, result.output
+    assert result.json()["survived"] is True
+    assert left(host) == []
+    assert {path.name for path in host.site.data.iterdir() if path.is_dir()} <= {segment(host)}
+    doctor = host.site.chromactl("doctor", "--json").json()
+    assert [each["status"] for each in doctor if each["name"] == "orphans"] == ["ok"]
+
+
+def segment(host: Host) -> str:
+    from chromad.store import sqlite
+
+    return next(each.segment for each in sqlite.collections(host.site.data) if each.name == "kept")
+
+
+def test_persistence_while_writes_are_refused(host: Host) -> None:
+    assert host.site.chromactl("fence", "--reason", "moving").code == 0
+    result = host.unit.chromactl("verify-persistence")
+    assert host.site.chromactl("unfence").code == 0
+    assert result.code == 75
+    assert "moving" in result.output
+    assert "HINT: sudo chromactl unfence" in result.output
+    assert "{" not in result.output
+    assert (host.unit.asked, left(host)) == ([], [])
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_persistence_that_is_interrupted(host: Host, number: int, moment: str) -> None:
+    verify: list[subprocess.Popen[bytes]] = []
+    getattr(host.unit, moment)["restart"] = lambda: verify[0].send_signal(number)
+    verify.append(host.unit.spawn("verify-persistence"))
+    result = ended(verify[0])
+    assert result.code == 128 + number, result.output
+    assert one_line(result.output, number).endswith("what it had written is removed")
+    assert left(host) == []
+    host.holds(host.now)
+
+
+def test_persistence_of_a_service_that_does_not_come_back(host: Host) -> None:
+    """It says what it had to leave, and the next run removes that, and what others left; a client's collection stays."""
+    host.unit.before["restart"] = host.site.daemon.stop
+    host.unit.broken["restart"] = 1
+    result = host.unit.chromactl("verify-persistence")
+    assert result.code == 1
+    assert "could not be removed" in result.output
+    client = host.site.serve().client()
+    assert len(left(host)) == 1
+    client.create_collection(f"chromad-verify-{0:016x}", embedding_function=None)
+    records.fill(client, f"chromad-verify-{1:016x}", 1)
+    host.unit.before.clear()
+    result = host.unit.chromactl("verify-persistence")
+    assert result.code == 0, result.output
+    assert left(host) == [f"chromad-verify-{1:016x}"]
