@@ -43,11 +43,13 @@ class Interrupted(BaseException):
 
 class _Ending:
     """The state of `raise_on_end`. came: the first signal that ends the program. told: whether it was raised; those that
-    come later are heard no more, since cleaning up has begun. holds: of `deferred`, one within the other."""
+    come later are heard no more, since cleaning up has begun. holds: of `deferred`, one within the other. done: what was asked for, for people; empty
+    until it is."""
 
     came = 0
     told = False
     holds = 0
+    done = ""
 
 
 def install() -> None:
@@ -98,13 +100,18 @@ def raise_pending(*, hold: int = 0) -> None:
         raise Interrupted(_Ending.came)
 
 
+def finished(done: str = "it was done all the same") -> None:
+    """What was asked for is done; whoever is interrupted from now on only tells of it. done: for people."""
+    _Ending.done = done
+
+
 @contextmanager
 def saying(done: str) -> Iterator[None]:
     """What a signal that ends the program within leaves done, for people; what is within may know better."""
     try:
         yield
     except Interrupted as interrupted:
-        interrupted.done = interrupted.done or done
+        interrupted.done = interrupted.done or _Ending.done or done
         raise
 
 
@@ -114,7 +121,7 @@ def ending() -> Iterator[None]:
     try:
         yield
     except Interrupted as interrupted:
-        line = f"interrupted by {interrupted.name}: {interrupted.done or 'nothing was changed'}"
+        line = f"interrupted by {interrupted.name}: {interrupted.done or _Ending.done or 'nothing was changed'}"
         # The terminal may be what has gone.
         with suppress(OSError):
             if "--json" in sys.argv:
@@ -122,6 +129,10 @@ def ending() -> Iterator[None]:
             else:
                 print(line, file=sys.stderr, flush=True)
         sys.exit(interrupted.exit_code)
+    finally:
+        # Python itself takes a moment to end, and does not hear of them meanwhile.
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _on_end(number: int, _frame: FrameType | None) -> None:

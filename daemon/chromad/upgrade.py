@@ -187,6 +187,7 @@ class Upgrade:
                 except BaseException as error:
                     self._take_back(error)
                 replaced = _finish(config, self._journal)
+                signals.finished()
         records = sum(entry.records for entry in entries)
         seconds = time.monotonic() - held
         return Outcome(self._old, self._new, backup, len(entries), records, replaced, round(down, 2), round(seconds, 2))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.integration.account import BIN, current
@@ -26,7 +27,7 @@ class Unit:
     """The unit of a site whose daemon runs already.
 
     before, after: called around what systemctl was asked for, by its word (`stop`, `start`, `restart`). broken: words that fail,
-    with nothing done, and how often. asked: all that it was asked for.
+    with nothing done, and how often. asked: all that it was asked for. busy: whether it works on something.
     """
 
     def __init__(self, site: Site) -> None:
@@ -35,6 +36,7 @@ class Unit:
         self.after: dict[str, Callable[[], None]] = {}
         self.broken: dict[str, int] = {}
         self.asked: list[str] = []
+        self.busy = False
         self._directory = site.root / "bin"
         self._directory.mkdir(mode=0o755)
         program = self._directory / "systemctl"
@@ -74,12 +76,15 @@ class Unit:
             except OSError:
                 return
             with connection:
+                self.busy = True
                 word = connection.makefile().readline().strip()
                 try:
                     answer = self._answer(word)
                 except Exception as error:
                     answer = f"1\n{error!r}\n"
-                connection.sendall(answer.encode())
+                with suppress(OSError):  # whoever asked may be gone
+                    connection.sendall(answer.encode())
+                self.busy = False
 
     def _answer(self, word: str) -> str:
         if word == "is-active":

@@ -64,6 +64,7 @@ def copy(
         entry = staged.entries[number]
         with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
             _copy(source, api, entry, target, progress)
+            signals.finished()
     return Outcome(choice.snapshot.id, staged.manifest.created, target, entry.records, staged.notes)
 
 

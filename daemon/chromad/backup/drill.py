@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from chromad import signals
 from chromad.backup import assemble, catalog, ledger, manifest, proof, run
 from chromad.backup.ledger import Drill
 from chromad.backup.repository import Repository
@@ -62,7 +63,9 @@ def drill(config: Config, primary: Repository, name: str, progress: Progress) ->
             # Not one that was interrupted: that says nothing of the backup.
             note(error.message if isinstance(error, ChromadError) else f"{type(error).__name__}: {error}")
             raise
-        seconds = note("")
+        with signals.deferred():
+            seconds = note("")
+            signals.finished()
     return Outcome(tried, found.created, len(found.collections), found.records, seconds, part)
 
 

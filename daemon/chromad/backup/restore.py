@@ -61,9 +61,7 @@ def run_in_place(
         need_exact(staged.notes, inexact)
         dress(staged.directory, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777)
         replaced = DataSwap(config, staging, f"restored {choice.snapshot.id}", restart=restart).run()
-        done = f"restored {choice.snapshot.id} all the same; the former data are in {replaced}"
-        with signals.saying(f"it {done}, the comparison was left out"):
-            changed = _changed(config, staged.entries) if restart else []
+        changed = _changed(config, staged.entries) if restart else []
     return _outcome(choice, staged, data_dir, replaced, restart, changed)
 
 
@@ -84,6 +82,7 @@ def run_aside(
                 target.rmdir()
             staged.directory.rename(target)
             state.fsync_path(target.parent)
+            signals.finished()
     return _outcome(choice, staged, target, None, restarted=False, changed=[])
 
 

@@ -124,6 +124,7 @@ def run(config: Config, primary: Repository, second: Repository | None, *, full:
                     second.lock_fd = held.fd
                     primary.copy_to(second, stored.id, lambda: progress("copying to the second repository", 0, 0))
                 forgotten = _retain(config, primary, second)
+                signals.finished()
         except (ChromadError, OSError) as error:
             _note(config, attempted, f"{stored.id} is good, but: {_one_line(error)}")
             raise

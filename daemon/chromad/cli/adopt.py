@@ -60,8 +60,8 @@ def run(
         outcome = adoption.adopt(may_stop=stop)
         if not as_json:
             _show_outcome(outcome, source)
-    with signals.saying(f"{source} is adopted; no backup of it was taken: sudo chromactl backup"):
-        saved = _back_up(config)
+    signals.finished(f"{source} is adopted, but no backup of it was taken: sudo chromactl backup")
+    saved = _back_up(config)
     if as_json:
         ui.print_json({"report": asdict(report), "outcome": asdict(outcome), "backup": saved.text, "hint": saved.hint})
     else:

@@ -86,6 +86,7 @@ def init(context: typer.Context, json: ui.Json = False) -> None:
     ui.need(config.data_dir)
     with signals.saying("what was made until then stays; run it again"):
         made_key, made = _make(config)
+    signals.finished()
     if json or settings.json:
         ui.print_json({"key": made_key, "repository": made})
         return
@@ -126,6 +127,7 @@ def forget(
             place.lock_fd = held.fd
             place.forget(ids)
             place.prune(lambda: report("pruning", 0, 0))
+        signals.finished()
     if json or settings.json:
         ui.print_json({"forgotten": ids if confirm else [], "would_forget": [] if confirm else ids})
     elif confirm:

@@ -25,6 +25,7 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
         ui.progress() as report,
     ):
         done = repair.run(settings.config, report)
+    signals.finished()
     if json or settings.json:
         ui.print_json([asdict(each) for each in done])
     else:

@@ -84,7 +84,8 @@ def run(
             outcome = restore.run_in_place(config, place, choice, may_stop=stop, inexact=inexact, progress=report)
     if dry_run:
         _show_plan(config, plan, target, only, as_json=as_json)
-    elif only:
+        return
+    if only:
         _show_copied(copied, as_json=as_json)
     else:
         _show(outcome, at, as_json=as_json)

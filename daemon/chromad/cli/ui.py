@@ -61,6 +61,7 @@ def ask_daemon(
         answer = control.ask(settings.config.control_socket, verb, arguments, progress)
     if answer is None:
         raise TryAgain("the service is not running", "systemctl start chromadb")
+    signals.finished()
     return answer
 
 

@@ -40,6 +40,7 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
         api = Api(config.listen)
         _take_away_older(config, api)
         seconds = _try(config, api)
+    signals.finished()
     if json or settings.json:
         ui.print_json({"survived": True, "restart_seconds": round(seconds, 3)})
     else:

@@ -146,6 +146,7 @@ class DataSwap:
             with signals.deferred():
                 self._exchange()
                 self._finish()
+                signals.finished(self._done())
         except signals.Interrupted as interrupted:
             interrupted.done = self._done()
             raise
