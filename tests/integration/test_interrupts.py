@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ class Host:
         self.site = Site()
         daemon = self.site.serve()
         self.then = records.fill(daemon.client(), "kept", 60)
+        # Takes a moment to be copied
+        records.fill(daemon.client(), "many", 5000)
         self.site.backup()
         self.now = {key: records.make(key, 1) for key in self.then}
         records.upsert(daemon.client().get_collection("kept", embedding_function=None), self.now)
@@ -277,6 +280,29 @@ def test_what_cannot_be_told_stays(host: Host, note: str | None) -> None:
     assert any(str(left) in each["fact"] and each["status"] == "warn" for each in named)
 
 
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGKILL])
+def test_copying_into_the_service(host: Host, number: int) -> None:
+    """An incomplete copy is removed; after SIGKILL doctor and the next run name it."""
+    restore = host.unit.spawn("restore", "--collection", "many", "--into", "copied")
+    client = host.site.daemon.client()
+    until(lambda: left(host) or restore.poll() is not None, "the copy", pause=0)
+    restore.send_signal(number)
+    result = ended(restore)
+    if number != signal.SIGKILL:
+        assert result.code == 128 + number, result.output
+        assert one_line(result.output, number).endswith("the incomplete copy 'copied' is removed again")
+        assert left(host) == []
+        return
+    named = [each for each in host.site.chromactl("doctor", "--json").json() if each["name"] == "asides"]
+    assert "default_tenant/default_database/copied may be incomplete" in named[0]["fact"]
+    result = host.unit.chromactl("restore", "--collection", "many", "--into", "copied")
+    assert result.code == 78
+    assert "default_tenant/default_database/copied may be incomplete: delete it" in result.output
+    client.delete_collection("copied")
+    assert host.unit.chromactl("restore", "--collection", "many", "--into", "copied").code == 0
+    assert host.site.asides() == []
+
+
 # What clients do meanwhile
 
 
@@ -372,3 +398,68 @@ def test_persistence_of_a_service_that_does_not_come_back(host: Host) -> None:
     result = host.unit.chromactl("verify-persistence")
     assert result.code == 0, result.output
     assert left(host) == [f"chromad-verify-{1:016x}"]
+
+
+# adopt
+
+
+@pytest.fixture(scope="module")
+def adopting() -> Iterator[Unit]:
+    """A service without collections, and beside it the directory `old` of a stock Chroma, with one."""
+    site = Site()
+    records.fill(site.serve().client(), "old", 60)
+    site.daemon.stop()
+    shutil.copytree(site.data, site.root / "old", ignore=shutil.ignore_patterns("chromad.*", ".chromad-*"))
+    site.wipe()
+    for path in site.checkpoints.iterdir():
+        shutil.rmtree(path)
+    site.serve()
+    unit = Unit(site)
+    yield unit
+    unit.close()
+    site.remove()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_adoption_that_is_interrupted(adopting: Unit, number: int) -> None:
+    adopt: list[subprocess.Popen[bytes]] = []
+    adopting.after["stop"] = lambda: adopt[0].send_signal(number)
+    adopt.append(adopting.spawn("adopt", str(adopting.site.root / "old"), "--stop"))
+    result = ended(adopt[0])
+    assert result.code == 128 + number, result.output
+    line = result.output.strip().splitlines()[-1]
+    assert line == f"interrupted by {signal.Signals(number).name}: the data are as they were; the service serves again"
+    assert adopting.serving
+    assert adopting.site.daemon.client().list_collections() == []
+    assert adopting.site.asides() == []
+    adopting.after.clear()
+
+
+def test_dry_run_of_an_adoption(adopting: Unit) -> None:
+    """To look is free, also where the real run would be refused; then it says so, and ends as that would."""
+    source = str(adopting.site.root / "old")
+    result = adopting.chromactl("adopt", source, "--dry-run")
+    assert (result.code, "the service would be stopped" in result.output) == (0, True), result.output
+    client = adopting.site.daemon.client()
+    records.fill(client, "taken", 3)
+    result = adopting.chromactl("adopt", source, "--dry-run")
+    assert result.code == 78
+    assert "60" in result.output
+    assert "holds collections already" in result.output
+    result = adopting.chromactl("adopt", source, "--dry-run", "--json")
+    found = result.json()
+    assert (result.code, found["refused"]["exit_code"]) == (78, 78)
+    assert found["report"]["collections"][0]["name"] == "old"
+    client.delete_collection("taken")
+    assert adopting.site.asides() == []
+
+
+def test_adoption_that_is_interrupted_after_the_exchange(adopting: Unit) -> None:
+    adopt: list[subprocess.Popen[bytes]] = []
+    adopting.before["start"] = lambda: adopt[0].send_signal(signal.SIGTERM)
+    adopt.append(adopting.spawn("adopt", str(adopting.site.root / "old"), "--stop"))
+    result = ended(adopt[0])
+    adopting.before.clear()
+    assert result.code == 143, result.output
+    assert "all the same" in result.output.strip().splitlines()[-1]
+    assert [each.name for each in adopting.site.daemon.client().list_collections()] == ["old"]

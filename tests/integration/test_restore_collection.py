@@ -173,7 +173,7 @@ def test_empty_collection(backup: Backup) -> None:
 
 @pytest.mark.parametrize(("tenant", "database"), [(DEFAULT_TENANT, "second"), ("other", "third")])
 def test_collection_of_another_database(backup: Backup, tenant: str, database: str) -> None:
-    backup.refused(78, "several collections have the name 'twin'", "--collection", "twin")
+    backup.refused(2, "several collections have the name 'twin'", "--collection", "twin")
     client = backup.site.daemon.client(tenant, database)
     client.delete_collection("twin")
     backup.restore("--collection", f"{tenant}/{database}/twin")

@@ -62,6 +62,7 @@ def copy(
         restore.need_exact(staged.notes, inexact)
         number, target = find(api, [(each.tenant, each.database, each.name) for each in staged.entries], name, into)
         entry = staged.entries[number]
+        staging.will_fill(f"{entry.tenant}/{entry.database}/{target}")
         with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
             _copy(source, api, entry, target, progress)
             signals.finished()

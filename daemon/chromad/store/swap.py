@@ -13,7 +13,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -53,11 +53,13 @@ def _place(data_dir: Path) -> Path:
 @dataclass(frozen=True)
 class _Note:
     """What a note says. former: the inode of the former data, 0 while what it stands beside is a copy and nothing else.
-    data_dir: of the exchange, empty before. stopped: whether the service was stopped for it."""
+    data_dir: of the exchange, empty before. stopped: whether the service was stopped for it. collection: of the service, which
+    is filled from the copy."""
 
     former: int = 0
     data_dir: str = ""
     stopped: bool = False
+    collection: str = ""
 
 
 class Staging:
@@ -74,9 +76,14 @@ class Staging:
 
     def __enter__(self) -> "Staging":
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(self.beside("note"), flags, 0o640)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        self._write(_Note())
+        try:
+            with signals.deferred():
+                self._fd = os.open(self.beside("note"), flags, 0o640)
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                self._write(_Note())
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -104,13 +111,17 @@ class Staging:
         """Notes, on disk, that from now on either directory may be the former data."""
         self._write(_Note(data_dir.stat().st_ino, str(data_dir), stopped))
 
+    def will_fill(self, collection: str) -> None:
+        """Notes, on disk, that a collection of the service is filled from the copy from now on."""
+        self._write(_Note(collection=collection))
+
     def was_not_exchanged(self) -> None:
         """Notes that it is a copy and nothing else, if the data are where they were."""
         if self._note.former and _inode(Path(self._note.data_dir)) == self._note.former:
             self._write(_Note())
 
     def _write(self, note: _Note) -> None:
-        text = json.dumps({"former": note.former, "data_dir": note.data_dir, "stopped": note.stopped})
+        text = json.dumps(asdict(note))
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, text.encode(), 0)
         os.fsync(self._fd)
@@ -282,13 +293,15 @@ def sweep_beside(data_dir: Path) -> None:
 @dataclass(frozen=True)
 class Leftover:
     """A directory that a restore, an adoption or an upgrade has left: former data (`replaced-`), what did not come up
-    (`failed-`), or what was not ended (`staging-`). certain: it is a copy, which the next run removes."""
+    (`failed-`), or what was not ended (`staging-`). certain: it is a copy, which the next run removes. collection: of the service,
+    that was being filled from it."""
 
     path: Path
     kind: str
     bytes: int
     since: datetime | None
     certain: bool
+    collection: str
 
 
 def leftovers(data_dir: Path) -> list[Leftover]:
@@ -307,8 +320,18 @@ def _leftover(paths: list[Path]) -> Leftover | None:
     paths = [path for path in paths if path.is_dir() and not path.is_symlink()]
     if not paths:
         return None
-    size = sum(map(_allocated, paths))
-    return Leftover(paths[0], paths[0].name.partition("-")[0] + "-", size, _since(paths[0]), _is_copy(paths[0]))
+    try:
+        note = _parse(paths[0].with_name(f"{_stem(paths[0])}{_NOTE}").read_bytes())
+    except OSError:
+        note = None
+    return Leftover(
+        paths[0],
+        paths[0].name.partition("-")[0] + "-",
+        sum(map(_allocated, paths)),
+        _since(paths[0]),
+        note is not None and not note.former,
+        note.collection if note else "",
+    )
 
 
 def _settle(note: Path) -> str:
@@ -355,14 +378,20 @@ def _end(directory: Path, note: _Note) -> str:
             )
     if not note.former or _inode(data_dir) == note.former:
         _remove_copies(directory)
-        return f"the copy {directory} is removed: a restore or an adoption was cut off{stopped}"
+        filled = f"; the collection {note.collection} may be incomplete: delete it and restore it again"
+        return (
+            f"the copy {directory} is removed: a restore or an adoption was cut off"
+            f"{stopped}{filled if note.collection else ''}"
+        )
     return "" if _inode(replaced) == note.former else f"{directory} is left of an exchange; look at it, then remove it"
 
 
 def _parse(text: bytes) -> _Note | None:
     try:
         found = json.loads(text)
-        return _Note(int(found["former"]), str(found["data_dir"]), bool(found["stopped"]))
+        return _Note(
+            int(found["former"]), str(found["data_dir"]), bool(found["stopped"]), str(found.get("collection", ""))
+        )
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -388,14 +417,6 @@ def _unknown(parent: Path) -> Iterator[Path]:
 def _stem(path: Path) -> str:
     """`staging-20260102T030405.000006Z.restic` -> `staging-20260102T030405.000006Z`"""
     return ".".join(path.name.split(".")[:2])
-
-
-def _is_copy(path: Path) -> bool:
-    try:
-        note = _parse(path.with_name(f"{_stem(path)}{_NOTE}").read_bytes())
-    except OSError:
-        return False
-    return note is not None and not note.former
 
 
 def _is_locked(note: Path) -> bool:
