@@ -263,6 +263,37 @@ def test_former_data_that_were_left_between_two_renames(host: Host) -> None:
     assert host.site.holds(parent / "replaced-20260102T030405.000006Z", "kept")
 
 
+def test_data_that_were_left_aside(host: Host) -> None:
+    """As a kill leaves them where a file system cannot exchange directories: the next run puts them back."""
+    host.site.daemon.stop()
+    left = host.site.root / "restore/staging-20260102T030405.000006Z"
+    shutil.copytree(host.site.data, left)
+    former = left.with_name(f"{left.name}.former")
+    host.site.data.rename(former)
+    note = {"former": former.stat().st_ino, "data_dir": str(host.site.data), "stopped": True}
+    left.with_name(f"{left.name}.note").write_text(json.dumps(note))
+    named = [each for each in host.site.chromactl("doctor", "--json").json() if each["name"] == "asides"]
+    assert str(left) in named[0]["fact"]
+    result = host.unit.chromactl("restore", "none", "--stop")
+    assert result.code == 1
+    assert f"{host.site.data} is put back" in result.output
+    assert host.site.asides() == []
+    host.site.serve()
+    host.holds(host.now)
+
+
+def test_systemctl_that_fails_although_the_service_serves(host: Host) -> None:
+    """Clients are at work already: that is no reason to go back."""
+
+    def fail() -> None:
+        raise OSError("the connection to the bus is lost")
+
+    host.unit.after["start"] = fail
+    result = host.unit.chromactl("restore", "--stop")
+    assert result.code == 0, result.output
+    host.holds(host.then)
+
+
 @pytest.mark.parametrize("note", [None, "", "{", '{"former": 1, "data_dir": "/x", "stopped": false}'])
 def test_what_cannot_be_told_stays(host: Host, note: str | None) -> None:
     left = host.site.root / "restore/staging-20260102T030405.000006Z"

@@ -55,7 +55,6 @@ def copy(
     """
     api = connect(config)
     run.prepare(config)
-    swap.sweep_beside(config.data_dir)
     with lock.backup_lock(config.backup_dir) as held, Staging(swap.place(config.data_dir)) as staging:
         repository.lock_fd = held.fd
         staged = stage.stage(config, repository, choice, staging, progress)

@@ -51,7 +51,6 @@ def run_in_place(
     collections do not come up; then the former data are in place.
     """
     data_dir = config.data_dir
-    swap.sweep_beside(data_dir)
     check_place(config)
     restart = check_service(config, may_stop=may_stop)
     run.prepare(config)

@@ -13,6 +13,7 @@ from chromad.cli import ui
 from chromad.config import Backup, Config
 from chromad.errors import ConfigurationError, UsageProblem
 from chromad.output import human_bytes
+from chromad.store import swap
 
 
 def run(
@@ -68,6 +69,9 @@ def run(
         raise UsageProblem("--into names a collection", "give --collection NAME as well")
     moment = timetravel.parse(at) if at else None
     config = _elsewhere(location, key, target) if location or key else settings.config
+    if not dry_run and not target:
+        # First: it may put the data back.
+        swap.sweep_beside(config.data_dir)
     place = repository.connect(config, as_owner=target is None)
     choice = stage.choose(place, name or "latest", moment)
     as_json = json or settings.json

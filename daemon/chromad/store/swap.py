@@ -21,6 +21,7 @@ from types import TracebackType
 from chromad import service, signals
 from chromad.checks import processes
 from chromad.config import Config
+from chromad.control import ask
 from chromad.errors import ChromadError, TryAgain
 from chromad.guard import BALLAST
 from chromad.output import log as journal
@@ -107,6 +108,10 @@ class Staging:
         """The path under which it is kept. kind: REPLACED or FAILED."""
         return self.directory.with_name(self.directory.name.replace(STAGING, kind, 1))
 
+    def will_stop(self) -> None:
+        """Notes, on disk, that the service is stopped for it."""
+        self._write(_Note(stopped=True))
+
     def will_exchange(self, data_dir: Path, *, stopped: bool) -> None:
         """Notes, on disk, that from now on either directory may be the former data."""
         self._write(_Note(data_dir.stat().st_ino, str(data_dir), stopped))
@@ -140,6 +145,7 @@ class DataSwap:
     def __init__(
         self, config: Config, staging: Staging, what: str, *, restart: bool, before: Callable[[], None] = lambda: None
     ) -> None:
+        self._config = config
         self._data_dir = config.data_dir
         self._staging = staging
         self._what = what
@@ -174,6 +180,7 @@ class DataSwap:
     def _exchange(self) -> None:
         try:
             if self._restart:
+                self._staging.will_stop()
                 service.control("stop")
             with lock.directory_lock(self._data_dir):
                 check_alone(self._data_dir)
@@ -199,10 +206,22 @@ class DataSwap:
             _put_on_disk(self._data_dir.parent)
             _put_on_disk(replaced.parent)
             if self._restart:
-                service.control("start")
+                self._start()
         except BaseException as error:
             self._roll_back(error, former)
         _drop_ballast(former)
+
+    def _start(self) -> None:
+        """Starts the service. Raises ChromadError when it does not serve; what systemctl says of one that does is of no account,
+        since clients are at work."""
+        try:
+            service.control("start")
+        except ChromadError:
+            with suppress(ChromadError):
+                found = ask(self._config.control_socket, "status")
+                if found and found["state"] == "serving":
+                    return
+            raise
 
     def _start_again(self, error: BaseException) -> None:
         if not self._restart:
@@ -224,8 +243,10 @@ class DataSwap:
             with lock.directory_lock(self._data_dir):
                 exchange(former, self._data_dir)
                 self._exchanged = False
-            former.rename(failed)
-            _drop_ballast(failed)
+            with suppress(OSError):
+                former.rename(failed)
+                former = failed
+            _drop_ballast(former)
         except (ChromadError, OSError) as second:
             self._trouble = f"the former data could not be put back: {_text(second)}"
             where = former if self._exchanged else self._data_dir
@@ -236,7 +257,7 @@ class DataSwap:
         self._start_again(error)
         raise ChromadError(
             f"{self._what}, but the service did not come up with it: {_text(error)}",
-            f"the former data are back in place; what had taken their place is in {failed}",
+            f"the former data are back in place; what had taken their place is in {former}",
         ) from error
 
 
@@ -360,7 +381,7 @@ def _settle(note: Path) -> str:
 
 def _end(directory: Path, note: _Note) -> str:
     data_dir, former = Path(note.data_dir), _former(directory)
-    stopped = "; it had stopped the service: systemctl start chromadb" if note.stopped else ""
+    stopped = "; it had stopped the service, if that does not run: systemctl start chromadb" if note.stopped else ""
     replaced = directory.with_name(directory.name.replace(STAGING, REPLACED, 1))
     if note.former and former.exists() and not data_dir.exists() and _inode(former) == note.former:
         former.rename(data_dir)
