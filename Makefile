@@ -117,6 +117,10 @@ crash-full: venv ## Fill the disk, ROUNDS=50 (root)
 crash-backup: venv ## Kill backups, drills and restores at random moments, ROUNDS=34 of each (root)
 	$(BIN)/python -m tests.crash.backups --rounds $(ROUNDS) --seed $(SEED)
 
+.PHONY: interrupts
+interrupts: venv ## Interrupt and kill every verb at random moments, ROUNDS=25 of each; the service must be as it was (root)
+	$(BIN)/python -m tests.soak.interrupts --rounds $(ROUNDS) --seed $(SEED)
+
 .PHONY: lock
 lock: venv ## Resolve the dependencies anew and write both lock files
 	cd daemon && $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

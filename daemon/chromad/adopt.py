@@ -15,17 +15,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 
-from chromad import comparison, guard, repair, service, versions
+from chromad import comparison, guard, repair, versions
 from chromad.backup import proof, restore, stage
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
 from chromad.output import human_bytes
-from chromad.store import audit, contents, history, legacy, lock, log, origin, segment, soundness, sqlite, state
+from chromad.store import audit, contents, legacy, lock, log, origin, segment, soundness, sqlite, state, swap
 from chromad.store.contents import Contents, room
 from chromad.store.origin import Origin
+from chromad.store.swap import DataSwap, Staging
 
 Progress = Callable[[str, int, int], None]
 
@@ -114,20 +116,19 @@ class Adoption:
         self._source = source
         self._progress = progress
         self._in_place = False
+        self._staging: Staging | None = None
         self._copy = Path()
         self._seen: dict[Path, tuple[int, int]] = {}
-        self._adopted = False
 
     def __enter__(self) -> "Adoption":
+        swap.sweep_beside(self._config.data_dir)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if not self._copy.name:
-            return
-        if not self._adopted:
-            shutil.rmtree(self._copy, ignore_errors=True)
-        shutil.rmtree(self._former, ignore_errors=True)
-        shutil.rmtree(self._beside("lost"), ignore_errors=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._staging:
+            self._staging.__exit__(kind, value, trace)
 
     def examine(self) -> Report:
         """Looks at the directory, on a copy of its own. Raises ConfigurationError when it is none that can be adopted,
@@ -136,16 +137,16 @@ class Adoption:
         self._check()
         # A torn link_lists.bin can claim terabytes.
         size = sum(min(status.st_size, status.st_blocks * 512) for status in map(Path.stat, self._files()))
-        place = restore.staging_place(config.data_dir)
-        restore.tell_leftovers(config.data_dir)
+        place = swap.place(config.data_dir)
         if (free := free_bytes(place)) < size:
             raise ChromadError(
                 f"{place} has {human_bytes(free)} free; the copy needs {human_bytes(size)}",
                 "free some space; nothing was touched",
             )
-        self._copy = place / f"staging-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        self._staging = Staging(place).__enter__()
+        self._copy = self._staging.directory
         self._take_copy(size)
-        restore.check_alone(source)
+        swap.check_alone(source)
         found = origin.read(self._copy, source)
         unknown = sqlite.unknown_migrations(self._copy)
         if unknown:
@@ -195,8 +196,7 @@ class Adoption:
         """
         config, copy = self._config, self._copy
         data_dir = config.data_dir
-        restart = restore.check_service(config, may_stop=may_stop, verb="adopt")
-        self._check_room()
+        restart = self.check(may_stop=may_stop)
         with Contents(self._beside("contents")) as held:
             held.read(copy, self._source, self._progress)
             repaired = self._bring_up()
@@ -227,6 +227,19 @@ class Adoption:
             replaced,
             restart,
         )
+
+    def check(self, *, may_stop: bool) -> bool:
+        """Looks whether it can be done, before `examine` or, with what that has found, after it; gives whether the service is to
+        be stopped and started. Raises as `examine`, ConfigurationError when the data directory has collections already,
+        TryAgain when the service runs and may not be stopped."""
+        self._check()
+        if not self._in_place and self._taken():
+            raise ConfigurationError(
+                f"{self._config.data_dir} holds collections already", "adopt into an empty data directory"
+            )
+        if self._staging:
+            self._check_room()
+        return restore.check_service(self._config, may_stop=may_stop, verb="adopt")
 
     # Steps
 
@@ -273,7 +286,12 @@ class Adoption:
             log.drop_unreadable_metadata(connection)
         settings = self._config.model_copy(update={"data_dir": copy})
         with lock.directory_lock(copy) as held:
-            return repair.mend(settings, self._former, held, self._progress)
+            repaired = repair.mend(settings, self._former, held, self._progress)
+        if problems := [f"{each.collection}: {each.problem}" for each in repaired if each.problem]:
+            raise BackupError(
+                "segments cannot be rebuilt:\n" + "\n".join(problems), "nothing was touched; see chromactl adopt --dry-run"
+            )
+        return repaired
 
     def _compare(self, held: Contents, entries: list[CollectionEntry], lost: "LostRecords") -> comparison.Differences:
         """Compares what an engine serves with what the directory held, and lets it search."""
@@ -322,13 +340,11 @@ class Adoption:
         self._in_place = source.resolve() == data_dir.resolve()
         if not self._in_place and (source.is_relative_to(data_dir) or data_dir.is_relative_to(source)):
             raise ConfigurationError(f"{source} and {data_dir} lie in each other", "move one of them")
-        if not self._in_place and self._taken():
-            raise ConfigurationError(f"{data_dir} holds collections already", "adopt into an empty data directory")
         for path in (*self._files(), *segment.directories(source)):
             if path.is_symlink():
                 # Another user's directory could lead root to any file.
                 raise ConfigurationError(f"{path} is a symbolic link", "put what it names in its place")
-        restore.check_alone(source)
+        swap.check_alone(source)
 
     def _taken(self) -> bool:
         data_dir = self._config.data_dir
@@ -362,39 +378,14 @@ class Adoption:
             self._progress("copying", done, size)
 
     def _put_in_place(self, restart: bool) -> Path | None:
-        data_dir, copy = self._config.data_dir, self._copy
-        if restart:
-            service.control("stop")
-        try:
-            with lock.directory_lock(data_dir):
-                restore.check_alone(data_dir)
-                if not self._in_place and self._taken():
-                    raise TryAgain(f"{data_dir} holds collections now", "adopt into an empty data directory")
-                history.accept_directory(self._config.checkpoint_dir, copy)
-                # From here on the copy may be the former data, which are not to be removed, whatever comes.
-                self._adopted = True
-                try:
-                    restore.exchange(copy, data_dir)
-                except OSError:
-                    self._adopted = False
-                    raise
-        except (ChromadError, OSError):
-            if restart:
-                service.control("start")
-            raise
-        state.fsync_path(data_dir)
-        replaced = copy.with_name(copy.name.replace("staging-", "replaced-"))
-        copy.rename(replaced)
-        state.fsync_path(replaced.parent)
-        if restart:
-            try:
-                service.control("start")
-            except ChromadError as error:
-                restore.roll_back(data_dir, replaced)
-                raise ChromadError(
-                    f"adopted {self._source}, but the service did not come up with it: {error}",
-                    "the former data are back in place, what was adopted is beside them in restore/failed-…",
-                ) from error
+        assert self._staging
+
+        def still_free() -> None:
+            if not self._in_place and self._taken():
+                raise TryAgain(f"{self._config.data_dir} holds collections now", "adopt into an empty data directory")
+
+        exchange = DataSwap(self._config, self._staging, f"adopted {self._source}", restart=restart, before=still_free)
+        replaced = exchange.run()
         if not self._in_place and {path.name for path in replaced.iterdir()} <= _NOTHING:
             shutil.rmtree(replaced)
             return None

@@ -1,10 +1,12 @@
 """The configuration file: its schema, and loading it with every problem named at once."""
 
+import copy
 import errno
 import ipaddress
 import os
 import re
 import stat
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -349,7 +351,7 @@ def load(path: Path) -> Config:
         return Config.model_validate(document)
     except ValidationError as error:
         raise ConfigurationError(
-            _problems(path, error), "chromactl config show prints every key with its value"
+            _problems(path, error, document), "chromactl config show prints every key with its value"
         ) from None
 
 
@@ -389,17 +391,55 @@ def _one_line(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
-def _problems(path: Path, error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "list[")))
-        what = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            what = "unknown key"
-        lines += [f"At '{where}': {line}" if where else line for line in what.splitlines()]
-    lines = sorted(set(lines))
+def _problems(path: Path, error: ValidationError, document: dict[Any, Any]) -> str:
+    lines = sorted({*_lines(error), *_hidden(error, document)})
     count = f"{len(lines)} problems" if len(lines) > 1 else "1 problem"
     shown = lines[:_MOST_PROBLEMS]
     if len(lines) > len(shown):
         shown.append(f"and {len(lines) - len(shown)} more")
     return "\n".join([f"{path}: {count}", *(f"  {line}" for line in shown)])
+
+
+def _lines(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        where = ".".join(_keys(problem["loc"]))
+        what = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            what = "unknown key"
+        yield from (f"At '{where}': {line}" if where else line for line in what.splitlines())
+
+
+def _hidden(error: ValidationError, document: dict[Any, Any]) -> list[str]:
+    """The contradictions among the keys that are valid each for itself, which are not looked at while others are not."""
+    wrong = [_keys(problem["loc"]) for problem in error.errors(include_url=False)]
+    if [] in wrong:
+        return []
+    rest = copy.deepcopy(document)
+    for keys in wrong:
+        _drop(rest, keys)
+    names = {".".join(keys) for keys in wrong}
+    if "data_dir" in names:
+        # They lie beside it.
+        names |= {"checkpoint_dir", "the quarantine"}
+    try:
+        Config.model_validate(rest)
+    except ValidationError as more:
+        # What was dropped has its default now, and contradicts nothing.
+        return [line for line in _lines(more) if not any(re.search(rf"\b{re.escape(name)}\b", line) for name in names)]
+    return []
+
+
+def _drop(document: Any, keys: Sequence[str]) -> None:
+    """Removes the deepest key of a path that is there."""
+    *sections, last = keys
+    for number, key in enumerate(sections):
+        if not isinstance(document, dict) or not isinstance(document.get(key), dict):
+            last = sections[number]
+            break
+        document = document[key]
+    if isinstance(document, dict):
+        document.pop(last, None)
+
+
+def _keys(place: tuple[int | str, ...]) -> list[str]:
+    return [str(part) for part in place if not str(part).startswith(("literal[", "list["))]

@@ -22,6 +22,12 @@ class ConfigurationError(ChromadError):
     exit_code = 78
 
 
+class UsageProblem(ChromadError):
+    """A command line that cannot be meant."""
+
+    exit_code = 2
+
+
 class PermissionProblem(ChromadError):
     """Owner, mode or user are wrong (EX_NOPERM)."""
 

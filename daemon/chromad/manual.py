@@ -57,11 +57,12 @@ _EXITS = {
     "0": "It is done; for chromad: it has stopped and everything is on disk.",
     "1": "It failed; the message says why. doctor: there are warnings.",
     "2": "The command line is wrong. doctor: something is broken.",
-    "3": "status: the service does not serve.",
+    "3": "status: the service does not serve. doctor --output nagios: this user may not look.",
     "4": "status: it serves, with collections in quarantine.",
     "75": "Something is in the way for now; try again.",
     "77": "Owner, mode or user are wrong.",
     "78": "Something is set up wrongly; trying again cannot help.",
+    "129, 130, 143": "chromactl: SIGHUP, SIGINT or SIGTERM has ended it; one line says what was done.",
 }
 _FILES = {
     "/etc/chromadb/chromad.yml": "Configuration, see chromad.yml(5).",

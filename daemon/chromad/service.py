@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from chromad import signals
 from chromad.errors import ChromadError, PermissionProblem
 
 UNIT = "chromadb.service"
@@ -28,8 +29,12 @@ def need_root(action: str) -> None:
 
 
 def control(action: str) -> None:
-    """Runs `systemctl start`, `stop` or `restart` on the unit and waits for it. Raises when it fails."""
+    """Runs `systemctl start`, `stop` or `restart` on the unit and waits for it, whatever signals come. Raises when it fails."""
     need_root(action)
-    result = subprocess.run(["systemctl", action, UNIT], capture_output=True, text=True, check=False)
+    with signals.deferred():
+        # In a session of its own: Ctrl-C in a terminal reaches us alone.
+        result = subprocess.run(
+            ["systemctl", action, UNIT], capture_output=True, text=True, check=False, start_new_session=True
+        )
     if result.returncode:
         raise ChromadError(f"systemctl {action} {UNIT} failed: {result.stderr.strip()}", f"journalctl -u {UNIT} -n 50")

@@ -14,12 +14,13 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from chromad import environment, guard, service, upgrade_journal, versions
+from chromad import environment, guard, service, signals, upgrade_journal, versions
 from chromad.api import Api
 from chromad.backup import proof, repository, restore, run, stage
 from chromad.backup.assemble import free_bytes
@@ -29,7 +30,7 @@ from chromad.control import ask
 from chromad.environment import Environment
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
 from chromad.output import human_bytes
-from chromad.store import audit, history, hold, lock, log, segment, sqlite, state
+from chromad.store import audit, history, hold, lock, log, segment, sqlite, state, swap
 from chromad.upgrade_journal import Journal
 
 # Of no use in a copy: the daemon makes them anew.
@@ -123,12 +124,20 @@ class Upgrade:
         """Has the old version take a backup; gives its id. Raises UpgradeError with what it says."""
         self._progress("taking a backup", 0, 0)
         command = [str(self._old.chromactl), "--config", str(self._path), "--json", "backup"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        with signals.deferred():
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
-            answer = json.loads(done.stdout)
+            said, _ = process.communicate()
+        except BaseException:
+            # It is interrupted as we are, and takes a moment to clear up.
+            process.terminate()
+            process.communicate()
+            raise
+        try:
+            answer = json.loads(said)
         except ValueError:
-            answer = {"error": f"{self._old.chromactl} backup exited with status {done.returncode}", "hint": ""}
-        if done.returncode or "id" not in answer:
+            answer = {"error": f"{self._old.chromactl} backup exited with status {process.returncode}", "hint": ""}
+        if process.returncode or "id" not in answer:
             raise UpgradeError(f"no backup: {answer.get('error')}; nothing was touched", str(answer.get("hint", "")))
         return str(answer["id"])
 
@@ -139,17 +148,17 @@ class Upgrade:
         with lock.backup_lock(config.backup_dir) as held:
             place.lock_fd = held.fd
             choice = stage.choose(place, backup, None)
-            parent = restore.staging_place(config.data_dir)
-            try:
-                staged = stage.stage(config, place, choice, parent, self._progress)
-            except ChromadError as error:
-                raise UpgradeError(
-                    f"{self._new} does not come up with the backup {backup}: {error.message}; nothing was touched",
-                    f"{self._old} goes on serving; {error.hint}",
-                ) from error
-            with sqlite.connect(staged.directory) as connection:
-                wrong = audit.problems(connection)
-            shutil.rmtree(staged.directory)
+            swap.sweep_beside(config.data_dir)
+            with swap.Staging(swap.place(config.data_dir)) as staging:
+                try:
+                    staged = stage.stage(config, place, choice, staging, self._progress)
+                except ChromadError as error:
+                    raise UpgradeError(
+                        f"{self._new} does not come up with the backup {backup}: {error.message}; nothing was touched",
+                        f"{self._old} goes on serving; {error.hint}",
+                    ) from error
+                with sqlite.connect(staged.directory) as connection:
+                    wrong = audit.problems(connection)
             if wrong:
                 raise UpgradeError(
                     f"{self._new} leaves the backup {backup} in disorder; nothing was touched:\n"
@@ -164,25 +173,29 @@ class Upgrade:
         with lock.backup_lock(config.backup_dir):
             if environment.active() != self._old.path:
                 raise TryAgain("another upgrade has gone on meanwhile", "look at chromactl status, then try again")
-            try:
-                self._begin()
-                self._copy()
-                self._hold()
-                held = time.monotonic()
-                entries = self._record()
-                stopped = time.monotonic()
-                self._stop()
-                self._copy()
-                self._migrate()
-                self._exchange()
-                self._switch()
-                self._start()
-                down = time.monotonic() - stopped
-                self._compare(entries)
-                self._commit()
-            except BaseException as error:
-                self._take_back(error)
-            replaced = _finish(config, self._journal)
+            with signals.saying(f"{self._new} has taken over all the same"), ExitStack() as end:
+                try:
+                    self._begin()
+                    self._copy()
+                    self._hold()
+                    held = time.monotonic()
+                    entries = self._record()
+                    stopped = time.monotonic()
+                    self._stop()
+                    self._copy()
+                    self._migrate()
+                    self._exchange()
+                    self._switch()
+                    self._start()
+                    down = time.monotonic() - stopped
+                    self._compare(entries)
+                    # From here on there is no way back.
+                    end.enter_context(signals.deferred())
+                    self._commit()
+                except BaseException as error:
+                    self._take_back(error)
+                replaced = _finish(config, self._journal)
+                signals.finished()
         records = sum(entry.records for entry in entries)
         seconds = time.monotonic() - held
         return Outcome(self._old, self._new, backup, len(entries), records, replaced, round(down, 2), round(seconds, 2))
@@ -191,19 +204,34 @@ class Upgrade:
         """Puts the old version back, and raises what says why."""
         self._progress("putting the old version back", 0, 0)
         reason = error.message if isinstance(error, ChromadError) else f"{type(error).__name__}: {error}"
+        back = f"{self._old} serves again, with the data as they were"
+        stuck = ""
         try:
-            undo(self._config)
-        except (ChromadError, OSError, sqlite3.Error) as second:
+            with signals.deferred():
+                stuck = self._put_back()
+        except signals.Interrupted as interrupted:
+            interrupted.done = stuck or back
+            raise
+        if isinstance(error, signals.Interrupted):
+            error.done = stuck or back
+        elif stuck:
             raise UpgradeError(
-                f"{self._new} did not take over: {reason}\nand the old version could not be put back: {second}",
-                "mend that, then: chromactl upgrade --undo",
+                f"{self._new} did not take over: {reason}\nand {stuck}", "mend that, then: chromactl upgrade --undo"
             ) from error
         if not isinstance(error, ChromadError | OSError | sqlite3.Error):
             raise error
         raise UpgradeError(
             f"{self._new} did not take over: {reason}",
-            f"{self._old} serves again, with the data as they were; journalctl -u {service.UNIT} -n 100 has what was said",
+            f"{back}; journalctl -u {service.UNIT} -n 100 has what was said",
         ) from error
+
+    def _put_back(self) -> str:
+        """Takes the upgrade back; gives why that could not be done."""
+        try:
+            undo(self._config)
+        except (ChromadError, OSError, sqlite3.Error) as error:
+            return f"the old version could not be put back: {error}"
+        return ""
 
     # Steps of the switch
 
@@ -263,7 +291,7 @@ class Upgrade:
     def _stop(self) -> None:
         self._progress("stopping the old service", 0, 0)
         service.control("stop")
-        restore.check_alone(self._config.data_dir)
+        swap.check_alone(self._config.data_dir)
 
     def _migrate(self) -> None:
         copy = self._journal.copy
@@ -288,8 +316,8 @@ class Upgrade:
     def _exchange(self) -> None:
         data_dir = self._config.data_dir
         with lock.directory_lock(data_dir):
-            restore.check_alone(data_dir)
-            restore.exchange(self._journal.copy, data_dir)
+            swap.check_alone(data_dir)
+            swap.exchange(self._journal.copy, data_dir)
         state.fsync_path(data_dir.parent)
 
     def _switch(self) -> None:
@@ -346,8 +374,21 @@ def put_right(config: Config) -> str:
     if upgrade_journal.read() is None:
         return ""
     run.prepare(config)
-    with lock.backup_lock(config.backup_dir):
+    with (
+        lock.backup_lock(config.backup_dir),
+        signals.saying("what an upgrade had left is put right"),
+        signals.deferred(),
+    ):
         return undo(config)
+
+
+def unfinished() -> str:
+    """What `undo` would do; empty where no upgrade was cut off."""
+    journal = upgrade_journal.read()
+    if journal is None:
+        return ""
+    verb = "complete" if journal.compared else "take back"
+    return f"would {verb} the upgrade of {journal.begun} to Chroma {journal.engine}"
 
 
 def undo(config: Config) -> str:
@@ -374,8 +415,8 @@ def undo(config: Config) -> str:
         service.control("stop")
     if exchanged:
         with lock.directory_lock(data_dir):
-            restore.check_alone(data_dir)
-            restore.exchange(journal.copy, data_dir)
+            swap.check_alone(data_dir)
+            swap.exchange(journal.copy, data_dir)
         copied, found = state.read(journal.copy), state.read(data_dir)
         if copied and found and replace(copied, mark=found.mark) != found:
             # The new version may have taken checkpoints, of files that it has written.
@@ -403,7 +444,7 @@ def _write_state(data_dir: Path, found: state.State) -> None:
 
 def _finish(config: Config, journal: Journal) -> Path:
     """Lets clients change things again; gives where the former data are."""
-    replaced = restore.staging_place(config.data_dir) / f"replaced-{journal.copy.name.rpartition('-')[2]}"
+    replaced = swap.place(config.data_dir) / f"replaced-{journal.copy.name.rpartition('-')[2]}"
     with sqlite.connect(config.data_dir) as connection:
         hold.drop(connection)
     if journal.copy.exists():
@@ -411,6 +452,8 @@ def _finish(config: Config, journal: Journal) -> Path:
             hold.drop(connection)
         journal.copy.rename(replaced)
         state.fsync_path(replaced.parent)
+        with suppress(OSError):
+            (replaced / guard.BALLAST).unlink()
     upgrade_journal.remove()
     return replaced
 

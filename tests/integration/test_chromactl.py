@@ -183,21 +183,21 @@ def test_restore_of_no_backup(used: Site, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "code", "said"),
     [
-        (["--into", "x"], "--into names a collection"),
-        (["--collection", "x", "--target", "/y"], "--target and --collection exclude each other"),
-        (["--repository", "/x"], "--repository needs --password-file and --target"),
-        (["--repository", "x", "--password-file", "/y", "--target", "/z"], "the path 'x' is relative"),
-        (["--repository", "/x", "--password-file", "y", "--target", "/z"], "the path 'y' is relative"),
-        (["--at", "yesterday"], "'yesterday' is not a time"),
-        (["--at", "0001-01-01T00:00:00+14:00"], "is not a time"),
-        (["--at", "2100-01-01T00:00:00Z"], "has yet to come"),
+        (["--into", "x"], 2, "--into names a collection"),
+        (["--collection", "x", "--target", "/y"], 2, "--target and --collection exclude each other"),
+        (["--repository", "/x"], 2, "--repository needs --password-file and --target"),
+        (["--repository", "x", "--password-file", "/y", "--target", "/z"], 78, "the path 'x' is relative"),
+        (["--repository", "/x", "--password-file", "y", "--target", "/z"], 78, "the path 'y' is relative"),
+        (["--at", "yesterday"], 2, "'yesterday' is not a time"),
+        (["--at", "0001-01-01T00:00:00+14:00"], 2, "is not a time"),
+        (["--at", "2100-01-01T00:00:00Z"], 2, "has yet to come"),
     ],
 )
-def test_wrong_words_of_restore(site: Site, words: list[str], said: str) -> None:
+def test_wrong_words_of_restore(site: Site, words: list[str], code: int, said: str) -> None:
     result = site.chromactl("restore", *words)
-    assert result.code == 78, result.output
+    assert result.code == code, result.output
     assert "Traceback" not in result.output
     assert said in result.output
     assert "HINT: " in result.output

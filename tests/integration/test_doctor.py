@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -14,7 +15,7 @@ import pytest
 from chromad.store import sqlite
 
 from tests.integration import holders, records
-from tests.integration.account import BIN
+from tests.integration.account import BIN, need_closed_doors, stranger
 from tests.integration.site import Site
 
 Results = list[dict[str, Any]]
@@ -269,3 +270,38 @@ def test_journal_mode_and_damage(used: Site) -> None:
 def test_data_directory_is_gone(site: Site) -> None:
     site.configure({"data_dir": str(site.root / "nowhere"), "checkpoint_dir": str(site.checkpoints)})
     assert "is not a directory" in wrong(doctor(site, 2))["data_dir"]
+
+
+@pytest.mark.root
+def test_nagios_of_a_user_who_may_not_look(healthy: Site) -> None:
+    """It knows nothing, which is no alarm."""
+    need_closed_doors()
+    for mode in (0o644, 0o640):
+        healthy.config.chmod(mode)
+        line = healthy.chromactl("doctor", "--output", "nagios", account=stranger())
+        assert line.code == 3, line.output
+        assert line.output.startswith("CHROMADB UNKNOWN - ")
+        assert line.output.count("\n") == 1
+    healthy.config.chmod(0o644)
+
+
+def test_what_restores_have_left(healthy: Site) -> None:
+    """By name, size and age, with how to remove it; only fresh former data are no reason to warn."""
+    parent = healthy.root / "restore"
+    young = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    old = "20260102T030405.000006Z"
+    left = {f"replaced-{young}": "ok", f"replaced-{old}": "warn", f"failed-{young}": "warn", f"staging-{old}": "warn"}
+    for name in left:
+        (parent / name).mkdir(parents=True)
+        (parent / name / "file").write_bytes(bytes(1 << 20))
+    healthy.give_all(parent)
+    try:
+        found = {each["data"]["path"]: each for each in doctor(healthy, 1) if each["name"] == "asides"}
+        assert {name: found[str(parent / name)]["status"] for name in left} == left
+        for path, each in found.items():
+            assert each["data"]["bytes"] >= 1 << 20
+            assert path in each["fact"]
+            assert path in each["hint"] or "staging" in path
+        assert found[str(parent / f"replaced-{old}")]["data"]["seconds"] > 86400
+    finally:
+        shutil.rmtree(parent)

@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.integration import records
 from tests.integration.account import BIN, current, until
 from tests.integration.site import Site
@@ -102,16 +104,37 @@ def size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def test_drill_that_is_interrupted_does_not_count_as_a_good_one(used: Site) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_drill_that_is_interrupted_does_not_count(used: Site, number: int) -> None:
+    """Neither as a good one nor as one that failed: it says nothing of the backup."""
     used.backup()
+    assert used.chromactl("verify").code == 0
+    before = used.ledger
     drill = used.spawn([BIN / "chromactl", "--config", used.config, "verify"], current())
     # Without a pause: restic is being started then.
     until(lambda: list(used.backup_dir.glob("drill-*")) or drill.poll() is not None, "a drill's files", pause=0)
-    drill.send_signal(signal.SIGINT)
+    drill.send_signal(number)
     output = drill.communicate(timeout=60)[0].decode()
-    assert drill.returncode not in (0, None), output
-    assert "Traceback" not in output
-    assert used.ledger["drills"][-1]["problem"] == "it was ended before it was done"
+    assert drill.returncode == 128 + number, output
+    assert output.splitlines() == [
+        f"interrupted by {signal.Signals(number).name}: the drill was not ended, and is not counted"
+    ]
+    assert used.ledger == before
     assert not list(used.backup_dir.glob("drill-*"))
     assert used.chromactl("verify").code == 0
-    assert not used.ledger["drills"][-1]["problem"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_backup_that_is_interrupted_does_not_count(used: Site, number: int) -> None:
+    used.backup()
+    before = used.ledger
+    backup = used.spawn([BIN / "chromactl", "--config", used.config, "backup", "--full"], current())
+    until(lambda: list(used.backup_dir.glob("next*")) or backup.poll() is not None, "a backup's files", pause=0)
+    backup.send_signal(number)
+    output = backup.communicate(timeout=60)[0].decode()
+    assert backup.returncode == 128 + number, output
+    name = signal.Signals(number).name
+    assert output.splitlines() == [f"interrupted by {name}: no backup was taken; the last good one is as it was"]
+    assert used.ledger == before
+    assert len(used.listed()) == 1
+    used.backup()

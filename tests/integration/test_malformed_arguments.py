@@ -129,15 +129,14 @@ def test_more_words_than_it_takes(fed: Fed, commands: Commands, verb: list[str],
 
 @pytest.mark.parametrize("time", TIMES)
 def test_times(fed: Fed, commands: Commands, time: str) -> None:
-    # Without a time, it is the newest, which is not put into a directory that there is.
-    assert_told(run(fed, commands, "restore", "--target", "/", "--at", time), 78)
+    assert_told(run(fed, commands, "restore", "--target", "/", "--at", time), 2)
 
 
 @pytest.mark.parametrize("word", NASTY[::2])
 def test_names_of_no_backup(fed: Fed, commands: Commands, word: str) -> None:
     for words in (["restore", "--target", "/none/there"], ["verify"], ["backups", "show"], ["backups", "forget"]):
         told = run(fed, commands, *words, "--", word)
-        assert_told(told, 1)
+        assert_told(told, 1 if word.strip() else 2)
         assert "\x1b" not in told.output
 
 
@@ -145,9 +144,9 @@ def test_names_of_no_backup(fed: Fed, commands: Commands, word: str) -> None:
 def test_values_of_options(fed: Fed, commands: Commands, word: str) -> None:
     for codes, words in (
         ((2,), ["doctor", f"--output={word}"]),
-        ((0, 1, 78), ["fence", f"--reason={word}"]),
-        ((78,), ["restore", f"--into={word}x"]),
-        ((1, 77, 78), ["adopt", "--dry-run", "--", word]),
+        ((0, 1, 78) if word.strip() else (2,), ["fence", f"--reason={word}"]),
+        ((2,), ["restore", f"--into={word}x"]),
+        ((1, 77, 78) if word.strip() else (2,), ["adopt", "--dry-run", "--", word]),
     ):
         told = run(fed, commands, *words)
         assert_told(told, *codes)
@@ -165,14 +164,14 @@ def test_values_of_options_of_restore(fed: Fed, commands: Commands, word: str) -
         ((1, 77, 78), ["restore", "--target=/none/there", f"--password-file={word}", "--repository=/none"]),
     ):
         told = run(fed, commands, *words)
-        assert_told(told, *codes)
+        assert_told(told, *(codes if word.strip() else (2,)))
         assert "\x1b" not in told.output
 
 
 @pytest.mark.parametrize("word", NASTY)
 def test_configuration_of_that_name(fed: Fed, commands: Commands, word: str) -> None:
     fed.count += 1
-    assert_told(commands.run("chromactl", f"--config={word}", "status"), 78)
+    assert_told(commands.run("chromactl", f"--config={word}", "status"), 78 if word.strip() else 2)
     assert_told(commands.run("chromad", f"--config={word}"), 78)
 
 
@@ -203,7 +202,7 @@ def test_as_it_is_installed(fed: Fed, words: list[str]) -> None:
         assert result.json().keys() == {"error", "hint", "exit_code"}
         assert result.json()["exit_code"] == result.code == 1
     else:
-        assert_told(Told(result.code, result.output), 1, 78)
+        assert_told(Told(result.code, result.output), 1, 2, 78)
     assert "\x1b" not in result.output
 
 

@@ -85,7 +85,7 @@ def test_watch(serving: Site) -> None:
 
 def test_watch_without_a_terminal(serving: Site) -> None:
     result = serving.chromactl("status", "--watch")
-    assert result.code == 78
+    assert result.code == 2
     assert "needs a terminal" in result.output
 
 

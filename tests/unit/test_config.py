@@ -282,3 +282,41 @@ def test_more_problems_than_anybody_reads(tmp_path: Path) -> None:
 )
 def test_words_that_no_command_can_have(tmp_path: Path, text: str) -> None:
     assert "a NUL character cannot be passed on to a command" in problem(tmp_path, text)
+
+
+def test_contradictions_are_named_beside_other_problems(tmp_path: Path) -> None:
+    said = problem(
+        tmp_path,
+        """
+        listen: {host: 0.0.0.0, port: 80000}
+        metrics: {host: 0.0.0.0}
+        log_level: chatty
+        disk: {release_percent: 96, warn_percent: no}
+        backup: {keep: {last: 0, daily: 0, weekly: 0, monthly: 0}, repository: /opt/chromadb/data/in}
+        nothing: 1
+        """,
+    )
+    for part in (
+        "9 problems",
+        "'listen.port'",
+        "listen.host 0.0.0.0 is reachable",
+        "metrics.host 0.0.0.0 is reachable",
+        "'log_level'",
+        "'disk.warn_percent'",
+        "disk.release_percent must be below disk.fence_percent",
+        "keeps no backup at all",
+        "'nothing': unknown key",
+    ):
+        assert part in said
+    # It lies in the data, but what is wrong in `backup.keep` is no reason not to say so.
+    assert "backup.repository /opt/chromadb/data/in lies inside data_dir" in said
+
+
+def test_what_is_wrong_contradicts_nothing(tmp_path: Path) -> None:
+    """Its default takes its place while others are looked at, and must not be blamed."""
+    said = problem(
+        tmp_path, "disk: {fence_percent: 999, release_percent: 97}\nlisten: {port: x}\nmetrics: {port: 8000}"
+    )
+    assert "2 problems" in said
+    said = problem(tmp_path, "data_dir: data\ncheckpoint_dir: /opt/chromadb/data/inner")
+    assert "1 problem" in said

@@ -4,11 +4,13 @@ from datetime import UTC, datetime
 
 from chromad.backup import run
 from chromad.backup.repository import Repository, Snapshot
-from chromad.errors import BackupError
+from chromad.errors import BackupError, UsageProblem
 
-__all__ = ["NAMES", "Snapshot", "find", "proven", "time_of"]
+__all__ = ["NAMES", "Snapshot", "among", "find", "proven", "time_of"]
 
 NAMES = ("latest", "oldest")
+# So many characters of an id are not there by a slip.
+_PREFIX = 4
 
 
 def proven(snapshot: Snapshot) -> bool:
@@ -17,21 +19,29 @@ def proven(snapshot: Snapshot) -> bool:
 
 
 def find(repository: Repository, name: str) -> Snapshot:
-    """A backup by its id, or by `latest` and `oldest`: of the proven ones, of this host where it has any.
+    """A backup by its id or the first characters of it, or by `latest` and `oldest`: of the proven ones, of this host where it
+    has any.
 
-    Raises BackupError when there is none, or when several hosts could be meant.
+    Raises BackupError when there is none, or when several hosts could be meant, UsageProblem when several ids begin so.
     """
-    found = repository.snapshots()
-    if name not in NAMES:
-        matching = [snapshot for snapshot in found if snapshot.id == name]
-        if not matching:
-            raise BackupError(
-                f"no backup {name!r} in {repository.location}",
-                "chromactl backups lists them" if found else "take one: chromactl backup",
-            )
-        return matching[-1]
-    good = of_one_host(repository, found)
-    return good[-1] if name == "latest" else good[0]
+    return among(repository, repository.snapshots(), name)
+
+
+def among(repository: Repository, found: list[Snapshot], name: str) -> Snapshot:
+    """As `find`, of what the repository was seen to hold."""
+    if name in NAMES:
+        good = of_one_host(repository, found)
+        return good[-1] if name == "latest" else good[0]
+    matching = [snapshot for snapshot in found if snapshot.id.startswith(name) and len(name) >= _PREFIX]
+    if not matching:
+        raise BackupError(
+            f"no backup {name!r} in {repository.location}",
+            "chromactl backups lists them" if found else "take one: chromactl backup",
+        )
+    if len({snapshot.id for snapshot in matching}) > 1:
+        names = ", ".join(snapshot.id for snapshot in matching)
+        raise UsageProblem(f"several backups have an id that begins with {name!r}: {names}", "name more of it")
+    return matching[-1]
 
 
 def of_one_host(repository: Repository, found: list[Snapshot]) -> list[Snapshot]:

@@ -5,19 +5,29 @@ import math
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chromad import signals
 from chromad.api import Api, encoded
 from chromad.backup import proof, restore, run, stage
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
 from chromad.config import Config
-from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, NotFound, RecordLost, TryAgain
-from chromad.store import lock, log, removal, sqlite
+from chromad.errors import (
+    BackupError,
+    ChromadError,
+    ConfigurationError,
+    EngineError,
+    NotFound,
+    RecordLost,
+    TryAgain,
+    UsageProblem,
+)
+from chromad.store import lock, log, sqlite, swap
+from chromad.store.swap import Staging
 
 # Records that are read at once: few enough for Chroma's largest batch, and about so many bytes of them
 _BATCH, _FIRST = 1000, 50
@@ -31,6 +41,8 @@ _TOO_LONG = 3e38
 _SHOWN = 20
 
 Progress = Callable[[str, int, int], None]
+# Tenant, database and name of a collection
+Place = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -61,41 +73,49 @@ def copy(
     Raises TryAgain when the service does not run, ConfigurationError when the name is taken, BackupError when the backup has
     no such collection. A copy that fails is removed again; a record that the API does not take is left out and named.
     """
+    api = connect(config)
+    run.prepare(config)
+    with lock.backup_lock(config.backup_dir) as held, Staging(swap.place(config.data_dir)) as staging:
+        repository.lock_fd = held.fd
+        staged = stage.stage(config, repository, choice, staging, progress)
+        restore.need_exact(staged.notes, inexact)
+        number, target = find(api, [(each.tenant, each.database, each.name) for each in staged.entries], name, into)
+        entry = staged.entries[number]
+        staging.will_fill(f"{entry.tenant}/{entry.database}/{target}")
+        with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
+            copied = _Copy(config, source, api, entry, staged.directory).run(target, progress)
+            signals.finished()
+    notes = [*staged.notes, *copied.notes()]
+    records = entry.records - len(copied.lost)
+    return Outcome(choice.snapshot.id, staged.manifest.created, target, records, notes, copied.lost)
+
+
+def connect(config: Config) -> Api:
+    """The running service. Raises TryAgain when there is none."""
     api = Api(config.listen)
     try:
         api.heartbeat()
     except (OSError, EngineError):
         raise TryAgain("the service does not answer", "systemctl start chromadb") from None
-    run.prepare(config)
-    parent = restore.staging_place(config.data_dir)
-    with lock.backup_lock(config.backup_dir) as held:
-        repository.lock_fd = held.fd
-        staged = stage.stage(config, repository, choice, parent, progress)
-        try:
-            restore.need_exact(staged, inexact)
-            entry = _find(staged.entries, name)
-            target = into or entry.name
-            if api.collection(entry.tenant, entry.database, target) is not None:
-                raise ConfigurationError(
-                    f"the service has a collection {target!r} already", "choose another name: --into NEWNAME"
-                )
-            with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
-                found = _Copy(config, source, api, entry, staged.directory).run(target, progress)
-        finally:
-            removal.remove_tree(staged.directory, ignore_errors=True)
-    notes = [*staged.notes, *found.notes()]
-    records = entry.records - len(found.lost)
-    return Outcome(choice.snapshot.id, staged.manifest.created, target, records, notes, found.lost)
+    return api
 
 
-def _find(entries: list[CollectionEntry], name: str) -> CollectionEntry:
-    found = [entry for entry in entries if name in (entry.name, f"{entry.tenant}/{entry.database}/{entry.name}")]
+def find(api: Api, held: Sequence[Place], name: str, into: str) -> tuple[int, str]:
+    """Which of the collections of a backup is meant, and the name that its copy gets. Raises BackupError when there is none
+    such, UsageProblem when several could be meant, ConfigurationError when the service has one of that name."""
+    found = [number for number, place in enumerate(held) if name in (place[-1], "/".join(place))]
     if not found:
         raise BackupError(f"the backup has no collection {name!r}", "chromactl backups show ID lists them")
     if len(found) > 1:
-        places = ", ".join(f"{entry.tenant}/{entry.database}/{entry.name}" for entry in found)
-        raise ConfigurationError(f"several collections have the name {name!r}", f"name one of {places}")
-    return found[0]
+        places = ", ".join("/".join(held[number]) for number in found)
+        raise UsageProblem(f"several collections have the name {name!r}", f"name one of {places}")
+    tenant, database, former = held[found[0]]
+    target = into or former
+    if api.collection(tenant, database, target) is not None:
+        raise ConfigurationError(
+            f"the service has a collection {target!r} already", "choose another name: --into NEWNAME"
+        )
+    return found[0], target
 
 
 @dataclass
@@ -153,13 +173,13 @@ class _Copy:
             if (count := self._target.count(*self._place, uuid)) < wanted:
                 raise EngineError(f"the copy has {count} records instead of {wanted}")
             self._compare(uuid)
+        except (EngineError, OSError) as error:
+            self._remove(name, uuid)
+            raise BackupError(f"copying stopped: {error}", "the incomplete copy is removed again; try again") from None
         except BaseException as error:
-            with suppress(EngineError, OSError):
-                self._remove(name, uuid)
-            if isinstance(error, EngineError | OSError):
-                raise BackupError(
-                    f"copying stopped: {error}", "the incomplete copy is removed again; try again"
-                ) from None
+            self._remove(name, uuid)
+            if isinstance(error, signals.Interrupted):
+                error.done = f"the incomplete copy {name!r} is removed again"
             raise
         return self._found
 
@@ -189,10 +209,18 @@ class _Copy:
         return str(created["id"])
 
     def _remove(self, name: str, uuid: str) -> None:
-        """Removes the copy, unless another collection has its name by now."""
-        there = self._target.collection(*self._place, name)
-        if there and there["id"] == uuid:
-            self._target.delete_collection(name, *self._place)
+        """Removes the copy, unless another collection has its name by now. Raises BackupError when that fails."""
+        try:
+            with signals.deferred():
+                there = self._target.collection(*self._place, name)
+                if there and there["id"] == uuid:
+                    self._target.delete_collection(name, *self._place)
+        except NotFound:
+            return
+        except (EngineError, OSError) as error:
+            raise BackupError(
+                f"copying stopped, and the incomplete copy {name!r} could not be removed: {error}", "delete it yourself"
+            ) from None
 
     def _fill(self, uuid: str, progress: Progress) -> None:
         done = 0

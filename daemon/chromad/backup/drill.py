@@ -4,11 +4,11 @@ Every file is compared with its checksum, every collection counted, the sampled 
 the repository and reads a part of it, another one each time.
 """
 
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from chromad import signals
 from chromad.backup import assemble, catalog, ledger, manifest, proof, run
 from chromad.backup.ledger import Drill
 from chromad.backup.repository import Repository
@@ -46,21 +46,26 @@ def drill(config: Config, primary: Repository, name: str, progress: Progress) ->
         # A name that is mistyped says nothing of the backups.
         chosen = None if name in catalog.NAMES else catalog.find(primary, name)
         tried = ""
-        problem = "it was ended before it was done"
+
+        def note(problem: str) -> float:
+            seconds = round(time.monotonic() - started, 1)
+            entry = Drill(ledger.now(), tried, seconds, part, " ".join(problem.split()))
+            ledger.write(config.backup_dir, replace(known, parts=known.parts + 1, drills=[*known.drills, entry]))
+            return seconds
+
         try:
             snapshot = chosen or catalog.find(primary, name)
             tried = snapshot.id
             found = _restore_and_prove(config, primary, snapshot, progress)
             primary.check(part, lambda: progress(f"reading part {part} of the repository", 0, 0))
             primary.prune(lambda: progress("pruning", 0, 0))
-            problem = ""
-        except (ChromadError, OSError, sqlite3.Error) as error:
-            problem = error.message if isinstance(error, ChromadError) else str(error)
+        except Exception as error:
+            # Not one that was interrupted: that says nothing of the backup.
+            note(error.message if isinstance(error, ChromadError) else f"{type(error).__name__}: {error}")
             raise
-        finally:
-            seconds = round(time.monotonic() - started, 1)
-            entry = Drill(ledger.now(), tried, seconds, part, " ".join(problem.split()))
-            ledger.write(config.backup_dir, replace(known, parts=known.parts + 1, drills=[*known.drills, entry]))
+        with signals.deferred():
+            seconds = note("")
+            signals.finished()
     return Outcome(tried, found.created, len(found.collections), found.records, seconds, part)
 
 

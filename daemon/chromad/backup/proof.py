@@ -124,7 +124,7 @@ def engine_on(config: Config, directory: Path, held: lock.Lock, tick: Tick) -> I
         engine = Engine(settings, held.fd)
         api = Api(settings.listen)
         try:
-            with signals.no_interrupt():
+            with signals.deferred():
                 engine.start()
             engine.wait_until_it_answers(api, tick, lambda: False)
         except BaseException as error:

@@ -402,7 +402,7 @@ def _follow(
     """Starts a process and waits for its end; it does not go on when we are interrupted."""
     process = None
     try:
-        with signals.no_interrupt():
+        with signals.deferred():
             process = start()
         for raw in process.stdout or ():
             text = raw.decode(errors="replace").strip()

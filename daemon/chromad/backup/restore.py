@@ -4,29 +4,23 @@ Everything that can fail is done beside the data first, opening it included; the
 data that were there stay in `<data>/../restore/replaced-…` until an operator removes them.
 """
 
-import ctypes
-import errno
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chromad import service, versions
+from chromad import service, signals, versions
 from chromad.api import Api
 from chromad.backup import run, stage
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice, Staged
-from chromad.checks import processes
 from chromad.config import Config
 from chromad.control import ask
-from chromad.errors import BackupError, ChromadError, ConfigurationError, EngineError, PermissionProblem, TryAgain
-from chromad.output import log as journal
-from chromad.store import history, lock, removal, segment, sqlite, state
-
-_AT_FDCWD = -100  # fcntl.h
-_RENAME_EXCHANGE = 2  # renameat2(2)
+from chromad.errors import BackupError, ConfigurationError, EngineError, NotFound, PermissionProblem, TryAgain
+from chromad.store import lock, segment, state, swap
+from chromad.store.swap import DataSwap, Staging
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,46 +54,14 @@ def run_in_place(
     check_place(config)
     restart = check_service(config, may_stop=may_stop)
     run.prepare(config)
-    with lock.backup_lock(config.backup_dir) as held:
+    with lock.backup_lock(config.backup_dir) as held, Staging(swap.place(data_dir)) as staging:
         repository.lock_fd = held.fd
-        tell_leftovers(data_dir)
-        staged = stage.stage(config, repository, choice, staging_place(data_dir), progress)
-        try:
-            need_exact(staged, inexact)
-            dress(
-                staged.directory, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777, staged.manifest.data_id
-            )
-            history.accept_directory(config.checkpoint_dir, staged.directory)
-            last = sqlite.last_seq_id(staged.directory)
-            if restart:
-                service.control("stop")
-            try:
-                with lock.directory_lock(data_dir):
-                    check_alone(data_dir)
-                    exchange(staged.directory, data_dir)
-            except (ChromadError, OSError):
-                if restart:
-                    service.control("start")
-                raise
-        except (ChromadError, OSError):
-            # Nothing was exchanged, see `exchange`: the staging directory holds the copy, not the former data.
-            removal.remove_tree(staged.directory, ignore_errors=True)
-            raise
-        state.fsync_path(data_dir)
-        replaced = staged.directory.with_name(staged.directory.name.replace("staging-", "replaced-"))
-        staged.directory.rename(replaced)
-        state.fsync_path(replaced.parent)
-        changed: list[str] = []
-        if restart:
-            try:
-                service.control("start")
-                changed = _check_counts(config, staged.entries, last)
-            except (ChromadError, OSError) as error:
-                roll_back(data_dir, replaced)
-                raise BackupError(
-                    f"restored {choice.snapshot.id}, but the service did not come up with it: {error}",
-                    "the former data are back in place",
-                ) from error
+        staged = stage.stage(config, repository, choice, staging, progress)
+        need_exact(staged.notes, inexact)
+        mode = data_dir.stat().st_mode & 0o7777
+        dress(staged.directory, versions.engine(), data_dir, mode, staged.manifest.data_id)
+        replaced = DataSwap(config, staging, f"restored {choice.snapshot.id}", restart=restart).run()
+        changed = _changed(config, staged.entries) if restart else []
     return _outcome(choice, staged, data_dir, replaced, restart, changed)
 
 
@@ -107,52 +69,42 @@ def run_aside(
     config: Config, repository: Repository, choice: Choice, target: Path, *, inexact: bool, progress: Progress
 ) -> Outcome:
     """Restores a backup into a directory that does not exist or is empty; no service is touched."""
+    check_target(target)
+    swap.sweep(target.parent)
+    with Staging(target.parent) as staging:
+        staged = stage.stage(config, repository, choice, staging, progress)
+        need_exact(staged.notes, inexact)
+        like = target if target.exists() else target.parent
+        mode = like.stat().st_mode & 0o7777 if target.exists() else 0o750
+        dress(staged.directory, versions.engine(), like, mode)
+        with signals.deferred():
+            if target.exists():
+                target.rmdir()
+            staged.directory.rename(target)
+            state.fsync_path(target.parent)
+            signals.finished()
+    return _outcome(choice, staged, target, None, restarted=False, changed=[])
+
+
+def check_target(target: Path) -> None:
+    """Raises ConfigurationError when nothing can be restored into a directory."""
     if not target.is_absolute():
         raise ConfigurationError(f"the path {target} is relative", "give an absolute one")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigurationError(f"{target} exists and is not an empty directory", "give a new one")
     if not target.parent.is_dir():
         raise ConfigurationError(f"{target.parent} does not exist", "create it first")
-    staged = stage.stage(config, repository, choice, target.parent, progress)
-    try:
-        need_exact(staged, inexact)
-        like = target if target.exists() else target.parent
-        mode = like.stat().st_mode & 0o7777 if target.exists() else 0o750
-        dress(staged.directory, versions.engine(), like, mode, staged.manifest.data_id)
-        if target.exists():
-            target.rmdir()
-        staged.directory.rename(target)
-    except (ChromadError, OSError):
-        removal.remove_tree(staged.directory, ignore_errors=True)
-        raise
-    state.fsync_path(target.parent)
-    return _outcome(choice, staged, target, None, restarted=False, changed=[])
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionProblem(f"{target.parent} is not writable for this user", "run as root")
 
 
-def need_exact(staged: Staged, inexact: bool) -> None:
-    """Raises BackupError when what was staged is not exact and nobody has permitted that."""
-    if staged.notes and not inexact:
+def need_exact(notes: list[str], inexact: bool) -> None:
+    """Raises BackupError when something is not exact and nobody has permitted that. notes: what that is."""
+    if notes and not inexact:
         raise BackupError(
-            "it cannot be exact:\n" + "\n".join(f"  {note}" for note in staged.notes),
+            "it cannot be exact:\n" + "\n".join(f"  {note}" for note in notes),
             "--inexact restores it all the same; nothing was touched",
         )
-
-
-def tell_leftovers(data_dir: Path) -> None:
-    """Warns of what a restore, or an adoption, that was killed has left beside the data."""
-    for path in staging_place(data_dir).glob("staging-*"):
-        # Either a copy that was not complete, or the former data, if it was between two renames.
-        journal.warning("%s is left of a restore that did not come to its end; look at it, then remove it", path)
-
-
-def staging_place(data_dir: Path) -> Path:
-    """The directory beside the data in which restores are made, with the owner of the data."""
-    owner = data_dir.stat()
-    parent = data_dir.parent / "restore"
-    if not parent.exists():
-        parent.mkdir(mode=0o750)
-        os.chown(parent, owner.st_uid, owner.st_gid)
-    return parent
 
 
 def check_place(config: Config) -> None:
@@ -234,50 +186,18 @@ def _is_mount_point(path: Path) -> bool:
     return str(path) in (re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point) for point in points)
 
 
-def check_alone(data_dir: Path) -> None:
-    """Raises TryAgain when a process has the database of a directory open."""
-    found = processes.with_open_database(data_dir / sqlite.FILE, ignore={os.getpid()})
-    if found:
-        names = ", ".join(str(process) for process in found)
-        raise TryAgain(f"{data_dir / sqlite.FILE} is open in {names}", "stop it first")
-
-
-def exchange(staging: Path, data_dir: Path) -> None:
-    """Swaps the two directories, or raises and leaves both as they are."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, bytes(staging), _AT_FDCWD, bytes(data_dir), _RENAME_EXCHANGE) == 0:
-        return
-    number = ctypes.get_errno()
-    if number not in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
-        raise OSError(number, os.strerror(number), str(data_dir))
-    # A file system that cannot exchange: for an instant there is no data directory.
-    aside = staging.with_name(f"{staging.name}.former")
-    data_dir.rename(aside)
-    try:
-        staging.rename(data_dir)
-    except OSError:
-        aside.rename(data_dir)
-        raise
-    aside.rename(staging)
-
-
-def _check_counts(config: Config, entries: list[CollectionEntry], last: int) -> list[str]:
-    """Compares the served collections with the backup; gives those that differ because clients have written since."""
+def _changed(config: Config, entries: list[CollectionEntry]) -> list[str]:
+    """The collections that are served otherwise than the backup has them: clients are at work since the start."""
     api = Api(config.listen)
-    differing = []
+    changed = []
     for entry in entries:
-        count = api.count(entry.tenant, entry.database, entry.id)
-        if count != entry.records:
-            differing.append(f"{entry.name}: {count} records, {entry.records} in the backup")
-    if differing and sqlite.last_seq_id(config.data_dir) == last:
-        raise EngineError("; ".join(differing))
-    return differing
-
-
-def roll_back(data_dir: Path, replaced: Path) -> None:
-    """Puts the former data back and starts the service with them; what had taken their place is kept as `failed-…`."""
-    service.control("stop")
-    with lock.directory_lock(data_dir):
-        exchange(replaced, data_dir)
-    replaced.rename(replaced.with_name(replaced.name.replace("replaced-", "failed-")))
-    service.control("start")
+        try:
+            count = api.count(entry.tenant, entry.database, entry.id)
+        except NotFound:
+            changed.append(f"{entry.name}: deleted")
+        except (EngineError, OSError) as error:
+            changed.append(f"{entry.name}: not counted, {error}")
+        else:
+            if count != entry.records:
+                changed.append(f"{entry.name}: {count} records, {entry.records} in the backup")
+    return changed

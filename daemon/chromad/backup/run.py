@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from chromad import signals
 from chromad.api import Api
 from chromad.backup import assemble, former, ledger, manifest, proof, readback, repository, snapshot
 from chromad.backup.ledger import Kept, Taken
@@ -15,10 +16,10 @@ from chromad.backup.repository import Added, Repository
 from chromad.backup.snapshot import Snapshot
 from chromad.config import Config
 from chromad.control import ask
-from chromad.errors import BackupError, ChromadError, PermissionProblem, TryAgain
+from chromad.errors import BackupError, ChromadError, ConfigurationError, PermissionProblem, TryAgain
 from chromad.output import human_bytes
 from chromad.output import log as journal
-from chromad.store import lock, removal, segment, state
+from chromad.store import lock, removal, segment, sqlite, state
 
 PROVEN, UNPROVEN = "proven", "unproven"
 _PROOF = "proof"
@@ -56,17 +57,42 @@ class Plan:
 
 
 def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool) -> Plan:
-    """What `run` would do now. Raises ConfigurationError where it would refuse a backup of nothing."""
+    """What `run` would do now. Raises what it would raise before it begins: TryAgain when another one runs, ConfigurationError
+    without a repository or a database and for a backup of nothing, BackupError when there is no room or a collection is in
+    quarantine."""
+    check_prepared(config)
+    if not primary.exists():
+        raise ConfigurationError(
+            f"there is no repository at {primary.location}", "make it once: chromactl backups init"
+        )
     if former.has_nothing(config) and not accept_empty:
         _refuse_nothing(config, primary)
     reason = snapshot.why_base(config, full=full) if config.backup_dir.exists() else "the first one here"
+    snapshot.check(config, base=bool(reason))
     if reason:
-        paths = [path for path in config.data_dir.iterdir() if path.is_file()]
-        size = sum(path.stat().st_size for path in paths)
+        size = sum(path.stat().st_size for path in sqlite.files(config.data_dir))
         size += sum(segment.allocated(path) for path in segment.directories(config.data_dir))
     else:
         size = manifest.read(config.backup_dir / snapshot.CURRENT).size
+    if config.backup_dir.exists():
+        scratch_space(config, size)
     return Plan(config.backup.repository, reason, size)
+
+
+def check_prepared(config: Config) -> None:
+    """Raises what `prepare` and the lock of the backups would, and changes nothing."""
+    directory = config.backup_dir if config.backup_dir.exists() else config.checkpoint_dir
+    if not directory.is_dir():
+        raise PermissionProblem(
+            f"{config.checkpoint_dir} does not exist", "start the service once, or create it for the service user"
+        )
+    if not os.access(directory, os.W_OK):
+        raise PermissionProblem(f"{directory} is not writable for this user", "run as root or as the service user")
+    if lock.is_held(config.backup_dir / lock.BACKUP_LOCK):
+        raise TryAgain(
+            f"{config.backup_dir} is in use for a backup, a drill or a restore",
+            "wait for it, or stop it, then try again",
+        )
 
 
 def run(
@@ -94,24 +120,30 @@ def run(
             if former.has_nothing(config) and not accept_empty:
                 _refuse_nothing(config, primary)
             _begin_history(config)
-            taken = snapshot.take(
-                config, full=full, checkpoint=lambda damaged: _checkpoint(config, damaged, progress), progress=progress
-            )
-            if not taken.manifest.collections and not accept_empty:
-                _refuse_nothing(config, primary)
-            looks = readback.look(taken.directory, taken.manifest)
-            taken, problem = _prove(config, taken, progress)
-            stored, problem = _store(config, primary, taken, looks, problem, started, progress)
+            with signals.saying("no backup was taken; the last good one is as it was"):
+                taken = snapshot.take(
+                    config,
+                    full=full,
+                    checkpoint=lambda damaged: _checkpoint(config, damaged, progress),
+                    progress=progress,
+                )
+                if not taken.manifest.collections and not accept_empty:
+                    _refuse_nothing(config, primary)
+                looks = readback.look(taken.directory, taken.manifest)
+                taken, problem = _prove(config, taken, progress)
+                stored, problem = _store(config, primary, taken, looks, problem, started, progress)
         except (ChromadError, OSError) as error:
             _note(config, attempted, _one_line(error))
             raise
         if problem:
             raise BackupError(f"the backup {stored.id} is stored, but not proven: {problem.message}", problem.hint)
         try:
-            if second:
-                second.lock_fd = held.fd
-                primary.copy_to(second, stored.id, lambda: progress("copying to the second repository", 0, 0))
-            forgotten = _retain(config, primary, second)
+            with signals.saying(f"the backup {stored.id} is taken and proven; what comes after that was left out"):
+                if second:
+                    second.lock_fd = held.fd
+                    primary.copy_to(second, stored.id, lambda: progress("copying to the second repository", 0, 0))
+                forgotten = _retain(config, primary, second)
+                signals.finished()
         except (ChromadError, OSError) as error:
             _note(config, attempted, f"{stored.id} is good, but: {_one_line(error)}")
             raise

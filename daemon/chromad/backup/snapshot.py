@@ -107,6 +107,23 @@ class _Purged(Exception):
     """The log may have been purged beyond what the segments in the base stand for."""
 
 
+def check(config: Config, *, base: bool) -> None:
+    """Raises what `take` would raise at once: ConfigurationError where there is no database, BackupError when a collection is
+    in quarantine. base: whether it would begin with a new base."""
+    _check_database(config)
+    fenced = fence.read(config.data_dir) if base else {}
+    for collection in sqlite.collections(config.data_dir, counted=False):
+        _refuse_quarantined(collection, fenced)
+
+
+def _refuse_quarantined(collection: sqlite.Collection, fenced: Mapping[str, str]) -> None:
+    if collection.id in fenced:
+        raise BackupError(
+            f"the collection {collection.name!r} is in quarantine, so a backup would lack its vectors",
+            "chromactl repair brings it back; or delete the collection",
+        )
+
+
 def _check_database(config: Config) -> None:
     if not sqlite.exists(config.data_dir):
         raise ConfigurationError(
@@ -218,11 +235,7 @@ def _link_segments(
     with sqlite.connect(config.data_dir) as connection:
         for done, collection in enumerate(collections):
             progress("segments", done, len(collections))
-            if collection.id in fenced:
-                raise BackupError(
-                    f"the collection {collection.name!r} is in quarantine, so a backup would lack its vectors",
-                    "chromactl repair brings it back; or delete the collection",
-                )
+            _refuse_quarantined(collection, fenced)
             uuid = collection.segment
             place = target / uuid
             found = _link(store, uuid, place, checkpoint)

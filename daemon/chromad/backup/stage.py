@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from chromad.backup import assemble, catalog, manifest, proof, timetravel
@@ -14,7 +14,8 @@ from chromad.backup.timetravel import Target
 from chromad.config import Config
 from chromad.errors import BackupError
 from chromad.output import human_bytes
-from chromad.store import lock, removal, sqlite, state
+from chromad.store import lock, sqlite, state
+from chromad.store.swap import Staging
 
 Progress = Callable[[str, int, int], None]
 
@@ -50,38 +51,37 @@ def choose(repository: Repository, name: str, at: datetime | None) -> Choice:
     return Choice(target.snapshot, target)
 
 
-def stage(config: Config, repository: Repository, choice: Choice, parent: Path, progress: Progress) -> Staged:
-    """Makes a data directory of a backup below `parent`; on failure nothing is left there.
-
-    Raises BackupError when it is not what its manifest says, or when there is no room for it.
-    """
+def check_room(parent: Path, choice: Choice) -> None:
+    """Raises BackupError when what is fetched has no room below `parent`."""
     if (free := free_bytes(parent)) < choice.bytes:
         raise BackupError(
             f"{parent} has {human_bytes(free)} free; the backup needs {human_bytes(choice.bytes)}",
             "free some space; nothing was touched",
         )
-    directory = parent / f"staging-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-    try:
-        repository.restore(
-            choice.snapshot, directory, choice.bytes, lambda done, total: progress("restoring", done, total)
+
+
+def stage(config: Config, repository: Repository, choice: Choice, staging: Staging, progress: Progress) -> Staged:
+    """Makes a data directory of a backup.
+
+    Raises BackupError when it is not what its manifest says, or when there is no room for it.
+    """
+    directory = staging.directory
+    check_room(directory.parent, choice)
+    repository.restore(choice.snapshot, directory, choice.bytes, lambda done, total: progress("restoring", done, total))
+    found = manifest.read(directory)
+    assemble.check_engine(found)
+    assemble.verify(directory, found, progress)
+    entries, notes = found.collections, []
+    if choice.target:
+        notes = timetravel.bring_up(
+            config, repository, directory, found, choice.target, lambda: progress("joining the log", 0, 0)
         )
-        found = manifest.read(directory)
-        assemble.check_engine(found)
-        assemble.verify(directory, found, progress)
-        entries, notes = found.collections, []
-        if choice.target:
-            notes = timetravel.bring_up(
-                config, repository, directory, found, choice.target, lambda: progress("joining the log", 0, 0)
-            )
-            with sqlite.connect(directory) as connection:
-                entries = proof.entries(connection, {})
-        else:
-            assemble.bring_up(directory, found)
-        proof.prove(config, directory, entries, None, lambda done, total: progress("comparing", done, total))
-        tidy(directory)
-    except BaseException:
-        removal.remove_tree(directory, ignore_errors=True)
-        raise
+        with sqlite.connect(directory) as connection:
+            entries = proof.entries(connection, {})
+    else:
+        assemble.bring_up(directory, found)
+    proof.prove(config, directory, entries, None, lambda done, total: progress("comparing", done, total))
+    tidy(directory)
     return Staged(directory, found, entries, notes)
 
 

@@ -14,7 +14,7 @@ from chromad.backup import assemble, between, catalog, ledger, manifest
 from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository, Snapshot
 from chromad.config import Config
-from chromad.errors import BackupError, ChromadError, ConfigurationError
+from chromad.errors import BackupError, ChromadError, UsageProblem
 from chromad.store import archive, removal, sqlite, state
 
 _JOINED = "joined"
@@ -32,15 +32,15 @@ class Target:
 
 
 def parse(text: str) -> datetime:
-    """A time from what an operator writes, `2026-01-02T03:04:05+01:00`; UTC without an offset. Raises ConfigurationError."""
+    """A time from what an operator writes, `2026-01-02T03:04:05+01:00`; UTC without an offset. Raises UsageProblem."""
     try:
         found = catalog.time_of(text)
     except ValueError:
-        raise ConfigurationError(
+        raise UsageProblem(
             f"{text!r} is not a time", "as in 2026-01-02T03:04:05Z, or with an offset such as +01:00"
         ) from None
     if found > datetime.now(UTC):
-        raise ConfigurationError(f"{text} has yet to come", "a time in the past; UTC without an offset")
+        raise UsageProblem(f"{text} has yet to come", "a time in the past; UTC without an offset")
     return found
 
 
@@ -62,6 +62,16 @@ def bring_up(
     config: Config, repository: Repository, directory: Path, found: Manifest, target: Target, tick: Callable[[], None]
 ) -> list[str]:
     """As `assemble.bring_up`, to the second of a target. Gives what is not exact; nothing where everything is."""
+    seq_id, wanted, notes = settle(config, repository, directory, found, target, tick)
+    assemble.bring_up(directory, found, seq_id=seq_id, catalog=wanted)
+    return notes
+
+
+def settle(
+    config: Config, repository: Repository, directory: Path, found: Manifest, target: Target, tick: Callable[[], None]
+) -> tuple[int, archive.Catalog, list[str]]:
+    """Completes the log of a backup up to a target, of which the directory needs to hold nothing else; gives where it is to
+    end, which collections there were then, and what is not exact."""
     path = directory / archive.FILE
     notes = []
     try:
@@ -86,8 +96,7 @@ def bring_up(
         )
     wanted, inexact = between.catalog(before, after, archive.topics(path, seq_id))
     # What is older than the log in the base was applied to it long ago.
-    assemble.bring_up(directory, found, seq_id=max(seq_id, found.base_seq_id), catalog=wanted)
-    return notes + inexact
+    return max(seq_id, found.base_seq_id), wanted, notes + inexact
 
 
 def _join(repository: Repository, directory: Path, found: Manifest, joined: Snapshot, tick: Callable[[], None]) -> None:

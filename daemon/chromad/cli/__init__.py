@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
-from chromad import versions
+from chromad import signals, versions
 from chromad.cli import ui
 from chromad.config import DEFAULT_PATH
-from chromad.errors import ChromadError, from_system, printable
+from chromad.errors import ChromadError, UsageProblem, from_system, printable
 
 # The module of each verb in this package, and its function or group
 VERBS = {
@@ -71,7 +72,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not serving (status), 4 collections in quarantine (status), 75 try again, 77 permission, 78 configuration.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not serving (status), 4 collections in quarantine (status), 75 try again, 77 permission, 78 configuration; 129, 130 and 143: ended by SIGHUP, SIGINT, SIGTERM.",
 )
 
 
@@ -97,15 +98,41 @@ def options(
 
 
 def main() -> None:
-    """Runs a verb; errors are a fact, a hint and the exit code of their class."""
+    """Runs a verb; errors are a fact, a hint and the exit code of their class, a signal ends it with one line."""
     # Backups hold all data: nobody else reads them.
     os.umask(os.umask(0) | 0o027)
-    try:
+    signals.raise_on_end()
+    with signals.ending():
+        try:
+            _refuse_empty_words(sys.argv[1:])
+            _run()
+        except ChromadError as error:
+            _fail(error)
+        except (OSError, sqlite3.Error) as error:
+            _fail(from_system(error))
+
+
+def _run() -> None:
+    if "--json" not in sys.argv:
         app()
-    except ChromadError as error:
-        _fail(error)
-    except (OSError, sqlite3.Error) as error:
-        _fail(from_system(error))
+        return
+    try:
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        _fail(UsageProblem(error.format_message(), "--help tells how it is used"))
+    except typer.Abort:
+        _fail(ChromadError("aborted"))
+
+
+def _refuse_empty_words(words: list[str]) -> None:
+    """No verb has an option or an argument that may be empty: it would be taken for one that was not given."""
+    before = ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not word.strip() or (name.startswith("--") and equals and not value.strip()):
+            what = f"the value of {name}" if equals else f"what follows {before}" if before else "the first word"
+            raise UsageProblem(f"{what} is empty", "is a variable of a script not set?")
+        before = name
 
 
 def _fail(error: ChromadError) -> None:

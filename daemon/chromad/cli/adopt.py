@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from chromad import signals
 from chromad.adopt import Adoption, Outcome, Report
 from chromad.backup import repository
 from chromad.backup import run as backup
@@ -48,16 +49,18 @@ def run(
     config = settings.config
     ui.need(config.data_dir)
     with ui.progress() as progress, Adoption(config, source, progress) as adoption:
+        if not dry_run:
+            adoption.check(may_stop=stop)
         report = adoption.examine()
         if not as_json:
             _show_report(report, config)
         if dry_run:
-            if as_json:
-                ui.print_json({"report": asdict(report)})
+            _end_dry_run(adoption, report, as_json=as_json)
             return
         outcome = adoption.adopt(may_stop=stop)
         if not as_json:
             _show_outcome(outcome, source)
+    signals.finished(f"{source} is adopted, but no backup of it was taken: sudo chromactl backup")
     saved = _back_up(config)
     if as_json:
         ui.print_json({"report": asdict(report), "outcome": asdict(outcome), "backup": saved.text, "hint": saved.hint})
@@ -67,6 +70,22 @@ def run(
             ui.out.print("start the service: systemctl start chromadb", markup=False)
     if outcome.lost or any(each.lost for each in outcome.repaired) or any(each.loses for each in report.mended):
         raise typer.Exit(LOST)
+
+
+def _end_dry_run(adoption: Adoption, report: Report, *, as_json: bool) -> None:
+    """Says whether the adoption itself would be refused, and then ends as it would."""
+    try:
+        restart = adoption.check(may_stop=True)
+    except ChromadError as error:
+        if not as_json:
+            raise
+        refused = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        ui.print_json({"report": asdict(report), "refused": refused})
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        ui.print_json({"report": asdict(report), "would_stop_the_service": restart})
+    elif restart:
+        ui.out.print("the service would be stopped for the exchange, and started again")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def take(
     settings = ui.settings(context)
     config = settings.config
     if dry_run:
+        ui.need(config.data_dir)
         plan = run.plan(config, repository.connect(config), full=full, accept_empty=accept_empty)
         _show_plan(plan, json=json or settings.json)
         return

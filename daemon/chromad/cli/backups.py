@@ -10,9 +10,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from chromad import signals
 from chromad.backup import catalog, ledger, manifest, repository, run
 from chromad.backup.repository import Snapshot
 from chromad.cli import ui
+from chromad.config import Config
 from chromad.errors import BackupError, ChromadError
 from chromad.output import human_bytes
 from chromad.store import lock, state
@@ -82,6 +84,63 @@ def init(context: typer.Context, json: ui.Json = False) -> None:
     settings = ui.settings(context)
     config = settings.config
     ui.need(config.data_dir)
+    with signals.saying("what was made until then stays; run it again"):
+        made_key, made = _make(config)
+    signals.finished()
+    if json or settings.json:
+        ui.print_json({"key": made_key, "repository": made})
+        return
+    ui.out.print(f"{config.backup.repository} {'is made' if made else 'was there'}", markup=False)
+    if made_key:
+        ui.out.print(
+            f"its key is in {config.backup.password_file}. Keep a copy of it on another machine: without the key, nobody "
+            "can read the backups",
+            markup=False,
+        )
+
+
+@app.command()
+def forget(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="ID|latest|oldest…")],
+    confirm: Annotated[bool, typer.Option("--confirm", help="Do it; without, it is only said.")] = False,
+    json: ui.Json = False,
+) -> None:
+    """Remove backups and give back the space that only they took. The last proven one of a host always stays.
+
+    Example: sudo chromactl backups forget 1a2b3c4d --confirm
+    """
+    settings = ui.settings(context)
+    config = settings.config
+    place = repository.connect(config)
+    snapshots = place.snapshots()
+    found = {snapshot.id: snapshot for snapshot in snapshots}
+    ids = list(dict.fromkeys(catalog.among(place, snapshots, each).id for each in names))
+    for host in {found[each].host for each in ids}:
+        good = {snapshot.id for snapshot in found.values() if snapshot.host == host and catalog.proven(snapshot)}
+        if good and good <= set(ids):
+            raise BackupError(f"no proven backup of {host} would be left", "take another one first: chromactl backup")
+    if confirm:
+        run.prepare(config)
+        done = "it may have forgotten some of them: chromactl backups"
+        with lock.backup_lock(config.backup_dir) as held, signals.saying(done), ui.progress() as report:
+            place.lock_fd = held.fd
+            place.forget(ids)
+            run.release(config, [found[each].time for each in ids])
+            place.prune(lambda: report("pruning", 0, 0))
+        signals.finished()
+    if json or settings.json:
+        ui.print_json({"forgotten": ids if confirm else [], "would_forget": [] if confirm else ids})
+    elif confirm:
+        ui.out.print("1 backup is forgotten" if len(ids) == 1 else f"{len(ids)} backups are forgotten")
+    else:
+        for each in ids:
+            ui.out.print(f"would forget {each} of {found[each].time}", markup=False)
+        ui.out.print("--confirm does it")
+
+
+def _make(config: Config) -> tuple[bool, bool]:
+    """Makes key and repository where they are missing; says which."""
     made_key = _make_key(config.backup.password_file)
     local = config.backup.local_path
     if local and not local.exists():
@@ -99,66 +158,20 @@ def init(context: typer.Context, json: ui.Json = False) -> None:
         raise
     if made:
         place.init()
-    if json or settings.json:
-        ui.print_json({"key": made_key, "repository": made})
-        return
-    ui.out.print(f"{config.backup.repository} {'is made' if made else 'was there'}", markup=False)
-    if made_key:
-        ui.out.print(
-            f"its key is in {config.backup.password_file}. Keep a copy of it on another machine: without the key, nobody "
-            "can read the backups",
-            markup=False,
-        )
-
-
-@app.command()
-def forget(
-    context: typer.Context,
-    ids: Annotated[list[str], typer.Argument(metavar="ID…")],
-    confirm: Annotated[bool, typer.Option("--confirm", help="Do it; without, it is only said.")] = False,
-    json: ui.Json = False,
-) -> None:
-    """Remove backups and give back the space that only they took. The last proven one of a host always stays.
-
-    Example: sudo chromactl backups forget 1a2b3c4d --confirm
-    """
-    settings = ui.settings(context)
-    config = settings.config
-    place = repository.connect(config)
-    found = {snapshot.id: snapshot for snapshot in place.snapshots()}
-    if unknown := [each for each in ids if each not in found]:
-        raise BackupError(f"no backup {', '.join(unknown)} in {place.location}", "chromactl backups lists them")
-    for host in {found[each].host for each in ids}:
-        good = {snapshot.id for snapshot in found.values() if snapshot.host == host and catalog.proven(snapshot)}
-        if good and good <= set(ids):
-            raise BackupError(f"no proven backup of {host} would be left", "take another one first: chromactl backup")
-    if confirm:
-        run.prepare(config)
-        with lock.backup_lock(config.backup_dir) as held, ui.progress() as report:
-            place.lock_fd = held.fd
-            place.forget(ids)
-            run.release(config, [found[each].time for each in ids])
-            place.prune(lambda: report("pruning", 0, 0))
-    if json or settings.json:
-        ui.print_json({"forgotten": ids if confirm else [], "would_forget": [] if confirm else ids})
-    elif confirm:
-        ui.out.print(f"{len(ids)} backups are forgotten")
-    else:
-        for each in ids:
-            ui.out.print(f"would forget {each} of {found[each].time}", markup=False)
-        ui.out.print("--confirm does it")
+    return made_key, made
 
 
 def _make_key(path: Path) -> bool:
     """Makes a key where there is none; says whether it did."""
     if path.exists():
         return False
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-    with os.fdopen(fd, "w", encoding="ascii") as file:
-        file.write(f"{secrets.token_urlsafe(_KEY_BYTES)}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    state.fsync_path(path.parent)
+    with signals.deferred():
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            file.write(f"{secrets.token_urlsafe(_KEY_BYTES)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        state.fsync_path(path.parent)
     return True
 
 

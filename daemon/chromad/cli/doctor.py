@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from chromad import control
+from chromad import control, signals
 from chromad.checks import Fix, Result, Status, doctor, fail
 from chromad.checks.host import Host
 from chromad.cli import ui
 from chromad.config import Config
-from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain, UsageProblem
 
 _COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 _WORDS = ("OK", "WARNING", "CRITICAL")
+_UNKNOWN = 3
 
 
 class Output(StrEnum):
@@ -43,11 +44,19 @@ def run(
     Example: sudo chromactl doctor --fix
     """
     settings = ui.settings(context)
+    if yes and not fix:
+        raise UsageProblem("--yes answers what --fix asks", "give --fix as well")
+    if output is Output.nagios and (json or settings.json):
+        raise UsageProblem("--output nagios and --json exclude each other", "give one of them")
     output = Output.json if json or settings.json else output
-    results = _examine(settings, deep)
+    results, blind = _examine(settings, deep)
     if fix:
-        _mend(results, yes, quiet=output is not Output.text)
-        results = _examine(settings, deep)
+        with signals.saying("what is mended stays so"):
+            _mend(results, yes, quiet=output is not Output.text)
+        results, blind = _examine(settings, deep)
+    if blind and output is Output.nagios:
+        typer.echo(f"CHROMADB UNKNOWN - {_line(blind)}")
+        raise typer.Exit(_UNKNOWN)
     code = max((2 if each.status == "fail" else int(each.status == "warn") for each in results), default=0)
     if output is Output.json:
         ui.print_json([_document(each) for each in results])
@@ -58,17 +67,21 @@ def run(
     raise typer.Exit(code)
 
 
-def _examine(settings: ui.Settings, deep: bool) -> list[Result]:
+def _examine(settings: ui.Settings, deep: bool) -> tuple[list[Result], str]:
+    """The results, and what this user may not look at, so that they tell nothing; empty where all could be seen."""
+    blind = ""
     try:
         config = settings.config
     except (ConfigurationError, PermissionProblem) as error:
-        return [fail("configuration", type(error), error.message, error.hint)]
+        blind = error.message if isinstance(error, PermissionProblem) else ""
+        return [fail("configuration", type(error), error.message, error.hint)], blind
     try:
         answer = control.ask(config.control_socket, "status")
         host = Host(config, settings.path, answer, _loaded(config) if answer else None)
     except (TryAgain, PermissionProblem) as error:
+        blind = error.message if isinstance(error, PermissionProblem) else ""
         host = Host(config, settings.path, silent=error.message)
-    return list(doctor.examine(host, deep=deep))
+    return list(doctor.examine(host, deep=deep)), blind
 
 
 def _loaded(config: Config) -> Config | None:
@@ -124,6 +137,9 @@ def _nagios(results: Sequence[Result], code: int) -> str:
     """One line, https://nagios-plugins.org/doc/guidelines.html: what is wrong, then how many checks there were."""
     wrong = [f"{each.name}: {each.fact}" for each in results if each.status in ("fail", "warn")]
     counts = " ".join(f"{status}={sum(each.status == status for each in results)}" for status in _COLORS)
+    return f"CHROMADB {_WORDS[code]} - {_line('; '.join(wrong) or 'all is well')} | {counts}"
+
+
+def _line(text: str) -> str:
     # A bar would begin the performance data.
-    text = ("; ".join(wrong) or "all is well").replace("|", "/").replace("\n", " ")
-    return f"CHROMADB {_WORDS[code]} - {text} | {counts}"
+    return text.replace("|", "/").replace("\n", " ")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import typer
 
-from chromad import repair
+from chromad import repair, signals
 from chromad.cli import ui
 
 LOST = 1
@@ -20,8 +20,12 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     """
     settings = ui.settings(context)
     ui.become_owner(settings.config.data_dir)
-    with ui.progress() as report:
+    with (
+        signals.saying("the repair was not ended; run it again before the service is started"),
+        ui.progress() as report,
+    ):
         done = repair.run(settings.config, report)
+    signals.finished()
     if json or settings.json:
         ui.print_json([asdict(each) for each in done])
     else:

@@ -8,19 +8,29 @@ import typer
 from pydantic import ValidationError
 
 from chromad import events
-from chromad.backup import collection, repository, restore, stage, timetravel
-from chromad.backup.stage import Choice
+from chromad.backup import collection, rehearsal, repository, restore, stage, timetravel
 from chromad.cli import ui
 from chromad.config import Backup, Config
-from chromad.errors import ConfigurationError
+from chromad.errors import ConfigurationError, UsageProblem
 from chromad.output import human_bytes
+from chromad.store import swap
 
 
 def run(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="ID|latest|oldest", help="The backup to restore.")] = "latest",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID|latest|oldest", help="The backup to restore; latest unless given.", show_default=False
+        ),
+    ] = "",
     at: Annotated[
-        str, typer.Option("--at", metavar="TIME", help="To a second, as 2026-01-02T03:04:05Z; UTC without an offset.")
+        str,
+        typer.Option(
+            "--at",
+            metavar="TIME",
+            help="To a second, as 2026-01-02T03:04:05Z; UTC without an offset. It finds the backup.",
+        ),
     ] = "",
     target: Annotated[
         Path | None,
@@ -50,25 +60,35 @@ def run(
     Example: sudo chromactl restore latest --stop
     """
     settings = ui.settings(context)
-    config = _elsewhere(location, key, target) if location or key else settings.config
+    _refuse_together(
+        {"--at": at, "an ID": name},
+        {"--target": target, "--collection": only, "--stop": stop},
+        {"--repository": location or key, "--collection": only},
+    )
     if into and not only:
-        raise ConfigurationError("--into names a collection", "give --collection NAME as well")
-    if target and only:
-        raise ConfigurationError("--target and --collection exclude each other", "give one of them")
-    place = repository.connect(config, as_owner=target is None)
+        raise UsageProblem("--into names a collection", "give --collection NAME as well")
     moment = timetravel.parse(at) if at else None
-    choice = stage.choose(place, name, moment)
+    config = _elsewhere(location, key, target) if location or key else settings.config
+    if not dry_run and not target:
+        # First: it may put the data back.
+        swap.sweep_beside(config.data_dir)
+    place = repository.connect(config, as_owner=target is None)
+    choice = stage.choose(place, name or "latest", moment)
     as_json = json or settings.json
-    if dry_run:
-        _show_plan(config, choice, target, only, as_json=as_json)
-        return
     with ui.progress() as report:
-        if only:
+        if dry_run:
+            plan = rehearsal.plan(
+                config, place, choice, target=target, only=only, into=into, inexact=inexact, progress=report
+            )
+        elif only:
             copied = collection.copy(config, place, choice, only, into, inexact=inexact, progress=report)
         elif target:
             outcome = restore.run_aside(config, place, choice, target, inexact=inexact, progress=report)
         else:
             outcome = restore.run_in_place(config, place, choice, may_stop=stop, inexact=inexact, progress=report)
+    if dry_run:
+        _show_plan(config, plan, target, only, as_json=as_json)
+        return
     if only:
         _show_copied(copied, as_json=as_json)
         if copied.lost:
@@ -77,10 +97,18 @@ def run(
         _show(outcome, at, as_json=as_json)
 
 
+def _refuse_together(*groups: dict[str, object]) -> None:
+    """Raises UsageProblem when more than one of a group is given."""
+    for group in groups:
+        given = [name for name, value in group.items() if value]
+        if len(given) > 1:
+            raise UsageProblem(f"{' and '.join(given)} exclude each other", "give one of them")
+
+
 def _elsewhere(location: str, key: Path | None, target: Path | None) -> Config:
     """What is needed to restore with nothing but a repository and its key."""
     if not (location and key and target):
-        raise ConfigurationError(
+        raise UsageProblem(
             "--repository needs --password-file and --target", "without them, restore takes the configuration's"
         )
     if not target.is_absolute():
@@ -93,13 +121,10 @@ def _elsewhere(location: str, key: Path | None, target: Path | None) -> Config:
         raise ConfigurationError(problems, "restic names a place as sftp:user@host:/path, for example") from None
 
 
-def _show_plan(config: Config, choice: Choice, target: Path | None, only: str, *, as_json: bool) -> None:
-    restart = False
-    if not only and not target:
-        restore.check_place(config)
-        restart = restore.check_service(config, may_stop=True)
+def _show_plan(config: Config, plan: rehearsal.Plan, target: Path | None, only: str, *, as_json: bool) -> None:
+    choice, restart = plan.choice, plan.restart
     snapshot = choice.snapshot
-    plan = {
+    document = {
         "id": snapshot.id,
         "created": snapshot.time,
         "bytes": choice.bytes,
@@ -107,9 +132,10 @@ def _show_plan(config: Config, choice: Choice, target: Path | None, only: str, *
         "log_of": choice.target.joined.id if choice.target and choice.target.joined else None,
         "live_log": bool(choice.target and choice.target.live),
         "would_stop_the_service": restart,
+        "notes": plan.notes,
     }
     if as_json:
-        ui.print_json(plan)
+        ui.print_json(document)
         return
     ui.out.print(f"would fetch {snapshot.id} of {snapshot.time}, {human_bytes(choice.bytes)}", markup=False)
     if choice.target:
@@ -118,6 +144,8 @@ def _show_plan(config: Config, choice: Choice, target: Path | None, only: str, *
         ui.out.print(f"and bring it to {choice.target.at:%Y-%m-%dT%H:%M:%SZ}{end}", markup=False)
     place = f"the collection {only} into the running service" if only else f"it to {target or config.data_dir}"
     ui.out.print(f"and restore {place}{', stopping the service for the exchange' if restart else ''}", markup=False)
+    for note in plan.notes:
+        ui.out.print(f"not exact: {note}", markup=False)
 
 
 def _show(outcome: restore.Outcome, at: str, *, as_json: bool) -> None:
@@ -136,7 +164,7 @@ def _show(outcome: restore.Outcome, at: str, *, as_json: bool) -> None:
         return
     ui.out.print(f"the former data are in {outcome.replaced}; remove them when you no longer need them", markup=False)
     for line in outcome.changed:
-        ui.out.print(f"written since the start: {line}", markup=False)
+        ui.out.print(f"changed since the start: {line}", markup=False)
     if not outcome.restarted:
         ui.out.print("the service was not running; start it with systemctl start chromadb", markup=False)
 

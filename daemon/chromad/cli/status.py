@@ -1,5 +1,6 @@
 """chromactl status."""
 
+import signal
 import time
 from typing import Annotated, Any
 
@@ -9,10 +10,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from chromad import signals
 from chromad.backup import ledger
 from chromad.cli import ui
 from chromad.control import ask
-from chromad.errors import ChromadError, ConfigurationError
+from chromad.errors import ChromadError, UsageProblem
 from chromad.output import human_bytes
 from chromad.store import state
 
@@ -33,6 +35,8 @@ def run(
     Example: chromactl status --json | jq .records
     """
     settings = ui.settings(context)
+    if watch and (json or settings.json):
+        raise UsageProblem("--watch is for people, --json for programs", "give one of them")
     if watch:
         _watch(settings)
         return
@@ -49,14 +53,15 @@ def run(
 
 def _watch(settings: ui.Settings) -> None:
     if not ui.out.is_terminal:
-        raise ConfigurationError("--watch needs a terminal", "chromactl status --json suits programs")
+        raise UsageProblem("--watch needs a terminal", "chromactl status --json suits programs")
     try:
         with Live(_screen(_ask(settings)), console=ui.out, auto_refresh=False) as live:
             while True:
                 time.sleep(_INTERVAL)
                 live.update(_screen(_ask(settings)), refresh=True)
-    except KeyboardInterrupt:
-        return
+    except signals.Interrupted as interrupted:
+        if interrupted.number != signal.SIGINT:
+            raise
 
 
 def _ask(settings: ui.Settings) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from chromad import config, control, notify, output
+from chromad import config, control, notify, output, signals
 from chromad.errors import ChromadError, ConfigurationError, TryAgain
 from chromad.events import Event
 
@@ -57,9 +57,11 @@ def ask_daemon(
     settings: Settings, verb: str, arguments: dict[str, Any] | None = None, progress: Report | None = None
 ) -> Any:
     """The daemon's answer. Raises TryAgain when none runs, and what the daemon raises."""
-    answer = control.ask(settings.config.control_socket, verb, arguments, progress)
+    with signals.saying("the service goes on with what it was asked for"):
+        answer = control.ask(settings.config.control_socket, verb, arguments, progress)
     if answer is None:
         raise TryAgain("the service is not running", "systemctl start chromadb")
+    signals.finished()
     return answer
 
 

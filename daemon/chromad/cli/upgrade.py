@@ -29,7 +29,7 @@ def run(
     config = settings.config
     ui.need(config.data_dir)
     with ui.failure(events.UPGRADE_FAILED), ui.progress() as progress:
-        undone = "" if dry_run else upgrade.put_right(config)
+        undone = upgrade.unfinished() if dry_run else upgrade.put_right(config)
         if undone and not as_json:
             ui.out.print(undone, markup=False)
         work = upgrade.Upgrade(config, settings.path, progress)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from chromad import events
+from chromad import events, signals
 from chromad.backup import drill, repository
 from chromad.cli import ui
 
@@ -24,7 +24,7 @@ def run(
     settings = ui.settings(context)
     config = settings.config
     ui.need(config.data_dir)
-    with ui.failure(events.DRILL_FAILED):
+    with ui.failure(events.DRILL_FAILED), signals.saying("the drill was not ended, and is not counted"):
         primary = repository.connect(config)
         ui.become_owner(config.data_dir)
         with ui.progress() as report:

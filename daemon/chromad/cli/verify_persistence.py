@@ -1,19 +1,28 @@
 """chromactl verify-persistence."""
 
+import re
 import secrets
+import sqlite3
 import time
+from contextlib import suppress
 from typing import Any
 
 import typer
 
-from chromad import service
-from chromad.api import Api
+from chromad import service, signals
+from chromad.api import DEFAULT_DATABASE, DEFAULT_TENANT, Api
+from chromad.backup import run as backup
 from chromad.cli import ui
+from chromad.config import Config
 from chromad.control import ask
-from chromad.errors import ChromadError, TryAgain
+from chromad.errors import ChromadError, EngineError, NotFound, TryAgain
+from chromad.output import log as journal
+from chromad.store import fence, lock, sqlite
 
 # Exact as 32-bit floats, so that they come back as they went in.
 _EMBEDDING = [0.5, -0.25, 0.125]
+_RECORD = "record"
+_NAME = re.compile(r"chromad-verify-[0-9a-f]{16}")
 
 
 def run(context: typer.Context, json: ui.Json = False) -> None:
@@ -23,35 +32,118 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     """
     settings = ui.settings(context)
     config = settings.config
-    running = ask(config.control_socket, "status")
+    _need_writable(_serving(config))
+    service.need_root("restart")
+    backup.prepare(config)
+    # No backup is to have the record, and two of us would take away each other's.
+    with lock.backup_lock(config.backup_dir):
+        api = Api(config.listen)
+        _take_away_older(config, api)
+        seconds = _try(config, api)
+    signals.finished()
+    if json or settings.json:
+        ui.print_json({"survived": True, "restart_seconds": round(seconds, 3)})
+    else:
+        ui.out.print(f"a record written before the restart was read back after it; the restart took {seconds:.1f} s")
+
+
+def _serving(config: Config) -> dict[str, Any]:
+    """The status of a service that can be tried. Raises TryAgain when it cannot."""
+    running: dict[str, Any] | None = ask(config.control_socket, "status")
     if running is None or running["state"] != "serving":
         raise TryAgain("the service is not serving", "systemctl start chromadb")
     if not running["supervised"]:
         raise TryAgain(
             "chromad runs outside systemd, which is to restart it", "use this on a host where chromadb.service runs"
         )
-    service.need_root("restart")
-    api = Api(config.listen)
+    return running
+
+
+def _need_writable(running: dict[str, Any]) -> None:
+    """Raises TryAgain when the service refuses the record."""
+    for kind, hint in (
+        (fence.OPERATOR, "sudo chromactl unfence, then try again"),
+        (fence.DISK, "free some space; chromactl doctor says where"),
+    ):
+        if reason := running["fences"].get(kind):
+            raise TryAgain(f"writes are refused, so nothing can be tried: {reason}", hint)
+
+
+def _try(config: Config, api: Api) -> float:
+    """Writes a record, restarts the service, reads it back; gives the seconds of the restart. Nothing is left of it."""
     name = f"chromad-verify-{secrets.token_hex(8)}"
-    record: dict[str, Any] = {
-        "id": "record",
+    record = _record(name)
+    try:
+        collection = api.create_collection(name)
+        api.add(collection, record)
+        started = time.monotonic()
+        service.control("restart")
+        seconds = time.monotonic() - started
+        if (found := api.get(collection, _RECORD)) != record:
+            raise ChromadError(
+                f"the record did not survive the restart: wrote {record}, read {found}", "journalctl -u chromadb"
+            )
+    except signals.Interrupted as interrupted:
+        interrupted.done = _take_away(config, api, name) or "what it had written is removed"
+        raise
+    except (EngineError, OSError) as error:
+        left = _take_away(config, api, name)
+        try:
+            _need_writable(_serving(config))
+        except TryAgain as why:
+            raise TryAgain(_with(why.message, left), why.hint) from error
+        raise ChromadError(_with(f"the record could not be tried: {error}", left), "journalctl -u chromadb") from error
+    except ChromadError as error:
+        left = _take_away(config, api, name)
+        raise ChromadError(_with(error.message, left), error.hint) from error
+    if left := _take_away(config, api, name):
+        raise ChromadError(f"the record survived the restart, but {left}", "journalctl -u chromadb")
+    return seconds
+
+
+def _with(message: str, left: str) -> str:
+    return f"{message}; and {left}" if left else message
+
+
+def _record(name: str) -> dict[str, Any]:
+    return {
+        "id": _RECORD,
         "embedding": _EMBEDDING,
         "document": f"written by {name}",
         "metadata": {"check": name},
     }
-    collection = api.create_collection(name)
-    api.add(collection, record)
-    started = time.monotonic()
-    service.control("restart")
-    seconds = time.monotonic() - started
-    found = api.get(collection, record["id"])
-    if found != record:
-        raise ChromadError(
-            f"the record did not survive the restart: wrote {record}, read {found}",
-            f"look at journalctl -u chromadb; the collection {name} is left for you to look at",
-        )
-    api.delete_collection(name)
-    if json or settings.json:
-        ui.print_json({"survived": True, "restart_seconds": round(seconds, 3)})
-    else:
-        ui.out.print(f"a record written before the restart was read back after it; the restart took {seconds:.1f} s")
+
+
+def _take_away(config: Config, api: Api, name: str) -> str:
+    """Deletes a collection, and has the service clear its files away; says why that could not be done."""
+    with signals.deferred():
+        try:
+            api.delete_collection(name)
+        except NotFound:
+            return ""
+        except (EngineError, OSError) as error:
+            return f"its collection {name} could not be removed ({error}); the next run removes it"
+        with suppress(ChromadError):
+            ask(config.control_socket, "checkpoint", progress=lambda _phase, _done, _total: None)
+    return ""
+
+
+def _take_away_older(config: Config, api: Api) -> None:
+    """Removes what was left by runs that were killed: collections of that name, with our record or none."""
+    try:
+        found = sqlite.collections(config.data_dir, counted=False)
+    except sqlite3.Error:
+        return
+    for each in found:
+        place = (each.tenant, each.database)
+        if place != (DEFAULT_TENANT, DEFAULT_DATABASE) or not _NAME.fullmatch(each.name):
+            continue
+        try:
+            held = api.count(*place, each.id)
+            ours = held == 0 or (held == 1 and api.get(each.id, _RECORD) == _record(each.name))
+        except (EngineError, OSError):
+            ours = False
+        if ours:
+            _take_away(config, api, each.name)
+        else:
+            journal.warning("the collection %s has a name of ours, but not our record; it stays", each.name)

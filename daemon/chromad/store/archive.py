@@ -167,6 +167,14 @@ def read_catalog(connection: sqlite3.Connection) -> Catalog:
     return catalog
 
 
+def places(catalog: Catalog) -> list[tuple[str, str, str]]:
+    """Tenant, database and name of each collection of a catalog."""
+    table = catalog["databases"]
+    uuid, name, tenant = (table["columns"].index(column) for column in ("id", "name", "tenant_id"))
+    databases = {row[uuid]: (row[tenant], row[name]) for row in table["rows"]}
+    return [(*databases[database], name) for name, database in Mark(0, "", catalog).collections().values()]
+
+
 def _plain(value: Any) -> Any:
     """A value of a table as JSON has it."""
     if isinstance(value, bytes):

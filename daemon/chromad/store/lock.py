@@ -86,6 +86,18 @@ def backup_lock(backup_dir: Path) -> Lock:
     return Lock(backup_dir / BACKUP_LOCK, "a backup, a drill or a restore")
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process has the lock of this file."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return not _flock(fd, tries=1)
+    finally:
+        os.close(fd)
+
+
 def backup_holder(backup_dir: Path) -> int | None:
     """The pid of the one who has the lock of the backups now, else None."""
     try:

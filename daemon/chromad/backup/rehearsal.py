@@ -1,0 +1,89 @@
+"""What `restore --dry-run` looks at: everything that the restore itself would stumble over, without fetching the backup."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from chromad.backup import assemble, collection, manifest, restore, run, stage, timetravel
+from chromad.backup.manifest import Manifest
+from chromad.backup.repository import Repository
+from chromad.backup.stage import Choice
+from chromad.backup.timetravel import Target
+from chromad.config import Config
+from chromad.errors import TryAgain
+from chromad.store import archive, lock, swap
+from chromad.store.swap import Staging
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a restore would do, when nothing is in its way. restart: whether it would stop and start the service. notes: what
+    would not be exact, with permission."""
+
+    choice: Choice
+    restart: bool
+    notes: list[str]
+
+
+def plan(
+    config: Config,
+    repository: Repository,
+    choice: Choice,
+    *,
+    target: Path | None,
+    only: str,
+    into: str,
+    inexact: bool,
+    progress: Progress,
+) -> Plan:
+    """Looks at all that `restore.run_aside` (target), `collection.copy` (only, into) or else `restore.run_in_place` would stumble over, and
+    raises what they would. For a time the logs are fetched that lead to it; nothing is left of them."""
+    restart, api = False, None
+    if target:
+        restore.check_target(target)
+    else:
+        run.check_prepared(config)
+        if only:
+            api = collection.connect(config)
+        else:
+            restore.check_place(config)
+            restart = restore.check_service(config, may_stop=True)
+            if not restart:
+                _check_free(config.data_dir)
+    parent = target.parent if target else config.data_dir.parent
+    stage.check_room(parent, choice)
+    found = manifest.parse(
+        repository.read_file(choice.snapshot, manifest.FILE), f"the manifest of {choice.snapshot.id}"
+    )
+    assemble.check_engine(found)
+    held = [(each.tenant, each.database, each.name) for each in found.collections]
+    notes: list[str] = []
+    if choice.target:
+        held, notes = _at(config, repository, choice.target, found, parent, progress)
+    restore.need_exact(notes, inexact)
+    if api:
+        collection.find(api, held, only, into)
+    return Plan(choice, restart, notes)
+
+
+def _at(
+    config: Config, repository: Repository, target: Target, found: Manifest, parent: Path, progress: Progress
+) -> tuple[list[collection.Place], list[str]]:
+    """Which collections there were at a time, and what would not be exact."""
+    with Staging(parent) as staging:
+        staging.directory.mkdir(mode=0o700)
+        path = staging.directory / archive.FILE
+        tick = partial(progress, "looking at the log", 0, 0)
+        repository.fetch_file(target.snapshot, archive.FILE, path, tick)
+        _, wanted, notes = timetravel.settle(config, repository, staging.directory, found, target, tick)
+    return archive.places(wanted), notes
+
+
+def _check_free(data_dir: Path) -> None:
+    """Raises TryAgain when somebody writes the data although no service tells of itself."""
+    swap.check_alone(data_dir)
+    if lock.is_held(data_dir / lock.DIRECTORY_LOCK):
+        raise TryAgain(f"{data_dir} is in use", "wait for it, or stop it, then try again")
