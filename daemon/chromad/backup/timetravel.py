@@ -62,6 +62,16 @@ def bring_up(
     config: Config, repository: Repository, directory: Path, found: Manifest, target: Target, tick: Callable[[], None]
 ) -> list[str]:
     """As `assemble.bring_up`, to the second of a target. Gives what is not exact; nothing where everything is."""
+    seq_id, wanted, notes = settle(config, repository, directory, found, target, tick)
+    assemble.bring_up(directory, found, seq_id=seq_id, catalog=wanted)
+    return notes
+
+
+def settle(
+    config: Config, repository: Repository, directory: Path, found: Manifest, target: Target, tick: Callable[[], None]
+) -> tuple[int, archive.Catalog, list[str]]:
+    """Completes the log of a backup up to a target, of which the directory needs to hold nothing else; gives where it is to
+    end, which collections there were then, and what is not exact."""
     path = directory / archive.FILE
     notes = []
     try:
@@ -86,8 +96,7 @@ def bring_up(
         )
     wanted, inexact = between.catalog(before, after, archive.topics(path, seq_id))
     # What is older than the log in the base was applied to it long ago.
-    assemble.bring_up(directory, found, seq_id=max(seq_id, found.base_seq_id), catalog=wanted)
-    return notes + inexact
+    return max(seq_id, found.base_seq_id), wanted, notes + inexact
 
 
 def _join(repository: Repository, directory: Path, found: Manifest, joined: Snapshot, tick: Callable[[], None]) -> None:
