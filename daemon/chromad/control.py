@@ -162,7 +162,7 @@ def _error(message: str, hint: str, exit_code: int) -> dict[str, Any]:
 
 
 def _send(connection: socket.socket, message: dict[str, Any]) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
+    connection.sendall(json.dumps(message, allow_nan=False).encode() + b"\n")
 
 
 def _read_answer(lines: BinaryIO) -> dict[str, Any]:

@@ -14,22 +14,25 @@ _OTHERS = {"id", "name", "dimension", "database_id", "schema_str"}
 _DEFAULT = ("default_tenant", "default_database")
 
 
-def catalog(before: archive.Mark, after: archive.Mark | None, logged: set[str]) -> tuple[archive.Catalog, list[str]]:
+def catalog(
+    before: archive.Mark, after: archive.Mark | None, logged: set[str], *, at_once: bool = False
+) -> tuple[archive.Catalog, list[str]]:
     """The system tables at a moment after one mark and before the next, and notes of what of them is not exact.
 
-    logged: the ids of the collections that had rows by then. Without a next mark it is as the one before says.
+    logged: the ids of the collections that had rows by then. at_once: it is the very second of the first mark, which then
+    knows all that has no rows. Without a next mark it is as the one before says.
     """
     if after is None:
         return before.catalog, []
-    between = _Between(before, after, logged)
-    return between.catalog(), sorted(between.notes())
+    between = _Between(before, after, logged, at_once=at_once)
+    return between.catalog(), [] if at_once else sorted(between.notes())
 
 
 class _Between:
     """What there was, by its id. A collection or database that has the place (name and parent) of another one that is known
     to have been there was there no more, or had its later name."""
 
-    def __init__(self, before: archive.Mark, after: archive.Mark, logged: set[str]) -> None:
+    def __init__(self, before: archive.Mark, after: archive.Mark, logged: set[str], *, at_once: bool) -> None:
         self._before, self._after = before, after
         self._span = f"between {before.taken} and {after.taken}"
         self._tenants = [_rows(mark, "tenants") for mark in (before, after)]
@@ -38,24 +41,26 @@ class _Between:
         first, second = self._collections
         new = second.keys() - first.keys()
         self._made = new & logged
-        self._find_databases()
+        self._find_databases(at_once=at_once)
         self._find_collections()
         places = {_place(row) for row in self._kept.values()} | {_place(second[uuid]) for uuid in self._made}
         self._doubtful = {
             uuid
             for uuid in new - logged
-            if second[uuid]["database_id"] in self._there and _place(second[uuid]) not in places
+            if not at_once and second[uuid]["database_id"] in self._there and _place(second[uuid]) not in places
         }
         self._left_out = new - logged - self._doubtful
 
-    def _find_databases(self) -> None:
+    def _find_databases(self, *, at_once: bool) -> None:
         first, second = self._databases
         needed = {self._collections[1][uuid]["database_id"] for uuid in self._made}
         taken = {_home(second[uuid]) for uuid in needed - first.keys() if uuid in second}
         self._kept_databases = {uuid for uuid, row in first.items() if _home(row) not in taken}
         homes = {_home(first[uuid]) for uuid in self._kept_databases}
         self._new_databases = {
-            uuid for uuid in second.keys() - first.keys() if uuid in needed or _home(second[uuid]) not in homes
+            uuid
+            for uuid in second.keys() - first.keys()
+            if uuid in needed or (not at_once and _home(second[uuid]) not in homes)
         }
         self._there = self._kept_databases | self._new_databases
 
