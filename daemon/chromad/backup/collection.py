@@ -6,12 +6,12 @@ import sqlite3
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from chromad.api import Api, encoded
-from chromad.backup import proof, restore, run, stage
+from chromad.backup import between, proof, restore, run, stage
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
@@ -72,8 +72,9 @@ def copy(
         repository.lock_fd = held.fd
         staged = stage.stage(config, repository, choice, parent, progress)
         try:
-            restore.need_exact(staged, inexact)
             entry = _find(staged.entries, name)
+            staged = replace(staged, notes=between.concerning(staged.notes, entry.id))
+            restore.need_exact(staged, inexact)
             target = into or entry.name
             if api.collection(entry.tenant, entry.database, target) is not None:
                 raise ConfigurationError(
@@ -291,12 +292,14 @@ class _Copy:
         """Writes records; where the service takes less than its configuration says, in smaller portions."""
         try:
             self._target.post(*self._place, f"/{uuid}/upsert", _request(part))
-        except EngineError as error:
-            if error.status != _TOO_LARGE:
-                raise
-            if len(part) == 1:
+        except (EngineError, BrokenPipeError, ConnectionResetError) as error:
+            # An engine that refuses a large request may close the connection before it was sent.
+            refused = not isinstance(error, EngineError) or error.status == _TOO_LARGE
+            if refused and len(part) == 1 and isinstance(error, EngineError):
                 self._found.large.append(part[0]["id"])
                 return
+            if not refused or len(part) == 1:
+                raise
             half = len(part) // 2
             self._send(uuid, part[:half])
             self._send(uuid, part[half:])
