@@ -175,7 +175,7 @@ def _error(message: str, hint: str, exit_code: int) -> bytes:
 
 
 def _encode(message: dict[str, Any]) -> bytes:
-    return json.dumps(message).encode() + b"\n"
+    return json.dumps(message, allow_nan=False).encode() + b"\n"
 
 
 def _send(connection: socket.socket, message: dict[str, Any]) -> None:

@@ -190,7 +190,7 @@ class Telemetry:
             ],
             "drills": [{"ended": each.ended, "problem": each.problem} for each in known.drills[-_BACKUPS:]],
         }
-        return Answer(200, "application/json", json.dumps(document).encode())
+        return Answer(200, "application/json", json.dumps(document, allow_nan=False).encode())
 
     def _alive(self) -> Answer:
         silent = self._silent()

@@ -51,7 +51,7 @@ def read() -> Journal | None:
 
 def write(journal: Journal) -> None:
     """Puts it on disk; a crash leaves either the old or the new one."""
-    text = json.dumps(asdict(journal), indent=2, default=str) + "\n"
+    text = json.dumps(asdict(journal), indent=2, default=str, allow_nan=False) + "\n"
     state.write_atomically(environment.home() / FILE, text, 0o644)
 
 

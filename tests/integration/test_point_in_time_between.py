@@ -156,6 +156,19 @@ def test_what_the_log_does_not_say(history: History) -> None:
     }
 
 
+def test_what_matters_to_one_collection(history: History) -> None:
+    """The others may be as inexact as they like."""
+    words = ("--into", "look-at-it", "--at", seconds.iso(history.seconds["changed"]), "--json")
+    result = history.site.chromactl("restore", "--collection", "empty-then-filled", *words)
+    assert result.code == 0, result.output
+    assert result.json()["notes"] == []
+    history.client.delete_collection("look-at-it")
+    result = history.site.chromactl("restore", "--collection", "default_tenant/default_database/notes", *words)
+    assert result.code == 1
+    assert "the metadata of the collection 'notes' changed between" in result.output
+    assert "'gone'" not in result.output
+
+
 def test_nothing_is_said_where_all_is_known(history: History) -> None:
     """Last in this file: keys that the engine adds to a schema are no change, and what the latest backup says is exact."""
     history.site.backup()

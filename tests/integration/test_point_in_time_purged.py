@@ -1,6 +1,7 @@
 """The log after a backup may be gone for good: that is told, whoever remembers it, and never gives less in silence."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -97,3 +98,46 @@ def test_collection_that_left_nothing_but_a_gap(site: Site) -> None:
     assert "3 rows of the log after" in result.output
     assert "are gone, as those of collections that were deleted later are" in result.output
     opened.assert_restored(site, model, *words, "--inexact")
+
+
+@pytest.mark.parametrize("name", ["chroma.sqlite3", "log.sqlite3", "manifest.json"])
+def test_log_of_the_later_backup_is_damaged(joined: tuple[Site, int], name: str) -> None:
+    """What is fetched of it is compared with its manifest, as all of the first one is."""
+    site, second = joined
+    place = site.root / "bin"
+    place.mkdir(exist_ok=True)
+    script = place / "restic"
+    # One byte of what `dump` gives of this file is another one.
+    script.write_text(
+        f"#!/bin/sh\ncase \" $* \" in *' dump '*'/{name} ') /usr/bin/restic \"$@\" | python3 {place}/flip.py ;;\n"
+        '*) exec /usr/bin/restic "$@" ;; esac\n',
+        encoding="ascii",
+    )
+    script.chmod(0o755)
+    (place / "flip.py").write_text(
+        "import sys\ncontent = bytearray(sys.stdin.buffer.read())\ncontent[len(content) // 2] ^= 1\n"
+        "sys.stdout.buffer.write(content)\n",
+        encoding="ascii",
+    )
+    words = ["restore", "--target", f"{site.root}/look", "--at", seconds.iso(second)]
+    result = site.chromactl(*words, environment={"PATH": f"{place}:{os.environ['PATH']}"})
+    assert result.code == 1, result.output
+    assert "damaged" in result.output
+    assert name in result.output
+    assert not (site.root / "look").exists()
+
+
+@pytest.fixture(scope="module")
+def joined() -> Iterator[tuple[Site, int]]:
+    """A second whose log is in the base of the backup after it."""
+    site = Site()
+    records.fill(site.serve().client(), "persisted", 10)
+    site.backup()
+    put(site, 3, 1)
+    second = seconds.done()
+    put(site, 3, 2)
+    site.backup("--full")
+    found = site.chromactl("restore", "--dry-run", "--json", "--at", seconds.iso(second)).json()
+    assert found["log_of"]
+    yield site, second
+    site.remove()

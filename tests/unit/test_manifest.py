@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +216,19 @@ def test_time_without_a_meaning(tmp_path: Path, key: str, time: str) -> None:
     write(tmp_path, document() | {key: time})
     with pytest.raises(BackupError, match="is damaged"):
         manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), -float("inf")])
+def test_number_that_json_does_not_have_is_not_written(number: float) -> None:
+    sample = replace(ONE.samples[0], distances=[0.0, number])
+    with pytest.raises(ValueError, match="JSON compliant"):
+        replace(GOOD, collections=[replace(ONE, samples=[sample])]).to_json()
+
+
+def test_distances_of_an_earlier_chromad(tmp_path: Path) -> None:
+    """It wrote null for what was out of range; such a backup can be restored."""
+    content = document()
+    content["collections"][0]["samples"][0]["distances"] = [0.0, None]
+    write(tmp_path, content)
+    (sample,) = manifest.read(tmp_path).collections[0].samples
+    assert sample.distances == [0.0, None]

@@ -14,22 +14,41 @@ _OTHERS = {"id", "name", "dimension", "database_id", "schema_str"}
 _DEFAULT = ("default_tenant", "default_database")
 
 
-def catalog(before: archive.Mark, after: archive.Mark | None, logged: set[str]) -> tuple[archive.Catalog, list[str]]:
+class Note(str):
+    """One thing that is not exact. about: the id of the collection or database that it is about, empty where it is all."""
+
+    about: str
+
+    def __new__(cls, text: str, about: str = "") -> "Note":
+        note = super().__new__(cls, text)
+        note.about = about
+        return note
+
+
+def concerning(notes: Iterable[str], collection: str) -> list[str]:
+    """Those notes that matter to one collection, given by its id."""
+    return [note for note in notes if not isinstance(note, Note) or note.about in ("", collection)]
+
+
+def catalog(
+    before: archive.Mark, after: archive.Mark | None, logged: set[str], *, at_once: bool = False
+) -> tuple[archive.Catalog, list[Note]]:
     """The system tables at a moment after one mark and before the next, and notes of what of them is not exact.
 
-    logged: the ids of the collections that had rows by then. Without a next mark it is as the one before says.
+    logged: the ids of the collections that had rows by then. at_once: it is the very second of the first mark, which then
+    knows all that has no rows. Without a next mark it is as the one before says.
     """
     if after is None:
         return before.catalog, []
-    between = _Between(before, after, logged)
-    return between.catalog(), sorted(between.notes())
+    between = _Between(before, after, logged, at_once=at_once)
+    return between.catalog(), [] if at_once else sorted(between.notes())
 
 
 class _Between:
     """What there was, by its id. A collection or database that has the place (name and parent) of another one that is known
     to have been there was there no more, or had its later name."""
 
-    def __init__(self, before: archive.Mark, after: archive.Mark, logged: set[str]) -> None:
+    def __init__(self, before: archive.Mark, after: archive.Mark, logged: set[str], *, at_once: bool) -> None:
         self._before, self._after = before, after
         self._span = f"between {before.taken} and {after.taken}"
         self._tenants = [_rows(mark, "tenants") for mark in (before, after)]
@@ -38,24 +57,26 @@ class _Between:
         first, second = self._collections
         new = second.keys() - first.keys()
         self._made = new & logged
-        self._find_databases()
+        self._find_databases(at_once=at_once)
         self._find_collections()
         places = {_place(row) for row in self._kept.values()} | {_place(second[uuid]) for uuid in self._made}
         self._doubtful = {
             uuid
             for uuid in new - logged
-            if second[uuid]["database_id"] in self._there and _place(second[uuid]) not in places
+            if not at_once and second[uuid]["database_id"] in self._there and _place(second[uuid]) not in places
         }
         self._left_out = new - logged - self._doubtful
 
-    def _find_databases(self) -> None:
+    def _find_databases(self, *, at_once: bool) -> None:
         first, second = self._databases
         needed = {self._collections[1][uuid]["database_id"] for uuid in self._made}
         taken = {_home(second[uuid]) for uuid in needed - first.keys() if uuid in second}
         self._kept_databases = {uuid for uuid, row in first.items() if _home(row) not in taken}
         homes = {_home(first[uuid]) for uuid in self._kept_databases}
         self._new_databases = {
-            uuid for uuid in second.keys() - first.keys() if uuid in needed or _home(second[uuid]) not in homes
+            uuid
+            for uuid in second.keys() - first.keys()
+            if uuid in needed or (not at_once and _home(second[uuid]) not in homes)
         }
         self._there = self._kept_databases | self._new_databases
 
@@ -105,55 +126,69 @@ class _Between:
             ]
         return {table: _packed(content["columns"], tables[table]) for table, content in self._before.catalog.items()}
 
-    def notes(self) -> Iterable[str]:
+    def notes(self) -> Iterable[Note]:
         """What is not exact, a line each."""
         yield from self._notes_of_collections()
         yield from self._notes_of_changes()
         yield from self._notes_of_databases()
 
-    def _notes_of_collections(self) -> Iterable[str]:
+    def _notes_of_collections(self) -> Iterable[Note]:
         second = self._collections[1]
         for uuid in self._kept.keys() - second.keys():
-            yield (
+            yield Note(
                 f"the collection {self._name(0, uuid)} was deleted {self._span}; what was written to it in between went "
-                f"with it, so it is as of {self._before.taken}"
+                f"with it, so it is as of {self._before.taken}",
+                uuid,
             )
         for uuid in self._doubtful:
-            yield (
+            yield Note(
                 f"the collection {self._name(1, uuid)} was made {self._span}, and nothing was written to it up to then; it "
-                "may not have been there yet, and comes back empty"
+                "may not have been there yet, and comes back empty",
+                uuid,
             )
         for uuid in self._left_out:
-            yield (
+            yield Note(
                 f"the collection {self._name(1, uuid)} was made {self._span} in place of another one, and nothing was "
-                "written to it up to then; the other one comes back"
+                "written to it up to then; the other one comes back",
+                uuid,
             )
 
-    def _notes_of_changes(self) -> Iterable[str]:
+    def _notes_of_changes(self) -> Iterable[Note]:
         first, second = self._collections
         metadata = [_metadata(mark) for mark in (self._before, self._after)]
         for uuid in self._kept.keys() & second.keys():
             if _place(self._kept[uuid]) != _place(second[uuid]):
-                yield (
+                yield Note(
                     f"the collection {self._name(0, uuid)} was renamed to {second[uuid]['name']!r} {self._span}; it has the "
-                    "former name"
+                    "former name",
+                    uuid,
                 )
             if metadata[0].get(uuid) != metadata[1].get(uuid):
-                yield f"the metadata of the collection {self._name(0, uuid)} changed {self._span}; it has the former"
+                yield Note(
+                    f"the metadata of the collection {self._name(0, uuid)} changed {self._span}; it has the former",
+                    uuid,
+                )
             if _configuration(first[uuid]) != _configuration(second[uuid]):
-                yield f"the configuration of the collection {self._name(0, uuid)} changed {self._span}; it has the former"
+                yield Note(
+                    f"the configuration of the collection {self._name(0, uuid)} changed {self._span}; it has the former",
+                    uuid,
+                )
 
-    def _notes_of_databases(self) -> Iterable[str]:
+    def _notes_of_databases(self) -> Iterable[Note]:
         first, second = self._databases
         for uuid in self._kept_databases - second.keys():
-            yield f"the database {_path(first[uuid])} was deleted {self._span}; it is as of {self._before.taken}"
+            yield Note(
+                f"the database {_path(first[uuid])} was deleted {self._span}; it is as of {self._before.taken}", uuid
+            )
         told = {self._collections[1][uuid]["database_id"] for uuid in self._made | self._doubtful}
         for uuid in self._new_databases - told:
-            yield f"the database {_path(second[uuid])} was made {self._span}; it may not have been there yet"
+            yield Note(
+                f"the database {_path(second[uuid])} was made {self._span}; it may not have been there yet", uuid
+            )
         known = {row["id"] for row in self._tenants[0]} | {second[uuid]["tenant_id"] for uuid in self._new_databases}
         for row in self._tenants[1]:
             if row["id"] not in known:
-                yield f"the tenant {row['id']!r} was made {self._span}; it may not have been there yet"
+                yield Note(f"the tenant {row['id']!r} was made {self._span}; it may not have been there yet", row["id"])
 
     def _name(self, mark: int, uuid: str) -> str:
         """A collection's name at one of the marks, with its place where that is not the usual one."""

@@ -5,13 +5,13 @@ import math
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from chromad import signals
 from chromad.api import Api, encoded
-from chromad.backup import proof, restore, run, stage
+from chromad.backup import between, proof, restore, run, stage
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
@@ -78,9 +78,10 @@ def copy(
     with lock.backup_lock(config.backup_dir) as held, Staging(swap.place(config.data_dir)) as staging:
         repository.lock_fd = held.fd
         staged = stage.stage(config, repository, choice, staging, progress)
-        restore.need_exact(staged.notes, inexact)
         number, target = find(api, [(each.tenant, each.database, each.name) for each in staged.entries], name, into)
         entry = staged.entries[number]
+        staged = replace(staged, notes=between.concerning(staged.notes, entry.id))
+        restore.need_exact(staged.notes, inexact)
         staging.will_fill(f"{entry.tenant}/{entry.database}/{target}")
         with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
             copied = _Copy(config, source, api, entry, staged.directory).run(target, progress)
@@ -319,12 +320,14 @@ class _Copy:
         """Writes records; where the service takes less than its configuration says, in smaller portions."""
         try:
             self._target.post(*self._place, f"/{uuid}/upsert", _request(part))
-        except EngineError as error:
-            if error.status != _TOO_LARGE:
-                raise
-            if len(part) == 1:
+        except (EngineError, BrokenPipeError, ConnectionResetError) as error:
+            # An engine that refuses a large request may close the connection before it was sent.
+            refused = not isinstance(error, EngineError) or error.status == _TOO_LARGE
+            if refused and len(part) == 1 and isinstance(error, EngineError):
                 self._found.large.append(part[0]["id"])
                 return
+            if not refused or len(part) == 1:
+                raise
             half = len(part) // 2
             self._send(uuid, part[:half])
             self._send(uuid, part[half:])

@@ -105,7 +105,7 @@ def read(directory: Path) -> Ledger:
 def write(directory: Path, ledger: Ledger) -> None:
     """Writes it so that a crash leaves the old or the new one; keeps its lists short."""
     short = replace(ledger, taken=ledger.taken[-_KEPT:], drills=ledger.drills[-_KEPT:])
-    state.write_atomically(directory / FILE, json.dumps(asdict(short), indent=1) + "\n", 0o640)
+    state.write_atomically(directory / FILE, json.dumps(asdict(short), indent=1, allow_nan=False) + "\n", 0o640)
     if os.geteuid() == 0:
         owner = directory.stat()
         os.chown(directory / FILE, owner.st_uid, owner.st_gid)

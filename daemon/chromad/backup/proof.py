@@ -85,10 +85,11 @@ def _finite(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def ask_service(api: Api, data_dir: Path, seq_id: int) -> Ask:
+def ask_service(api: Api, data_dir: Path, copy: Path, seq_id: int) -> Ask:
     """Asks the running service for records as they were at a moment: those that were not written since.
 
-    seq_id: of the newest row of the log at that moment. The log after it must not be purged meanwhile.
+    copy: a data directory with the log of that moment. seq_id: of its newest row. The log after it must not be purged
+    meanwhile. Seq ids are given again when the collection with the newest rows is deleted, so rows are told apart by more.
     """
 
     def ask(entry: CollectionEntry, ids: Sequence[str]) -> dict[str, Fingerprint]:
@@ -97,16 +98,22 @@ def ask_service(api: Api, data_dir: Path, seq_id: int) -> Ask:
         except (EngineError, OSError):
             return {}  # it may have been deleted just now, or the service is gone
         found = {record["id"]: fingerprint.of(record) for record in served}
-        with sqlite.connect(data_dir) as connection:
-            written = connection.execute(
-                "SELECT DISTINCT id FROM embeddings_queue WHERE topic = ? AND seq_id > ?",
-                (sqlite.topic(entry.id), seq_id),
-            ).fetchall()
-        for (record,) in written:
-            found.pop(record, None)
+        with sqlite.connect(data_dir) as live, sqlite.connect(copy) as held:
+            known = {row for row in _writes(held, entry, ids) if row[0] <= seq_id}
+            for _, record, _ in set(_writes(live, entry, ids)) - known:
+                found.pop(record, None)
         return found
 
     return ask
+
+
+def _writes(connection: sqlite3.Connection, entry: CollectionEntry, ids: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Seq ids, ids and times of what the log has of records."""
+    marks = ", ".join("?" * len(ids))
+    return connection.execute(
+        f"SELECT seq_id, id, created_at FROM embeddings_queue WHERE topic = ? AND id IN ({marks})",  # noqa: S608 (question marks)
+        (sqlite.topic(entry.id), *ids),
+    ).fetchall()
 
 
 @contextmanager

@@ -228,7 +228,7 @@ def _prove(config: Config, taken: Snapshot, progress: Progress) -> tuple[Snapsho
             config,
             place,
             found.collections,
-            _service(config, found),
+            _service(config, found, place),
             lambda done, total: progress("proving", done, total),
         )
     except BackupError as error:
@@ -244,7 +244,7 @@ def _prove(config: Config, taken: Snapshot, progress: Progress) -> tuple[Snapsho
     return replace(taken, manifest=proven), problem
 
 
-def _service(config: Config, found: manifest.Manifest) -> proof.Ask | None:
+def _service(config: Config, found: manifest.Manifest, copy: Path) -> proof.Ask | None:
     """Asks the service for samples, but for collections that it has not loaded: they would stay in its memory."""
     try:
         running = ask(config.control_socket, "status")
@@ -254,7 +254,7 @@ def _service(config: Config, found: manifest.Manifest) -> proof.Ask | None:
     if not running or running["state"] != "serving":
         return None
     left_out = {*running["cold_ids"], *running["quarantined"]}
-    served = proof.ask_service(Api(config.listen), config.data_dir, found.last_seq_id)
+    served = proof.ask_service(Api(config.listen), config.data_dir, copy, found.last_seq_id)
     return lambda entry, ids: {} if entry.id in left_out else served(entry, ids)
 
 

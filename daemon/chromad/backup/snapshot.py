@@ -8,7 +8,7 @@ are not touched. The purge of the log waits for backups, see `ledger.covers`.
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -175,7 +175,7 @@ def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) ->
     store = Store(config.data_dir, config.checkpoint_dir, data_id)
     target.mkdir(mode=0o750)
     try:
-        linked, lacking, files = _link_segments(config, store, target, checkpoint, progress)
+        linked, files = _link_segments(config, store, target, checkpoint, progress)
         created = sqlite.copy(
             config.data_dir, target / sqlite.FILE, lambda done, total: progress("database", done, total)
         )
@@ -185,11 +185,8 @@ def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) ->
             newest = store.latest(uuid)
             if newest and newest.seq_id > seq_id:
                 raise _Purged(f"the checkpoint of {uuid} was renewed meanwhile")
-        for uuid in lacking:
-            if store.latest(uuid):
-                raise _Purged(f"the first checkpoint of {uuid} was taken meanwhile")
         with sqlite.connect(target) as connection:
-            _prepare_copy(connection, seq_ids, lacking)
+            _prepare_copy(connection, store, seq_ids)
             entries = proof.entries(connection, seq_ids)
             last = archive.create(target / archive.FILE, connection, created)
         files += [manifest.hash_file(target / name, _ignore) for name in (sqlite.FILE, archive.FILE)]
@@ -221,14 +218,12 @@ def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) ->
 
 def _link_segments(
     config: Config, store: Store, target: Path, checkpoint: Renew, progress: Progress
-) -> tuple[dict[str, Checkpoint | int], set[str], list[Entry]]:
-    """Puts a sound copy of each segment into the base; gives the checkpoints, or the seq ids of copies, those of which neither
-    files nor log have all vectors any more, and the files.
+) -> tuple[dict[str, Checkpoint | int], list[Entry]]:
+    """Puts a sound copy of each segment into the base; gives the checkpoints, or the seq ids of copies, and the files.
 
     Where there is no checkpoint, which the daemon would have taken, the segment itself is copied.
     """
     linked: dict[str, Checkpoint | int] = {}
-    lacking: set[str] = set()
     files: list[Entry] = []
     fenced = fence.read(config.data_dir)
     collections = sqlite.collections(config.data_dir, counted=False)
@@ -242,23 +237,12 @@ def _link_segments(
             if found:
                 linked[uuid] = found
                 files += [Entry(f"{uuid}/{file.name}", file.size, file.sha256) for file in found.files]
-            elif log.rebuilds(connection, collection):
-                continue
-            elif not (config.data_dir / uuid / segment.PICKLE).exists():
-                if lost := log.ids_without_vector(connection, collection):
-                    lacking.add(uuid)
-                    journal.warning(
-                        "backup: the vectors of %d records of the collection %r are lost, so the backup lacks them as well; "
-                        "restore an earlier one, or chromactl repair",
-                        len(lost),
-                        collection.name,
-                    )
-            else:
+            elif (config.data_dir / uuid / segment.PICKLE).exists() and not log.rebuilds(connection, collection):
                 linked[uuid] = _copy_segment(connection, store, collection, config.data_dir / uuid, place)
                 for path in sorted(place.iterdir()):
                     entry = manifest.hash_file(path, _ignore)
                     files.append(replace(entry, path=f"{uuid}/{entry.path}"))
-    return linked, lacking, files
+    return linked, files
 
 
 def _link(store: Store, uuid: str, place: Path, renew: Renew) -> Checkpoint | None:
@@ -298,7 +282,7 @@ def _copy_segment(
     return seq_id
 
 
-def _prepare_copy(connection: sqlite3.Connection, seq_ids: Mapping[str, int | None], lacking: Container[str]) -> None:
+def _prepare_copy(connection: sqlite3.Connection, store: Store, seq_ids: Mapping[str, int | None]) -> None:
     # `_base` puts it on disk in the end, once.
     connection.execute("PRAGMA synchronous = OFF")
     # One file, without a WAL beside it.
@@ -308,8 +292,15 @@ def _prepare_copy(connection: sqlite3.Connection, seq_ids: Mapping[str, int | No
     collections = sqlite.read_collections(connection, counted=False)
     for collection in collections:
         seq_id = seq_ids.get(collection.segment)
-        if seq_id is None and collection.segment not in lacking and not log.rebuilds(connection, collection):
-            raise BackupError(f"the log of {collection.name!r} was purged while the backup was taken", "take it again")
+        if seq_id is None and not log.rebuilds(connection, collection):
+            if store.latest(collection.segment):
+                raise _Purged(f"the first checkpoint of {collection.segment} was taken meanwhile")
+            journal.warning(
+                "backup: the vectors of %d records of the collection %r are lost, and the backup holds them without; "
+                "chromactl repair, or restore an earlier backup",
+                len(log.ids_without_vector(connection, collection)),
+                collection.name,
+            )
     sqlite.set_seq_ids(connection, {each.segment: seq_ids.get(each.segment) for each in collections})
     if found := audit.problems(connection):
         hint = "systemctl stop chromadb; chromactl repair; systemctl start chromadb"

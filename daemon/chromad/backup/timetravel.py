@@ -94,7 +94,8 @@ def settle(
             f"{gone} rows of the log after {before.taken} are gone, as those of collections that were deleted later are; "
             "what they held is missing"
         )
-    wanted, inexact = between.catalog(before, after, archive.topics(path, seq_id))
+    at_once = catalog.time_of(before.taken) == target.at.replace(microsecond=0)
+    wanted, inexact = between.catalog(before, after, archive.topics(path, seq_id), at_once=at_once)
     # What is older than the log in the base was applied to it long ago.
     return max(seq_id, found.base_seq_id), wanted, notes + inexact
 

@@ -298,7 +298,7 @@ class Store:
             files,
             mended,
         )
-        state.write_atomically(draft.path / FILE, json.dumps(asdict(checkpoint)) + "\n", 0o640)
+        state.write_atomically(draft.path / FILE, json.dumps(asdict(checkpoint), allow_nan=False) + "\n", 0o640)
         for _ in segment.sync(draft.path):
             pass
         home = self._directory / checkpoint.segment

@@ -86,7 +86,7 @@ def read(data_dir: Path) -> State | None:
 
 def write(data_dir: Path, state: State) -> None:
     """Writes the state so that a crash leaves either the old or the new one."""
-    write_atomically(data_dir / FILE, json.dumps(asdict(state)) + "\n", 0o640)
+    write_atomically(data_dir / FILE, json.dumps(asdict(state), allow_nan=False) + "\n", 0o640)
 
 
 def write_atomically(path: Path, text: str, mode: int) -> None:
