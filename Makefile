@@ -9,6 +9,7 @@ DEMO := demo
 # The longest ones first
 SCENARIOS := upgrade default backup alternative
 ROUNDS := 10
+MINUTES := 20
 SEED := 1
 
 .PHONY: help
@@ -112,6 +113,10 @@ crash-full: venv ## Fill the disk, ROUNDS=50 (root)
 .PHONY: crash-backup
 crash-backup: venv ## Kill backups, drills and restores at random moments, ROUNDS=34 of each (root)
 	$(BIN)/python -m tests.crash.backups --rounds $(ROUNDS) --seed $(SEED)
+
+.PHONY: soak-ddl
+soak-ddl: venv ## Every verb in turn beside five clients that make, rename, empty and delete collections, MINUTES=20 (root)
+	$(BIN)/python -m tests.soak.ddl --minutes $(MINUTES)
 
 .PHONY: lock
 lock: venv ## Resolve the dependencies anew and write both lock files
