@@ -9,6 +9,7 @@ DEMO := demo
 # The longest ones first
 SCENARIOS := upgrade default backup alternative
 ROUNDS := 10
+MINUTES := 20
 SEED := 1
 
 .PHONY: help
@@ -120,6 +121,10 @@ crash-backup: venv ## Kill backups, drills and restores at random moments, ROUND
 .PHONY: interrupts
 interrupts: venv ## Interrupt and kill every verb at random moments, ROUNDS=25 of each; the service must be as it was (root)
 	$(BIN)/python -m tests.soak.interrupts --rounds $(ROUNDS) --seed $(SEED)
+
+.PHONY: soak-ddl
+soak-ddl: venv ## Every verb in turn beside five clients that make, rename, empty and delete collections, MINUTES=20 (root)
+	$(BIN)/python -m tests.soak.ddl --minutes $(MINUTES)
 
 .PHONY: lock
 lock: venv ## Resolve the dependencies anew and write both lock files

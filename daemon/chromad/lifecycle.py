@@ -170,7 +170,7 @@ class Daemon:
         probe.start()
         self._fences = fence.read(self._config.data_dir)
         guard = threads.Loop("disk guard", self._look_at_disks, first=GUARD_INTERVAL, again=GUARD_INTERVAL)
-        counts = threads.Loop("counts", self._refresh_counts, first=REFRESH_INTERVAL, again=REFRESH_INTERVAL)
+        counts = threads.Loop("counts", self._refresh_counts, first=REFRESH_INTERVAL, again=KEEP_INTERVAL)
         guard.once()
         guard.start()
         self._checkpointer.start()

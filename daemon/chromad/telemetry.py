@@ -52,7 +52,7 @@ class Telemetry:
         self._exporter = Exporter(self._look)
         self._page = files("chromad").joinpath("page.html").read_text(encoding="utf-8")
         # Not when clients have waited for the start, and ask their first questions.
-        self._sampler = threads.Loop("telemetry", self._sample, first=_FIRST, again=INTERVAL)
+        self._sampler = threads.Loop("telemetry", self._sample, first=_FIRST, again=_FIRST)
         self._listener = (
             Listener(
                 config.metrics,

@@ -18,6 +18,8 @@ _FORESEEN = (ChromadError, OSError, sqlite3.Error)
 _turn = threading.Lock()
 # By name: what went wrong last, empty where it has gone well since.
 _problems: dict[str, str] = {}
+# What has failed once, and may go well the next time
+_doubtful: set[str] = set()
 # Those that were started, and are not to end by an exception.
 _wanted: dict[str, "_Owned"] = {}
 
@@ -28,12 +30,18 @@ def problems() -> dict[str, str]:
         return {name: _problems.get(name, "") for name in sorted(_problems.keys() | _wanted.keys())}
 
 
-def failed(name: str, error: Exception) -> None:
-    """Tells that something went wrong in a thread, or in a task that has a name; what is said again and again is told once."""
+def failed(name: str, error: Exception, *, again: bool = False) -> None:
+    """Tells that something went wrong in a thread, or in a task that has a name; what is said again and again is told once.
+
+    again: it is tried again soon, so that a locked database or the like is told when it is so twice in a row.
+    """
     text = describe(error)
     with _turn:
-        known = _problems.get(name) == text
-        _problems[name] = text
+        passing = again and isinstance(error, _FORESEEN) and name not in _doubtful and not _problems.get(name)
+        _doubtful.add(name)
+        known = passing or _problems.get(name) == text
+        if not passing:
+            _problems[name] = text
     level = logging.WARNING if isinstance(error, _FORESEEN) else logging.ERROR
     log.log(logging.DEBUG if known else level, "%s failed: %s", name, text)
     log.debug("it failed here", exc_info=error)
@@ -41,9 +49,12 @@ def failed(name: str, error: Exception) -> None:
 
 def went_well(name: str) -> None:
     """Takes back what `failed` has told."""
-    if _problems.get(name):
-        with _turn:
+    with _turn:
+        _doubtful.discard(name)
+        told = bool(_problems.get(name))
+        if told:
             _problems[name] = ""
+    if told:
         log.info("%s: it goes well again", name)
 
 
@@ -118,7 +129,7 @@ class Loop(_Owned):
         try:
             pause = self._call()
         except Exception as error:
-            failed(self.name, error)
+            failed(self.name, error, again=True)
             return self._again
         went_well(self.name)
         return pause

@@ -137,7 +137,10 @@ class DdlClient(threading.Thread):
         if there != own.records:
             changed = [key for key in there.keys() & own.records.keys() if there[key] != own.records[key]]
             lost, more = own.records.keys() - there.keys(), there.keys() - own.records.keys()
-            problems.append(f"{own.name}: {len(lost)} records are lost, {len(more)} came back, {len(changed)} differ")
+            problems.append(
+                f"{own.name}: {len(lost)} records are lost, {len(more)} came back, {len(changed)} of {len(there)} differ"
+            )
+            problems += [f"{key} is {there[key]}, not {own.records[key]}" for key in changed[:1]]
         return problems
 
     # What it does
@@ -260,7 +263,8 @@ class DdlClient(threading.Thread):
         return f"client-{self._number}-{self._serial}"
 
     def _vector(self) -> tuple[float, ...]:
-        return tuple(self._random.randrange(-1024, 1024) / 1024 for _ in range(DIMENSION))
+        # Few digits: they come back in as many as 32 bits need.
+        return tuple(self._random.randrange(-64, 64) / 16 for _ in range(DIMENSION))
 
 
 def _path(place: tuple[str, str]) -> str:

@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 from chromad import checkpointer
-from chromad.backup import ledger
+from chromad.backup import ledger, snapshot
 from chromad.checkpointer import Checkpointer
 from chromad.config import Config
 from chromad.errors import BackupError
@@ -263,6 +263,41 @@ def test_persist_that_stands_still_is_not_copied(data: Path, monkeypatch: pytest
     cycle(found)
     assert store.latest(goes.segment) is None
     assert "kept changing" in found.unprotected["goes"]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_collection_deleted_while_a_backup_copies_it(
+    after: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not in the database of the backup either, which is copied later."""
+    found, store = make(data)
+    with closing(sqlite3.connect(data / sqlite.FILE)) as connection, connection:
+        connection.execute("DELETE FROM embeddings_queue WHERE seq_id NOT IN (30, 60)")
+    once(monkeypatch, segment, "copy_live", lambda: engine.run(_delete, data, "goes"), after=after)
+    target = tmp_path / "base"
+    target.mkdir()
+    linked, files = snapshot._link_segments(found.config, store, target, lambda _: None, lambda *_: None)
+    [stays] = sqlite.collections(data)
+    assert linked.keys() == {stays.segment}
+    assert [path.name for path in target.iterdir()] == [stays.segment]
+    assert {entry.path.split("/")[0] for entry in files} == {stays.segment}
+
+
+def test_checkpoint_is_replaced_while_somebody_looks(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found, store = make(data)
+    cycle(found)
+    [home, _] = segment.directories(found.config.checkpoint_dir)
+    entries = store._all(home.name)
+    other = home / "9"
+    shutil.copytree(next(home.iterdir()), other)
+    listed = store._all(home.name)
+    next(listed)
+    for path in home.iterdir():
+        shutil.rmtree(path)
+    assert list(listed) == []
+    home.rmdir()
+    assert list(entries) == []
+    assert "no checkpoint that can be used" not in caplog.text
 
 
 def _until(condition: Callable[[], bool]) -> None:

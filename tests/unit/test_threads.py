@@ -2,6 +2,7 @@
 
 import ast
 import logging
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,23 @@ def test_loop_goes_on_and_says_so(error: Exception, lines: Lines) -> None:
     loop.stop()
     assert not loop.is_alive()
     threads.raise_if_dead()
+
+
+def test_what_passes_by_itself_is_not_told(lines: Lines) -> None:
+    turns = []
+
+    def turn() -> float:
+        turns.append(1)
+        if len(turns) % 2:
+            raise sqlite3.OperationalError("database is locked")
+        return 0.001
+
+    loop = threads.Loop("a loop beside others", turn, again=0.001)
+    loop.start()
+    until(lambda: len(turns) > 9, "it is called again")
+    loop.stop()
+    assert lines.told == []
+    assert not threads.problems().get("a loop beside others")
 
 
 def test_task_that_must_not_end_begins_again() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from chromad.backup import assemble, collection, manifest, restore, run, stage, timetravel
+from chromad.backup import assemble, between, collection, manifest, restore, run, stage, timetravel
 from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
@@ -59,19 +59,20 @@ def plan(
         repository.read_file(choice.snapshot, manifest.FILE), f"the manifest of {choice.snapshot.id}"
     )
     assemble.check_engine(found)
-    held = [(each.tenant, each.database, each.name) for each in found.collections]
+    held = {each.id: (each.tenant, each.database, each.name) for each in found.collections}
     notes: list[str] = []
     if choice.target:
         held, notes = _at(config, repository, choice.target, found, parent, progress)
-    restore.need_exact(notes, inexact)
     if api:
-        collection.find(api, held, only, into)
+        number, _ = collection.find(api, list(held.values()), only, into)
+        notes = between.concerning(notes, list(held)[number])
+    restore.need_exact(notes, inexact)
     return Plan(choice, restart, notes)
 
 
 def _at(
     config: Config, repository: Repository, target: Target, found: Manifest, parent: Path, progress: Progress
-) -> tuple[list[collection.Place], list[str]]:
+) -> tuple[dict[str, collection.Place], list[str]]:
     """Which collections there were at a time, and what would not be exact."""
     with Staging(parent) as staging:
         staging.directory.mkdir(mode=0o700)

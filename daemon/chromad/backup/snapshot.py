@@ -238,7 +238,13 @@ def _link_segments(
                 linked[uuid] = found
                 files += [Entry(f"{uuid}/{file.name}", file.size, file.sha256) for file in found.files]
             elif (config.data_dir / uuid / segment.PICKLE).exists() and not log.rebuilds(connection, collection):
-                linked[uuid] = _copy_segment(connection, store, collection, config.data_dir / uuid, place)
+                try:
+                    linked[uuid] = _copy_segment(connection, store, collection, config.data_dir / uuid, place)
+                except (BackupError, FileNotFoundError, sqlite.Gone):
+                    if sqlite.is_there(connection, collection):
+                        raise
+                    _remove(place)
+                    continue
                 for path in sorted(place.iterdir()):
                     entry = manifest.hash_file(path, _ignore)
                     files.append(replace(entry, path=f"{uuid}/{entry.path}"))

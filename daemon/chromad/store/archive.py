@@ -167,12 +167,13 @@ def read_catalog(connection: sqlite3.Connection) -> Catalog:
     return catalog
 
 
-def places(catalog: Catalog) -> list[tuple[str, str, str]]:
-    """Tenant, database and name of each collection of a catalog."""
+def places(catalog: Catalog) -> dict[str, tuple[str, str, str]]:
+    """Tenant, database and name of each collection of a catalog, by its id."""
     table = catalog["databases"]
     uuid, name, tenant = (table["columns"].index(column) for column in ("id", "name", "tenant_id"))
     databases = {row[uuid]: (row[tenant], row[name]) for row in table["rows"]}
-    return [(*databases[database], name) for name, database in Mark(0, "", catalog).collections().values()]
+    held = Mark(0, "", catalog).collections()
+    return {each: (*databases[database], name) for each, (name, database) in held.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -319,13 +319,16 @@ class Store:
 
     def _all(self, uuid: str) -> Iterator[tuple[Path, Checkpoint | None]]:
         """All of a segment, None standing for one that cannot be read or belongs to another history."""
-        home = self._directory / uuid
-        if not home.is_dir():
+        try:
+            paths = sorted((self._directory / uuid).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
             return
-        for path in sorted(home.iterdir()):
+        for path in paths:
             try:
                 found = TypeAdapter(Checkpoint).validate_json((path / FILE).read_bytes(), strict=True)
             except (OSError, ValueError) as error:
+                if not path.exists():
+                    continue  # It was replaced, or its collection deleted, while somebody looked.
                 journal.warning("%s is no checkpoint that can be used: %s", path, str(error).splitlines()[0])
                 yield path, None
             else:
