@@ -9,6 +9,7 @@ DEMO := demo
 # The longest ones first
 SCENARIOS := upgrade default backup alternative
 ROUNDS := 10
+REQUESTS := 5000
 SEED := 1
 
 .PHONY: help
@@ -112,6 +113,10 @@ crash-full: venv ## Fill the disk, ROUNDS=50 (root)
 .PHONY: crash-backup
 crash-backup: venv ## Kill backups, drills and restores at random moments, ROUNDS=34 of each (root)
 	$(BIN)/python -m tests.crash.backups --rounds $(ROUNDS) --seed $(SEED)
+
+.PHONY: fuzz
+fuzz: venv ## Clients that write Chroma's phrases and control characters wherever they may, REQUESTS=5000
+	$(BIN)/python -m tests.soak.fuzz --requests $(REQUESTS) --seed $(SEED)
 
 .PHONY: lock
 lock: venv ## Resolve the dependencies anew and write both lock files

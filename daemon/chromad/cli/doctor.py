@@ -13,7 +13,7 @@ from chromad.checks import Fix, Result, Status, doctor, fail
 from chromad.checks.host import Host
 from chromad.cli import ui
 from chromad.config import Config
-from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain, one_line
 
 _COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 _WORDS = ("OK", "WARNING", "CRITICAL")
@@ -126,4 +126,4 @@ def _nagios(results: Sequence[Result], code: int) -> str:
     counts = " ".join(f"{status}={sum(each.status == status for each in results)}" for status in _COLORS)
     # A bar would begin the performance data.
     text = ("; ".join(wrong) or "all is well").replace("|", "/").replace("\n", " ")
-    return f"CHROMADB {_WORDS[code]} - {text} | {counts}"
+    return one_line(f"CHROMADB {_WORDS[code]} - {text} | {counts}")
