@@ -10,6 +10,7 @@ DEMO := demo
 SCENARIOS := upgrade default backup alternative
 ROUNDS := 10
 MINUTES := 20
+REQUESTS := 5000
 SEED := 1
 
 .PHONY: help
@@ -125,6 +126,10 @@ interrupts: venv ## Interrupt and kill every verb at random moments, ROUNDS=25 o
 .PHONY: soak-ddl
 soak-ddl: venv ## Every verb in turn beside five clients that make, rename, empty and delete collections, MINUTES=20 (root)
 	$(BIN)/python -m tests.soak.ddl --minutes $(MINUTES)
+
+.PHONY: fuzz
+fuzz: venv ## Clients that write Chroma's phrases and control characters wherever they may, REQUESTS=5000
+	$(BIN)/python -m tests.soak.fuzz --requests $(REQUESTS) --seed $(SEED)
 
 .PHONY: lock
 lock: venv ## Resolve the dependencies anew and write both lock files

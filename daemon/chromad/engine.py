@@ -35,12 +35,12 @@ class Engine:
         self._process: subprocess.Popen[str] | None = None
         self._pumps: list[threads.Task] = []
         self._full = False
-        self._refused = 0
+        self._complaints = texts.Complaints()
 
     def start(self) -> None:
         """Starts the process; it does not answer yet."""
         self._full = False
-        self._refused = 0
+        self._complaints = texts.Complaints()
         settings = os.memfd_create("engine.yml")
         os.write(settings, json.dumps(self._settings()).encode())
         self._process = subprocess.Popen(
@@ -53,7 +53,7 @@ class Engine:
             # Chroma reads CHROMA_* over its configuration file, so it gets none of ours.
             env={
                 "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-                "RUST_LOG": _RUST_LOG[self._config.log_level],
+                "RUST_LOG": f"{_RUST_LOG[self._config.log_level]},{texts.REQUESTS}",
                 "NO_COLOR": "1",
             },
             # The directory stays locked as long as the engine lives.
@@ -146,22 +146,17 @@ class Engine:
             self._process.wait()
         self._join()
 
-    def _listen(self, level: str, message: str) -> None:
-        """Ends an engine that tells of something that went wrong while the disk is full; a write that a fence refused is none.
+    def _listen(self, line: str) -> None:
+        """Ends an engine that complains of a write while the disk is full.
 
         SQLite undoes a transaction that finds no room. The engine's pool of connections does not know of that: it may keep
-        a later one open for good, and put into it what it acknowledges from then on. Of a change of the catalog it does not
-        even say what went wrong.
+        a later one open for good, and put into it what it acknowledges from then on.
         """
-        if level != "ERROR":
-            return
-        if texts.is_refused_write(message):
-            self._refused += 1
-        elif texts.is_failed_answer(message) and self._refused:
-            self._refused -= 1
-        elif is_full(self._config.data_dir) and self._process and self._process.poll() is None:
-            self._full = True
-            self._process.kill()
+        if self._complaints.is_one(line) and is_full(self._config.data_dir):
+            process = self._process
+            if process and process.poll() is None:
+                self._full = True
+                process.kill()
 
     def _join(self) -> None:
         for thread in self._pumps:
@@ -199,12 +194,12 @@ def is_full(directory: Path) -> bool:
     return False
 
 
-def _pump_traces(stream: IO[str], listen: Callable[[str, str], None] = lambda _level, _message: None) -> None:
+def _pump_traces(stream: IO[str], listen: Callable[[str], None] = lambda _line: None) -> None:
     for line in stream:
+        listen(line)
         # Everything else on standard output is the banner, or says where in the source a trace comes from.
         if found := texts.trace(line):
             level, message = found
-            listen(level, message)
             log.log(_LEVELS.get(level, logging.DEBUG), "engine: %s", one_line(message))
 
 

@@ -79,11 +79,13 @@ def printable(text: str) -> str:
     )
 
 
-def one_line(text: str, longest: int = 2000) -> str:
-    """The same for what clients choose, such as names: its newlines must not begin a line that looks like ours.
+def contained(text: str) -> str:
+    """The same with its second and further lines indented: none of them can pass for a line of its own."""
+    return printable(text).replace("\n", "\n  ")
 
-    longest: characters, more are cut off.
-    """
+
+def one_line(text: str, longest: int = 2000) -> str:
+    """The same on one line, for what clients choose, such as names. longest: characters, more are cut off."""
     cut = text if len(text) <= longest else f"{text[:longest]}…"
     return printable(cut).replace("\n", "\\n")
 

@@ -12,7 +12,7 @@ from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 
-from chromad.errors import ChromadError, printable
+from chromad.errors import ChromadError, contained
 from chromad.events import ENDED, Event
 
 log = logging.getLogger("chromad")
@@ -27,10 +27,18 @@ _RECENT = 20
 _SEEN = 0.1
 
 
-class _JournalFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Names that clients chose are in many lines: no control character of theirs gets out, and no newline begins a line that
+    looks like one of ours."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return contained(super().format(record))
+
+
+class _JournalFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"<{_PRIORITY.get(record.levelno, 6)}>"
-        return "\n".join(prefix + line for line in super().format(record).splitlines())
+        return "\n".join(prefix + line for line in super().format(record).split("\n"))
 
 
 class _JournalHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -55,7 +63,7 @@ class _Recent(logging.Handler):
             when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="seconds")
             level = record.levelname.lower()
             name = event.name if event else ""
-            self.entries.append({"time": when, "level": level, "event": name, "text": record.getMessage()})
+            self.entries.append({"time": when, "level": level, "event": name, "text": contained(record.getMessage())})
 
 
 _recent = _Recent()
@@ -72,7 +80,7 @@ def send(event: Event, level: int, text: str, identifier: str, path: Path | byte
     level: of the logging module. identifier: the program's name.
     """
     fields = {
-        "MESSAGE": text,
+        "MESSAGE": contained(text),
         "PRIORITY": str(_PRIORITY.get(level, 6)),
         "SYSLOG_IDENTIFIER": identifier,
         "MESSAGE_ID": event.id,
@@ -107,7 +115,7 @@ def setup(level: str = "info") -> None:
         handler = _JournalHandler(sys.stderr)
         handler.setFormatter(_JournalFormatter("%(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     log.handlers = [handler, _recent]
     log.propagate = False
     set_level(level)
@@ -120,9 +128,9 @@ def set_level(level: str) -> None:
 
 def report(error: ChromadError) -> None:
     """Logs an error, which ends the service, as a fact and its hint."""
-    log.error("%s", printable(error.message), extra=ENDED.extra)
+    log.error("%s", error.message, extra=ENDED.extra)
     if error.hint:
-        log.error("HINT: %s", printable(error.hint))
+        log.error("HINT: %s", error.hint)
 
 
 def human_bytes(count: float) -> str:

@@ -33,11 +33,21 @@ _KINDS: Mapping[re.Pattern[str], type[EngineError]] = {
     _TABLES_MISSING: TablesMissing,
 }
 
-# Of a log line: the header of tracing-subscriber's "pretty" format; "at" and "in" lines follow it.
+# Of the log, in tracing-subscriber's "pretty" format: a header, then "at" and "in" lines.
 _TRACE = re.compile(r"\s*\d{4}-\d\d-\d\dT[\d:.]+Z\s+(TRACE|DEBUG|INFO|WARN|ERROR)\s+(.*)")
-# The same in what is said of each write to the log that fails, and of each answer with a status of 500 and more.
-_WRITE_REFUSED = "error: Query error: Database error: error returned from database: (code: 1811) "
-_ANSWER_FAILED = "response failed, classification: Status code: "
+# A write to the log failed, for the reason that SQLite gives; 1811 is a trigger's refusal.
+_WRITE_FAILED = re.compile(
+    r"error: Query error: Database error: error returned from database: \(code: (?!1811\))\d+\) .*"
+)
+# It was logged, but not applied.
+_NOT_APPLIED = "error: Error in compaction: Failed to apply logs to the metadata segment"
+# An answer with a status of 500 and more, for whatever reason, and the request that it was for, by the engine's own name
+# for its route.
+_ANSWER_FAILED = "response failed, classification: Status code: 500 Internal Server Error, latency: "
+_REQUEST = re.compile(r'\s*in HTTP request with http\.method: ([A-Z]+), http\.uri: \S+, http\.route: "([^"]*)"')
+_CATALOG = ("/tenants", "/databases", "/collections", "/fork", "/reset")
+# What has the engine log requests, for RUST_LOG
+REQUESTS = "chroma_tracing::tower_tracing=debug"
 
 
 def kind(status: int, body: str) -> type[EngineError]:
@@ -67,11 +77,22 @@ def trace(line: str) -> tuple[str, str] | None:
     return (match[1], match[2].rstrip()) if match else None
 
 
-def is_refused_write(message: str) -> bool:
-    """Whether an ERROR line tells of a write that a trigger has refused: a fence, which is no fault of the engine's."""
-    return message.startswith(_WRITE_REFUSED)
+class Complaints:
+    """Follows the engine's log for writes that may have failed for want of space."""
 
+    def __init__(self) -> None:
+        self._failed = False
 
-def is_failed_answer(message: str) -> bool:
-    """Whether an ERROR line tells of an answer, after what it may have told of its reason."""
-    return message.startswith(_ANSWER_FAILED)
+    def is_one(self, line: str) -> bool:
+        """Whether a line of the log tells of such a write: of records, or of a change of the catalog, of which the engine
+        does not say why it failed."""
+        found = trace(line)
+        if found:
+            level, message = found
+            self._failed = level == "ERROR" and message.startswith(_ANSWER_FAILED)
+            return level == "ERROR" and (message == _NOT_APPLIED or bool(_WRITE_FAILED.fullmatch(message)))
+        request = _REQUEST.match(line) if self._failed else None
+        if not request:
+            return False
+        method, route = request.groups()
+        return method in ("PUT", "PATCH", "DELETE") or (method == "POST" and route.endswith(_CATALOG))

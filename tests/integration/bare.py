@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chromad import texts
 from chromad.api import Api
 from chromad.config import Listen
 from chromad.errors import EngineError
@@ -19,7 +19,6 @@ from tests.integration.account import until
 from tests.integration.site import free_port
 
 HERE = "tenants/default_tenant/databases/default_database/collections"
-_HEADER = re.compile(r"\s*\d{4}-\d\d-\d\dT[\d:.]+Z\s")
 
 
 class Bare:
@@ -50,15 +49,15 @@ class Bare:
             return error
         raise AssertionError(f"{method} {path} went well")
 
-    def errors_logged(self, count: int) -> list[str]:
-        """The ERROR lines of its log, once there are so many."""
+    def failed_answers(self, count: int) -> list[str]:
+        """Its log, once it tells of so many answers with an error of its own, and of the requests that they were for."""
 
         def found() -> list[str]:
             # A copy: the thread goes on.
-            lines = [line for line in list(self.lines) if _HEADER.match(line) and " ERROR " in line]
-            return lines if len(lines) >= count else []
+            lines = list(self.lines)
+            return lines if sum("response failed, " in line for line in lines) >= count and lines[-1] == "\n" else []
 
-        return until(found, f"{count} ERROR lines", 10)
+        return until(found, f"{count} failed answers", 10)
 
 
 @contextmanager
@@ -75,7 +74,7 @@ def engine(data: Path, level: str = "error") -> Iterator[Bare]:
         stderr=subprocess.DEVNULL,
         text=True,
         errors="replace",
-        env={"PATH": os.environ["PATH"], "RUST_LOG": level, "NO_COLOR": "1"},
+        env={"PATH": os.environ["PATH"], "RUST_LOG": f"{level},{texts.REQUESTS}", "NO_COLOR": "1"},
         pass_fds=(settings,),
     )
     os.close(settings)

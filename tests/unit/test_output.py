@@ -1,5 +1,6 @@
 """What people and the journal read."""
 
+import io
 import logging
 import re
 import socket
@@ -7,9 +8,13 @@ import struct
 from pathlib import Path
 
 import pytest
-from chromad import events, output
+from chromad import errors, events, output
+from chromad.cli import ui
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def test_events_are_entries_with_fields(text: str) -> None:
         address = journald.getsockname()
         assert output.send(events.FENCED, logging.WARNING, text, "chromactl", address)
         assert _entry(journald.recv(1 << 20)) == {
-            "MESSAGE": text,
+            "MESSAGE": errors.contained(text),
             "PRIORITY": "4",
             "SYSLOG_IDENTIFIER": "chromactl",
             "MESSAGE_ID": events.FENCED.id,
@@ -76,3 +81,26 @@ def test_no_journald(tmp_path: Path) -> None:
 def test_events_are_told_apart() -> None:
     assert len({each.id for each in events.ALL}) == len({each.name for each in events.ALL}) == len(events.ALL) >= 15
     assert all(re.fullmatch("[0-9a-f]{32}", each.id) for each in events.ALL)
+
+
+def test_no_name_of_a_clients_controls_a_terminal_or_makes_a_line() -> None:
+    name = "a\x1b[31m\x07\u202e\ud800\x9b\x85b\n12:00:00 ERROR   forged"
+    record = logging.LogRecord("chromad", logging.INFO, "", 0, "left cold: %s", (name,), None)
+    said = r"left cold: a\x1b[31m\x07\u202e\ud800\x9b\x85b"
+    assert output._Formatter("%(message)s").format(record) == f"{said}\n  12:00:00 ERROR   forged"
+    assert errors.one_line(name) == said.removeprefix("left cold: ") + r"\n12:00:00 ERROR   forged"
+    assert errors.one_line("x" * 3000) == "x" * 2000 + "…"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_console_prints_no_control_characters(terminal: bool) -> None:
+    shown = io.StringIO()
+    console = ui._Console(file=shown, force_terminal=terminal, width=80, no_color=True, highlight=False)
+    text = "a\x1b[31m\x07\u202e\x9b b"
+    table = Table("NAME", text, box=None)
+    table.add_row(Text(text), text)
+    for each in (text, Text(text), table, Group(text, Text(text))):
+        console.print(each, markup=False)
+    assert not re.search("[\x07\u202e\x9b]|\x1b\\[31m", shown.getvalue())
+    # rich itself leaves the bell out.
+    assert r"a\x1b[31m\u202e\x9b b" in shown.getvalue()

@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 from chromad import signals, versions
 from chromad.cli import ui
 from chromad.config import DEFAULT_PATH
-from chromad.errors import ChromadError, UsageProblem, from_system, printable
+from chromad.errors import ChromadError, UsageProblem, contained, from_system
 
 # The module of each verb in this package, and its function or group
 VERBS = {
@@ -139,7 +139,7 @@ def _fail(error: ChromadError) -> None:
     if "--json" in sys.argv:
         ui.print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
     else:
-        ui.err.print(printable(f"ERROR: {error.message}"), style="red", markup=False)
+        ui.err.print(contained(f"ERROR: {error.message}"), style="red", markup=False)
         if error.hint:
-            ui.err.print(printable(f"HINT: {error.hint}"), markup=False)
+            ui.err.print(contained(f"HINT: {error.hint}"), markup=False)
     sys.exit(error.exit_code)

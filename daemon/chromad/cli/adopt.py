@@ -14,7 +14,7 @@ from chromad.backup import repository
 from chromad.backup import run as backup
 from chromad.cli import ui
 from chromad.config import Config
-from chromad.errors import ChromadError, from_system
+from chromad.errors import ChromadError, from_system, one_line
 from chromad.output import human_bytes
 
 LOST = 1
@@ -118,7 +118,7 @@ def _show_report(report: Report, config: Config) -> None:
     if origin.older:
         ui.out.print(f"{origin.older} segments are as Chroma before 1.0 wrote them", markup=False)
     ui.out.print("layout: one node; a client in a program and a server write the same", markup=False)
-    names = ", ".join(f"{name} ({count} collections)" for name, count in origin.databases.items())
+    names = ", ".join(f"{one_line(name)} ({count} collections)" for name, count in origin.databases.items())
     ui.out.print(f"tenants and databases: {names}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("  collection", "database", "records", "dimension", "vectors"):
@@ -126,7 +126,11 @@ def _show_report(report: Report, config: Config) -> None:
     for each in report.collections:
         state = f"{_STATES[each.state]}{f' ({each.reason})' if each.reason else ''}"
         table.add_row(
-            Text(f"  {each.name}"), Text(each.database), str(each.records), str(each.dimension or ""), Text(state)
+            Text(f"  {each.name}"),
+            Text(one_line(each.database)),
+            str(each.records),
+            str(each.dimension or ""),
+            Text(state),
         )
     ui.out.print(table)
     for finding in report.mended:
@@ -149,7 +153,7 @@ def _show_outcome(outcome: Outcome, source: Path) -> None:
         markup=False,
     )
     if outcome.unknown:
-        names = ", ".join(outcome.named) + (", …" if outcome.unknown > len(outcome.named) else "")
+        names = ", ".join(map(one_line, outcome.named)) + (", …" if outcome.unknown > len(outcome.named) else "")
         ui.out.print(
             f"  but for the vectors of {outcome.unknown}, which are lost there, or all zero: {names}", markup=False
         )

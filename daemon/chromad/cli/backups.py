@@ -15,7 +15,7 @@ from chromad.backup import catalog, ledger, manifest, repository, run
 from chromad.backup.repository import Snapshot
 from chromad.cli import ui
 from chromad.config import Config
-from chromad.errors import BackupError, ChromadError
+from chromad.errors import BackupError, ChromadError, one_line
 from chromad.output import human_bytes
 from chromad.store import lock, state
 
@@ -70,7 +70,9 @@ def show(
     table = Table("COLLECTION", "TENANT", "DATABASE", "DIMENSION", "RECORDS", box=None, pad_edge=False)
     for each in held.collections:
         table.add_row(
-            *map(escape, (each.name, each.tenant, each.database, str(each.dimension or ""), str(each.records)))
+            *map(
+                escape, (each.name, one_line(each.tenant), each.database, str(each.dimension or ""), str(each.records))
+            )
         )
     ui.out.print(table)
 

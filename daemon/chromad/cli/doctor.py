@@ -13,7 +13,7 @@ from chromad.checks import Fix, Result, Status, doctor, fail
 from chromad.checks.host import Host
 from chromad.cli import ui
 from chromad.config import Config
-from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain, UsageProblem
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain, UsageProblem, one_line
 
 _COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 _WORDS = ("OK", "WARNING", "CRITICAL")
@@ -142,4 +142,4 @@ def _nagios(results: Sequence[Result], code: int) -> str:
 
 def _line(text: str) -> str:
     # A bar would begin the performance data.
-    return text.replace("|", "/").replace("\n", " ")
+    return one_line(text.replace("|", "/").replace("\n", " "))

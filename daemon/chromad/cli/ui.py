@@ -14,17 +14,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 from chromad import config, control, notify, output, signals
-from chromad.errors import ChromadError, ConfigurationError, TryAgain
+from chromad.errors import ChromadError, ConfigurationError, TryAgain, printable
 from chromad.events import Event
 
 _WIDTH = 200
+
+
+class _Console(Console):
+    """Prints control characters as escapes: names, ids and paths that others chose are in much of what is shown."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """What is printed, piece by piece."""
+        for text, style, codes in super().render(renderable, options):
+            yield Segment(text if codes else printable(text), style, codes)
+
+
 # Without a terminal, tables are not cut to the width that one would have.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH)
+err = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
