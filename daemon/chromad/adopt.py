@@ -24,7 +24,20 @@ from chromad.backup.manifest import CollectionEntry
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
 from chromad.output import human_bytes
-from chromad.store import audit, contents, legacy, lock, log, origin, segment, soundness, sqlite, state, swap
+from chromad.store import (
+    audit,
+    contents,
+    legacy,
+    lock,
+    log,
+    origin,
+    record_ids,
+    segment,
+    soundness,
+    sqlite,
+    state,
+    swap,
+)
 from chromad.store.contents import Contents, room
 from chromad.store.origin import Origin
 from chromad.store.swap import DataSwap, Staging
@@ -202,7 +215,7 @@ class Adoption:
             repaired = self._bring_up()
             with sqlite.connect(copy) as connection:
                 entries = proof.entries(connection, {})
-            known = {(each.collection, record) for each in repaired for record in each.lost}
+            known = {(_segment_id(each), record) for each in repaired for record in each.lost}
             started = time.monotonic()
             lost = LostRecords(self._beside("lost"), known)
             same = self._compare(held, entries, lost)
@@ -263,6 +276,8 @@ class Adoption:
         """Puts right on the copy what can be; what cannot be refuses the directory."""
         self._progress("looking for what is wrong", 0, 0)
         found = audit.mend(self._copy, lambda: self._progress("putting right what is wrong", 0, 0), private=True)
+        # Vectors that are lost are listed one by one when all records are compared.
+        found = [each for each in found if each.kind != record_ids.LOST]
         if hopeless := [each for each in found if each.mend is None]:
             raise ChromadError(
                 f"{self._source} cannot be taken over as it is:\n" + "\n".join(each.fact for each in hopeless),
@@ -289,7 +304,8 @@ class Adoption:
             repaired = repair.mend(settings, self._former, held, self._progress)
         if problems := [f"{each.collection}: {each.problem}" for each in repaired if each.problem]:
             raise BackupError(
-                "segments cannot be rebuilt:\n" + "\n".join(problems), "nothing was touched; see chromactl adopt --dry-run"
+                "segments cannot be rebuilt:\n" + "\n".join(problems),
+                "nothing was touched; see chromactl adopt --dry-run",
             )
         return repaired
 
@@ -317,13 +333,14 @@ class Adoption:
             target = quarantine_dir / f"{collection.held.segment}-adopted-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.lost"
             quarantine_dir.mkdir(mode=0o750, exist_ok=True)
             shutil.copyfile(lost.path(collection), target)
+            target.chmod(0o640)
             found.append(Lost(collection.held.name, count, target))
         shutil.rmtree(lost.directory)
         return found
 
     def _tell(self, repaired: repair.Repaired, replaced: Path | None) -> repair.Repaired:
         """With paths that stay: the original segment, and the list of what is lost in quarantine."""
-        uuid = repaired.broken.name.partition("-broken-")[0]
+        uuid = _segment_id(repaired)
         lost_file = None
         if repaired.lost_file:
             lost_file = self._config.quarantine_dir / repaired.lost_file.name
@@ -400,7 +417,7 @@ class LostRecords:
     some, and how many."""
 
     def __init__(self, directory: Path, known: Container[tuple[str, str]]) -> None:
-        """known: collections and ids that are listed elsewhere."""
+        """known: segments and ids that are listed elsewhere."""
         directory.mkdir(mode=0o700)
         self.directory = directory
         self.found: dict[str, tuple[contents.Collection, int]] = {}
@@ -412,12 +429,16 @@ class LostRecords:
 
     def add(self, collection: contents.Collection, records: Sequence[str]) -> None:
         """Notes some."""
-        new = [each for each in records if (collection.held.name, each) not in self._known]
+        new = [each for each in records if (collection.held.segment, each) not in self._known]
         if new:
             _, before = self.found.get(collection.held.id, (collection, 0))
             self.found[collection.held.id] = collection, before + len(new)
             with open(self.path(collection), "a", encoding="utf-8") as file:
                 file.writelines(f"{each}\n" for each in new)
+
+
+def _segment_id(repaired: repair.Repaired) -> str:
+    return repaired.broken.name.partition("-broken-")[0]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from chromad.checks import Data, Fix, Result, fail, ok, skip, warn
 from chromad.checks.host import Host
 from chromad.errors import ChromadError
 from chromad.output import human_bytes
-from chromad.store import audit, fence, lock, log, quarantine, segment, soundness, sqlite, state
+from chromad.store import audit, fence, lock, log, quarantine, record_ids, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Store
 from chromad.store.finding import Finding
 
@@ -78,7 +78,9 @@ def _result(finding: Finding, host: Host) -> Result:
     """A finding of the audit."""
     name = "integrity" if finding.kind == "integrity" else "audit"
     hint = finding.hint or (f"systemctl stop chromadb; {_REPAIR}" if host.answer else _REPAIR)
-    if finding.mend is None and finding.kind != "integrity":
+    if finding.deletes:
+        hint = "restore a backup from before" if finding.loses else "they take space; nothing has to be done about them"
+    elif finding.mend is None and finding.kind not in ("integrity", record_ids.LOST):
         hint = "restore a backup"
     data: Data = {"kind": finding.kind, "count": finding.count}
     if finding.kind in _MINOR:

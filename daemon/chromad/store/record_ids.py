@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from chromad.store import log, segment_files, sqlite, watermarks
+from chromad.store import idmap, log, segment_files, sqlite, watermarks
 from chromad.store.finding import Finding
+
+LOST = "vectors"
 
 _PUT = f"({log.ADD}, {log.UPSERT})"
 _TEMPORARY = """
@@ -45,7 +47,7 @@ def check(connection: sqlite3.Connection, directory: Path) -> Iterator[Finding]:
         if collection.dimension is None:
             continue
         files = directory / collection.segment
-        whole = segment_files.is_whole(files) or not files.is_dir()
+        whole = segment_files.is_whole(files) or not (files / idmap.FILE).exists()
         _take(connection, collection, files)
         surplus = _count(connection, "audit_index", "audit_records")
         if surplus:
@@ -55,6 +57,7 @@ def check(connection: sqlite3.Connection, directory: Path) -> Iterator[Finding]:
                 count=surplus,
                 mend=partial(_drop, topic=collection.topic),
             )
+        # Counted now: a mend changes the log.
         lacking = _lacking(connection, collection.topic) if whole else 0
         if lacking:
             yield Finding(
@@ -63,6 +66,10 @@ def check(connection: sqlite3.Connection, directory: Path) -> Iterator[Finding]:
                 count=lacking,
                 mend=partial(_put, topic=collection.topic),
             )
+        lost = _count(connection, "audit_records", "audit_index") - lacking if whole else 0
+        if lost:
+            fact = f"{collection.name}: {lost} records have no vector; neither the segment nor the log has one"
+            yield Finding(LOST, fact, "restore a backup, or write these records again", lost, loses=True)
 
 
 def _take(connection: sqlite3.Connection, collection: sqlite.Collection, files: Path) -> None:

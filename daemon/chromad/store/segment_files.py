@@ -44,6 +44,8 @@ def dimension(directory: Path) -> int | None:
     try:
         with damage.open_file(directory / "header.bin") as file:
             content = file.read(_HEADER.size)
+        with damage.open_file(directory / "data_level0.bin") as file:
+            level0 = damage.size(file)
     except Damage:
         return None
     if len(content) < _HEADER.size:
@@ -52,4 +54,5 @@ def dimension(directory: Path) -> int | None:
     elements, size, label, data = fields[3], fields[4], fields[5], fields[6]
     bytes_of_vector = label - data
     sane = elements and 0 < bytes_of_vector < size < 1 << 24 and size == label + 8 and bytes_of_vector % 4 == 0
+    sane = sane and level0 % size == 0 and level0 >= elements * size
     return bytes_of_vector // 4 if sane else None

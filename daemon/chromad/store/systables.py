@@ -113,9 +113,6 @@ def _make_watermarks(connection: sqlite3.Connection) -> None:
     connection.execute(f"CREATE TABLE max_seq_id (segment_id TEXT PRIMARY KEY, seq_id {kind})")
     for (segment_id,) in connection.execute("SELECT id FROM segments WHERE scope = 'METADATA'").fetchall():
         watermarks.set_watermark(connection, segment_id, watermarks.applied_by(connection, segment_id))
-    # The vector segments' files have applied some of the log: all that is left of it is applied once more.
-    for (segment_id,) in connection.execute("SELECT id FROM segments WHERE scope = 'VECTOR'").fetchall():
-        watermarks.set_watermark(connection, segment_id, 0)
 
 
 def keys(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
@@ -483,9 +480,10 @@ def dimensions(connection: sqlite3.Connection, directory: Path) -> Iterator[Find
     """Collections whose dimension is not that of their vectors, or is not there: the engine replays nothing for these."""
     for found in sqlite.read_collections(connection, counted=False):
         true = _dimension(connection, directory, found)
-        if true == found.dimension or (true is None and isinstance(found.dimension, int) and found.dimension > 0):
+        odd = found.dimension is not None and not (isinstance(found.dimension, int) and found.dimension > 0)
+        if true == found.dimension and not odd:
             continue
-        if true is None:
+        if true is None or true == found.dimension:
             fact = f"{found.name}: its dimension is {found.dimension!r}, and it has no vectors"
             none = f"UPDATE collections SET dimension = NULL WHERE id = '{found.id}'"  # noqa: S608 (an id that is a UUID)
             yield Finding("dimension", fact, mend=run(none))
@@ -502,14 +500,18 @@ def dimensions(connection: sqlite3.Connection, directory: Path) -> Iterator[Find
 
 
 def _dimension(connection: sqlite3.Connection, directory: Path, found: sqlite.Collection) -> int | None:
-    if in_files := segment_files.dimension(directory / found.segment):
-        return in_files
+    """By the segment's files and by the log; where these differ, what the collection says is not doubted."""
+    in_files = segment_files.dimension(directory / found.segment)
     row = connection.execute(
         "SELECT length(vector) / 4 FROM embeddings_queue WHERE topic = ? AND vector IS NOT NULL AND encoding = 'FLOAT32'"
         " ORDER BY seq_id LIMIT 1",
         (found.topic,),
     ).fetchone()
-    return int(row[0]) or None if row else None
+    in_log = (int(row[0]) or None) if row else None
+    if in_files and in_log and in_files != in_log:
+        return found.dimension or in_log
+    true = in_files or in_log
+    return found.dimension if true is None else true
 
 
 def _is_uuid(text: object) -> bool:

@@ -150,17 +150,21 @@ def _unreachable(connection: sqlite3.Connection) -> Iterator[Finding]:
 
 def _renumber(connection: sqlite3.Connection) -> None:
     """Gives such rows the next seq ids of the sound ones, in the same order, and what refers to them as well."""
-    seqs = [
-        row[0]
-        for row in connection.execute(
-            "SELECT seq_id FROM embeddings_queue WHERE seq_id BETWEEN 1 AND ?", (HIGHEST - 1,)
-        )
-    ]
     marks = connection.execute("SELECT segment_id, seq_id FROM max_seq_id").fetchall()
-    records = connection.execute("SELECT id, seq_id FROM embeddings").fetchall()
-    known = [seq for _, value in (*marks, *records) if (seq := read(value)) is not None and seq < HIGHEST]
-    place = max([*seqs, *known], default=0)
-    moved: dict[int, int] = {}
+    place = max(
+        (
+            seq
+            for statement in (
+                "SELECT seq_id FROM embeddings_queue",
+                "SELECT seq_id FROM max_seq_id",
+                "SELECT seq_id FROM embeddings",
+            )
+            for (value,) in connection.execute(statement)
+            if (seq := read(value)) is not None and seq < HIGHEST
+        ),
+        default=0,
+    )
+    moved: dict[int | None, int] = {}
     rows = connection.execute(
         "SELECT seq_id FROM embeddings_queue WHERE seq_id >= ? OR seq_id < 1 ORDER BY seq_id", (HIGHEST,)
     ).fetchall()
@@ -169,13 +173,13 @@ def _renumber(connection: sqlite3.Connection) -> None:
         moved[seq_id] = place
         connection.execute("UPDATE embeddings_queue SET seq_id = ? WHERE seq_id = ?", (place, seq_id))
     for segment, value in marks:
-        if (seq := read(value)) in moved:
-            set_watermark(connection, segment, moved[seq])
+        if read(value) in moved:
+            set_watermark(connection, segment, moved[read(value)])
+    records = [row for row in connection.execute("SELECT id, seq_id FROM embeddings") if read(row[1]) in moved]
     for record, value in records:
-        if (seq := read(value)) in moved:
-            new = moved[seq]
-            encoded = new.to_bytes(8, "big") if isinstance(value, bytes) else new
-            connection.execute("UPDATE embeddings SET seq_id = ? WHERE id = ?", (encoded, record))
+        new = moved[read(value)]
+        encoded = new.to_bytes(8, "big") if isinstance(value, bytes) else new
+        connection.execute("UPDATE embeddings SET seq_id = ? WHERE id = ?", (encoded, record))
 
 
 def _places(connection: sqlite3.Connection) -> list[_Place]:
