@@ -15,6 +15,7 @@ from tests.integration.account import until
 from tests.integration.records import Record
 from tests.integration.site import Site
 from tests.integration.unit import Unit, ended
+from tests.soak import interrupts
 
 pytestmark = pytest.mark.root
 
@@ -494,3 +495,9 @@ def test_adoption_that_is_interrupted_after_the_exchange(adopting: Unit) -> None
     assert result.code == 143, result.output
     assert "all the same" in result.output.strip().splitlines()[-1]
     assert [each.name for each in adopting.site.daemon.client().list_collections()] == ["old"]
+
+
+def test_random_moments() -> None:
+    """A little of what `make interrupts` does for long."""
+    summary = interrupts.run(1, 5, ("restore", "adopt", "verify-persistence"))
+    assert not summary.wrong, summary.wrong

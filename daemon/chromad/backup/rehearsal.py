@@ -1,5 +1,6 @@
 """What `restore --dry-run` looks at: everything that the restore itself would stumble over, without fetching the backup."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
 from chromad.backup.timetravel import Target
 from chromad.config import Config
-from chromad.errors import TryAgain
+from chromad.errors import PermissionProblem, TryAgain
 from chromad.store import archive, lock, swap
 from chromad.store.swap import Staging
 
@@ -39,8 +40,8 @@ def plan(
     inexact: bool,
     progress: Progress,
 ) -> Plan:
-    """Looks at all that `restore.run_aside` (target), `collection.copy` (only, into) or else `restore.run_in_place` would stumble over, and
-    raises what they would. For a time the logs are fetched that lead to it; nothing is left of them."""
+    """Looks at all that `restore.run_aside` (target), `collection.copy` (only, into) or else `restore.run_in_place` would
+    stumble over, and raises what they would. For a time the logs are fetched that lead to it; nothing is left of them."""
     restart, api = False, None
     if target:
         restore.check_target(target)
@@ -53,7 +54,9 @@ def plan(
             restart = restore.check_service(config, may_stop=True)
             if not restart:
                 _check_free(config.data_dir)
-    parent = target.parent if target else config.data_dir.parent
+    parent = target.parent if target else swap.place_to_look(config.data_dir)
+    if not os.access(parent, os.W_OK):
+        raise PermissionProblem(f"{parent} is not writable for this user", "run as root")
     stage.check_room(parent, choice)
     found = manifest.parse(
         repository.read_file(choice.snapshot, manifest.FILE), f"the manifest of {choice.snapshot.id}"

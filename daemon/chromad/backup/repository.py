@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -413,6 +414,9 @@ def _follow(
                 tick()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_TICK)
+        if process.returncode:
+            # The signal that has ended it may be on its way to us as well.
+            time.sleep(_TICK)
     except BaseException:
         if process:
             process.terminate()

@@ -47,6 +47,11 @@ def place(data_dir: Path) -> Path:
     return parent
 
 
+def place_to_look(data_dir: Path) -> Path:
+    """As `place`, for what stays only a moment: makes nothing."""
+    return _place(data_dir) if _place(data_dir).is_dir() else data_dir.parent
+
+
 def _place(data_dir: Path) -> Path:
     return data_dir.parent / "restore"
 
