@@ -378,6 +378,22 @@ def test_damaged_catalog(data: Data, topic: str) -> None:
         archive.newest(data.path)
 
 
+@pytest.mark.parametrize("document", ["[]", "{}", "1", '{"tenants": []}', "{"])
+def test_catalog_that_is_none(data: Data, topic: str, document: str) -> None:
+    with closing(sqlite3.connect(data.path)) as connection, connection:
+        connection.execute("UPDATE marks SET catalog = ?", (zlib.compress(document.encode()),))
+    with pytest.raises(BackupError, match="is damaged"):
+        archive.newest(data.path)
+
+
+@pytest.mark.parametrize("taken", ["", "now", "2100-01-01T12:00:00", 5, None])
+def test_mark_without_a_time(data: Data, topic: str, taken: object) -> None:
+    with closing(sqlite3.connect(data.path)) as connection, connection:
+        connection.execute("UPDATE marks SET taken = ?", (taken,))
+    with pytest.raises(BackupError, match="is damaged"):
+        archive.around(data.path, NOON)
+
+
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="is missing"):
         archive.last_seq_id(tmp_path / archive.FILE)

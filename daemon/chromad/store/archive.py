@@ -205,10 +205,17 @@ def around(path: Path, time: datetime) -> tuple[Mark | None, Mark | None]:
     """The last mark up to and in the second of a time (UTC), and the first one after it; None where there is none."""
     with _open(path) as connection:
         rows = connection.execute("SELECT rowid, taken FROM marks ORDER BY rowid").fetchall()
-        before = [row[:1] for row in rows if datetime.fromisoformat(row[1]) <= time][-1:]
-        after = [row[:1] for row in rows if datetime.fromisoformat(row[1]) > time][:1]
+        before = [row[:1] for row in rows if _moment(row[1]) <= time][-1:]
+        after = [row[:1] for row in rows if _moment(row[1]) > time][:1]
         first, second = (_read(connection, path, each[0]) if each else None for each in (before, after))
     return first, second
+
+
+def _moment(text: object) -> datetime:
+    found = datetime.fromisoformat(str(text))
+    if found.tzinfo is None:
+        raise ValueError(f"{text} is no moment")
+    return found
 
 
 def _read(connection: sqlite3.Connection, path: Path, number: tuple[int] | None) -> Mark:
@@ -218,7 +225,7 @@ def _read(connection: sqlite3.Connection, path: Path, number: tuple[int] | None)
         "SELECT last_seq_id, taken, catalog FROM marks WHERE rowid = ?", number
     ).fetchone()
     catalog = json.loads(zlib.decompress(packed), object_hook=_value)
-    if catalog.keys() != set(_TABLES):
+    if not isinstance(catalog, dict) or catalog.keys() != set(_TABLES):
         raise ValueError("a mark lacks a table")
     return Mark(last, taken, catalog)
 
