@@ -242,8 +242,13 @@ class Recovery:
         staging = self._data_dir / f"{_STAGING}{collection.segment}"
         if staging.exists():
             shutil.rmtree(staging)
-        self._checkpoints.put_back(checkpoint, staging, self._tick)
-        self._check_ids(collection, checkpoint, staging)
+        try:
+            self._checkpoints.put_back(checkpoint, staging, self._tick)
+            self._check_ids(collection, checkpoint, staging)
+        except BaseException:
+            # A full disk is not made fuller by each start that tries.
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         path = self._data_dir / collection.segment
         replaced = self._data_dir / f"{_REPLACED}{collection.segment}"
         if checkpoint.mended and checkpoint.is_of(segment.stats(path)):
@@ -263,7 +268,6 @@ class Recovery:
             claim = self._checkpoints.claim(connection, collection, checkpoint.seq_id, mend=False)
         verdict = soundness.examine([staging], self._tick, {staging: claim})[staging]
         if verdict.problem and not verdict.unread:
-            shutil.rmtree(staging)
             raise BackupError(f"its checkpoint is of no use: {verdict.problem}")
 
     def _is_sound(self, collection: sqlite.Collection) -> bool:
