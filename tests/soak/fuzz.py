@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from tests.integration.account import until
+from tests.integration.account import AS_ROOT, open_doors, service, until, why_unreachable
 from tests.integration.daemon import Daemon
 from tests.integration.site import Site
 
@@ -416,6 +416,8 @@ def main() -> int:
     """Arguments: --requests N --seed N."""
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     requests, seed = int(arguments.get("--requests", "5000")), int(arguments.get("--seed", "1"))
+    if AS_ROOT and why_unreachable(service()):
+        open_doors()
     site = Site()
     try:
         fuzz = Fuzz(site, seed)
