@@ -27,7 +27,7 @@ def quick(connection: sqlite3.Connection) -> list[Finding]:
     """
     directory = _directory(connection)
     found = []
-    for finding in _quick(connection, directory):
+    for finding in _until_damage(_quick(connection, directory)):
         _mend(connection, finding)
         found.append(finding)
     return found
@@ -35,7 +35,7 @@ def quick(connection: sqlite3.Connection) -> list[Finding]:
 
 def glance(connection: sqlite3.Connection) -> list[Finding]:
     """As `quick`, but changes nothing; the engine may run."""
-    return list(_quick(connection, _directory(connection)))
+    return list(_until_damage(_quick(connection, _directory(connection))))
 
 
 def mend(data_dir: Path, tick: Callable[[], None] = lambda: None, *, private: bool) -> list[Finding]:
@@ -46,7 +46,7 @@ def mend(data_dir: Path, tick: Callable[[], None] = lambda: None, *, private: bo
     """
     found = []
     with sqlite.connect(data_dir) as connection:
-        for each in _thorough(connection, data_dir, files=True):
+        for each in _until_damage(_thorough(connection, data_dir, files=True)):
             finding = each if private or not each.deletes else replace(each, mend=None)
             _mend(connection, finding)
             found.append(finding)
@@ -58,13 +58,29 @@ def look(data_dir: Path, *, files: bool) -> list[Finding]:
     """All that is wrong; changes nothing. files: whether the segments' are looked at as well, which nobody may be writing.
     Takes SQLite's write lock while it checks the full-text index."""
     with sqlite.connect(data_dir) as connection:
-        return list(_thorough(connection, data_dir, files=files))
+        return list(_until_damage(_thorough(connection, data_dir, files=files)))
 
 
 def problems(connection: sqlite3.Connection) -> list[Finding]:
     """What a copy of the database must not have to be worth keeping: damage by SQLite's own checks, collections that are not
     seen, writes that would be lost. connection: to a private copy."""
-    return [*_integrity(connection), *fulltext.damage(connection), *_quick(connection, _directory(connection))]
+
+    def found() -> Iterator[Finding]:
+        yield from _integrity(connection)
+        yield from fulltext.damage(connection)
+        yield from _quick(connection, _directory(connection))
+
+    return list(_until_damage(found()))
+
+
+def _until_damage(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Findings up to where SQLite itself cannot go on, which is one as well."""
+    try:
+        yield from findings
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise
+        yield _damaged([str(error)])
 
 
 def _quick(connection: sqlite3.Connection, directory: Path) -> Iterator[Finding]:
@@ -89,11 +105,17 @@ def _at_once(connection: sqlite3.Connection, check: Callable[[], Iterator[Findin
     try:
         return list(check())
     finally:
-        connection.execute("ROLLBACK")
+        # SQLite ends it by itself at some errors.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _thorough(connection: sqlite3.Connection, directory: Path, *, files: bool) -> Iterator[Finding]:
     """In this order: each looks at what those before have mended, where they could."""
+    integrity = list(_integrity(connection))
+    yield from integrity
+    if any(finding.mend is None for finding in integrity):
+        return
     yield from systables.tables(connection, directory)
     if list(systables.tables(connection, directory)):
         return
@@ -101,7 +123,6 @@ def _thorough(connection: sqlite3.Connection, directory: Path, *, files: bool) -
     if any(finding.mend is None for finding in systables.keys(connection, directory)):
         return
     yield from systables.indexes(connection, directory)
-    yield from _integrity(connection)
     hopeless = False
     for check in (systables.names, systables.owners, systables.segments, systables.settings):
         for finding in _at_once(connection, partial(check, connection, directory)):
@@ -128,11 +149,15 @@ def _integrity(connection: sqlite3.Connection) -> Iterator[Finding]:
     said = [each for each in said if fulltext.TABLE not in each]
     indexes = [each for each in said if any(part in each for part in _INDEX)]
     if other := [each for each in said if each not in indexes]:
-        fact = f"{sqlite.FILE} is damaged: {other[0]}"
-        yield Finding("integrity", fact, "restore a backup; sqlite3's .recover gets out what can be read", len(other))
+        yield _damaged(other)
     elif indexes:
         fact = f"an index of {sqlite.FILE} is damaged: {indexes[0]}"
         yield Finding("integrity", fact, count=len(indexes), mend=run("REINDEX"))
+
+
+def _damaged(said: list[str]) -> Finding:
+    fact = f"{sqlite.FILE} is damaged: {said[0]}"
+    return Finding("integrity", fact, "restore a backup; sqlite3's .recover gets out what can be read", len(said))
 
 
 def _is_incomplete(connection: sqlite3.Connection) -> bool:
@@ -171,7 +196,8 @@ def _mend(connection: sqlite3.Connection, finding: Finding) -> None:
         for _, text in fences:
             connection.execute(text)
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 
