@@ -219,7 +219,10 @@ class Laboratory:
         unit = self._unit(verb)
         words = self._words(verb)
         if verb == "adopt" and self._empty.daemon.client().list_collections():
-            return  # it had done its work
+            # It had done its work. The next one of any kind removes the note.
+            for note in self._empty.root.glob("restore/*.note"):
+                note.unlink()
+            return
         deadline = time.monotonic() + _PATIENCE
         while (result := unit.chromactl(*words)).code == 75 and time.monotonic() < deadline:
             time.sleep(0.2)
