@@ -115,8 +115,13 @@ def _join(repository: Repository, directory: Path, found: Manifest, joined: Snap
         if after.continues is None or after.continues > archive.last_seq_id(directory / archive.FILE):
             raise archive.Broken("part of the log was purged")
         with sqlite.connect(place) as connection:
-            archive.check_kept(connection, archive.last_seq_id(directory / archive.FILE), 0)
-            archive.append(directory / archive.FILE, connection, after.base_created)
+            last = archive.last_seq_id(directory / archive.FILE)
+            archive.append(
+                directory / archive.FILE,
+                connection,
+                after.base_created,
+                lambda within: archive.check_kept(within, last, 0),
+            )
     finally:
         removal.remove_tree(place)
 
@@ -132,8 +137,14 @@ def _join_live(config: Config, path: Path, found: Manifest) -> list[str]:
     if here is None or here.data_id != found.data_id:
         return [f"{missing}: {config.data_dir} does not hold the data that were backed up"]
     with sqlite.connect(config.data_dir) as connection:
-        archive.check_kept(connection, archive.last_seq_id(path), _backed_up(config, found.data_id))
-        archive.append(path, connection, datetime.now(UTC).isoformat(timespec="seconds"))
+        end = archive.last_seq_id(path)
+        # Within the transaction, in which no purge is seen that the ledger does not permit by then
+        archive.append(
+            path,
+            connection,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            lambda within: archive.check_kept(within, end, _backed_up(config, found.data_id)),
+        )
     return []
 
 
