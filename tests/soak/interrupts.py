@@ -209,9 +209,9 @@ class Laboratory:
         return records.read(self._site.daemon.client().get_collection(_NAME, embedding_function=None))
 
     def _settle(self, unit: Unit) -> None:
-        """A systemctl that was killed with its caller goes on, as systemd does."""
+        """A systemctl whose caller was killed goes on."""
         deadline = time.monotonic() + _PATIENCE
-        while unit.busy and time.monotonic() < deadline:
+        while not unit.quiet and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _sweep(self, verb: str) -> None:
