@@ -54,6 +54,16 @@ class Unit:
         """Whether the daemon runs."""
         return self.site.daemon.process.poll() is None
 
+    @property
+    def quiet(self) -> bool:
+        """Whether no systemctl runs: one whose chromactl was killed goes on, as the job in systemd does."""
+        name = str(self._directory / "systemctl").encode()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if name in path.read_bytes():
+                    return False
+        return not self.busy
+
     def spawn(self, *words: str) -> subprocess.Popen[bytes]:
         """Starts chromactl where this systemctl is the one that it finds, in a session of its own as from a shell."""
         argv: list[str | Path] = ["setsid", BIN / "chromactl", "--config", self.site.config, *words]

@@ -58,7 +58,7 @@ class Laboratory:
         self._empty.make_repository()
         self._then = records.fill(self._site.serve().client(), _NAME, 300, sync_threshold=100)
         self._now = dict(self._then)
-        self._site.backup()
+        self._backup = self._site.backup()["id"]
         self._version = 0
         self._usual: dict[str, float] = {}
 
@@ -105,7 +105,7 @@ class Laboratory:
     def _words(self, verb: str) -> list[str]:
         fresh = f"{self.random.randrange(1 << 40)}"
         return {
-            "restore": ["restore", "--stop"],
+            "restore": ["restore", self._backup, "--stop"],
             "adopt": ["adopt", str(self._empty.root / "old"), "--stop"],
             "collection": ["restore", "--collection", _NAME, "--into", f"into-{fresh}"],
             "target": ["restore", "--target", str(self._site.root / f"target-{fresh}")],
@@ -209,9 +209,9 @@ class Laboratory:
         return records.read(self._site.daemon.client().get_collection(_NAME, embedding_function=None))
 
     def _settle(self, unit: Unit) -> None:
-        """A systemctl that was killed with its caller goes on, as systemd does."""
+        """A systemctl whose caller was killed goes on."""
         deadline = time.monotonic() + _PATIENCE
-        while unit.busy and time.monotonic() < deadline:
+        while not unit.quiet and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _sweep(self, verb: str) -> None:
