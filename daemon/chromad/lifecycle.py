@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sqlite3
 import sys
 import threading
 import time
@@ -299,10 +298,16 @@ class Daemon:
             )
         for each in torn:
             log.warning("collection %s: its segment is not whole; the next start makes it anew", each.name)
-        left_out = {each.segment for each in torn}
-        state.write(data_dir, state.clean(self._data_id, self._engine_version, segment.mark(data_dir, left_out)))
+        state.write(data_dir, state.clean(self._data_id, self._engine_version, self._mark({each.id for each in torn})))
         log.info("stopped cleanly", extra=events.CLEAN_STOP.extra)
         notify.status("stopped cleanly")
+
+    def _mark(self, torn: set[str]) -> state.Mark:
+        """What this stop leaves, without the segments that are not whole, or that nobody could look at. torn: of collections."""
+        data_dir = self._config.data_dir
+        doubtful = torn | self._checkpoints.left.keys()
+        found = sqlite.collections(data_dir, counted=False) if doubtful else []
+        return segment.mark(data_dir, {each.segment for each in found if each.id in doubtful})
 
     def _end_between_writes(self, engine: Engine) -> bool:
         """Kills an engine whose clients do not let it go, at a moment when it writes nothing; False if there was none."""
@@ -334,8 +339,9 @@ class Daemon:
         self._enter("stopping", "stopping: taking checkpoints")
         try:
             self._checkpointer.cycle(lambda _phase, _done, _total: self._tick_stopping(), live=False)
-        except (ChromadError, OSError, sqlite3.Error) as error:
-            log.error("checkpoint: %s", error)
+        except Exception as error:
+            # Whatever it was, what is not whole is found below, and by the next start.
+            log.error("checkpoint: %s", threads.describe(error))
         torn = []
         for collection in sqlite.collections(data_dir, counted=False):
             path = data_dir / collection.segment

@@ -146,7 +146,7 @@ class Recovery:
                 self._tick()
         for path, verdict in soundness.examine(list(to_examine), self._tick, claims).items():
             if verdict.unread:
-                # Its files are sound in themselves; without the log nothing better can be made.
+                # Nothing is known of it, and without memory, a disk or a log that can be read nothing better can be made.
                 journal.error(
                     "collection %s: its segment is kept, but %s; back up what can be read, or restore",
                     to_examine[path].name,
@@ -272,7 +272,9 @@ class Recovery:
 
     def _is_sound(self, collection: sqlite.Collection) -> bool:
         path = self._data_dir / collection.segment
-        return soundness.examine([path], self._tick)[path].sound
+        found = soundness.examine([path], self._tick)[path]
+        # What could not be read may be as sound as before.
+        return found.sound or found.unread
 
     def _log_rebuilds(self, collection: sqlite.Collection) -> bool:
         with sqlite.connect(self._data_dir) as connection:
