@@ -6,7 +6,7 @@ import pytest
 from chromad.backup import timetravel
 from chromad.backup.repository import Snapshot
 from chromad.backup.timetravel import Target
-from chromad.errors import BackupError, ConfigurationError
+from chromad.errors import BackupError, UsageProblem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,14 +92,14 @@ def test_time(text: str) -> None:
     "text", ["", "yesterday", "1", "2026-13-01", "2026-01-01T25:00:00Z", "latest", "0001-01-01T00:00:00+14:00"]
 )
 def test_not_a_time(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not a time") as caught:
+    with pytest.raises(UsageProblem, match="is not a time") as caught:
         timetravel.parse(text)
     assert "2026-01-02T03:04:05Z" in caught.value.hint
 
 
 def test_time_to_come() -> None:
     later = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
-    with pytest.raises(ConfigurationError, match="has yet to come"):
+    with pytest.raises(UsageProblem, match="has yet to come"):
         timetravel.parse(later)
 
 
@@ -107,5 +107,5 @@ def test_time_to_come() -> None:
 def test_any_text(text: str) -> None:
     try:
         assert timetravel.parse(text).tzinfo
-    except ConfigurationError as error:
+    except UsageProblem as error:
         assert error.hint
