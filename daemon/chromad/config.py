@@ -338,7 +338,9 @@ def load(path: Path) -> Config:
         raise ConfigurationError(
             f"{path}: not valid YAML: {_one_line(error)}", "check indentation and colons"
         ) from None
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except RecursionError:
+        raise ConfigurationError(f"{path}: not valid YAML: nested too deeply", "write plain keys and values") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # PyYAML lets these out of its constructors when a tag and its value do not go together.
         raise ConfigurationError(f"{path}: not valid YAML: {error!r}", "write plain keys and values") from None
     if document is None:

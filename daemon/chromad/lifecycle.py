@@ -21,7 +21,15 @@ from chromad.clock import Clock
 from chromad.config import Config
 from chromad.control import Progress, Server
 from chromad.engine import Engine
-from chromad.errors import ChromadError, ConfigurationError, EngineError, NotFound, TablesMissing, TryAgain
+from chromad.errors import (
+    BackupError,
+    ChromadError,
+    ConfigurationError,
+    EngineError,
+    NotFound,
+    TablesMissing,
+    TryAgain,
+)
 from chromad.guard import Guard
 from chromad.output import log
 from chromad.startup import Startup
@@ -91,7 +99,7 @@ class Daemon:
             raise_failures(preflight.occupancy(config, self._engine_version))
             self._before = state.read(config.data_dir)
             if not self._accept_empty:
-                history.check(config, self._before)
+                history.check(config, self._before, _backed_up(config))
             self._before = _without_false_mark(config.data_dir, self._before)
             self._data_id = self._before.data_id if self._before else state.new_data_id()
             self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._data_id)
@@ -464,6 +472,14 @@ class Daemon:
             "engine_version": self._engine_version,
             "supervised": notify.supervised(),
         }
+
+
+def _backed_up(config: Config) -> str:
+    """The history that the last backup was of; empty when there was none, or nobody can tell."""
+    try:
+        return ledger.read(config.backup_dir).data_id
+    except (BackupError, OSError):
+        return ""
 
 
 def _without_false_mark(data_dir: Path, before: state.State | None) -> state.State | None:

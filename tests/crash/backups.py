@@ -137,7 +137,10 @@ class Laboratory:
                 self.summary.left.add("staging directories of restores")
             elif not (path / "chroma.sqlite3").exists():
                 losses.append(f"{path} is half a restore")
-            shutil.rmtree(path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         try:
             opened.assert_holds(self._daemon.client(), self._model)
         except AssertionError as error:

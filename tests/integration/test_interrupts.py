@@ -446,8 +446,9 @@ def adopting() -> Iterator[Unit]:
     site.daemon.stop()
     shutil.copytree(site.data, site.root / "old", ignore=shutil.ignore_patterns("chromad.*", ".chromad-*"))
     site.wipe()
-    for path in site.checkpoints.iterdir():
+    for path in site.checkpoints.glob("*-*-*"):
         shutil.rmtree(path)
+    (site.checkpoints / "history.json").unlink()
     site.serve()
     unit = Unit(site)
     yield unit

@@ -295,7 +295,7 @@ def test_checkpoints_removed_by_hand_are_taken_again(site: Site) -> None:
     daemon, held = filled(site, checkpoint=True)
     daemon.stop()
     daemon = site.serve()
-    for path in site.checkpoints.iterdir():
+    for path in site.checkpoints.glob("*-*-*"):
         shutil.rmtree(path)
     assert site.chromactl("checkpoint", "--json").json()["taken"] == 2
     kill(daemon)

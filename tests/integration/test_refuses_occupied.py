@@ -39,6 +39,7 @@ def test_second_daemon_on_the_same_control_socket(site: Site) -> None:
     shutil.copytree(site.data, other, ignore=shutil.ignore_patterns("*"))
     os.chown(other, site.account.uid, site.account.gid)
     site.configure({"data_dir": str(other), "listen.port": free_port(), "metrics.port": free_port()})
+    site.configure({"checkpoint_dir": str(other.with_name("checkpoints-of-other"))})
     site.assert_refused(75, str(site.control), "control_socket")
     assert first.status()["pid"] == first.process.pid
 

@@ -124,12 +124,12 @@ def test_last_proven_one_is_not_forgotten(three: Site) -> None:
     assert three.chromactl("backups", "forget", before[2], before[0], "--confirm").code == 0
 
 
-@pytest.mark.parametrize("name", ["0123abcd", "latest"])
+@pytest.mark.parametrize("name", ["0123abcd", "newest"])
 def test_forget_what_is_not_there(three: Site, name: str) -> None:
     before = ids(three)
     result = three.chromactl("backups", "forget", before[0], name, "--confirm")
     assert result.code == 1
-    assert f"no backup {name} in {three.backups}" in result.output
+    assert f"no backup {name!r} in {three.backups}" in result.output
     assert ids(three) == before
 
 

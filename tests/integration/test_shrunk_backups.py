@@ -38,7 +38,7 @@ def ids(site: Site) -> list[str]:
 def serve_nothing(site: Site) -> None:
     """Another database, as on a volume that is not mounted."""
     site.wipe()
-    site.serve().stop()
+    site.start(options=["--accept-empty"]).ready().stop()
 
 
 def leave(site: Site, count: int) -> None:

@@ -95,8 +95,9 @@ class Laboratory:
         source = site.root / "old"
         shutil.copytree(site.data, source, ignore=shutil.ignore_patterns("chromad.*", ".chromad-*"))
         site.wipe()
-        for path in site.checkpoints.iterdir():
+        for path in site.checkpoints.glob("*-*-*"):
             shutil.rmtree(path)
+        (site.checkpoints / "history.json").unlink()
         return held
 
     def _unit(self, verb: str) -> Unit:

@@ -285,7 +285,7 @@ class Repository:
             "RESTIC_PROGRESS_FPS": "5",
             # A commit of the engine passes through many threads. While restic has all processors, each of them waits for
             # one, whatever the priority; a restore is in a hurry.
-            "GOMAXPROCS": str(processors if verb in ("restore", "dump") else max(processors // 2, 1)),
+            "GOMAXPROCS": str(processors if verb == "restore" else max(processors // 2, 1)),
             **self._environment,
             "RESTIC_PASSWORD_FILE": f"/proc/self/fd/{fd}",
         }

@@ -6,6 +6,8 @@ or an empty one, is a volume that is not mounted, or the wrong one: served, it w
 
 import json
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +19,8 @@ from chromad.store import segment, sqlite, state
 FILE = "history.json"
 FORMAT = 1
 _KEPT = 100
+# Seconds; a file system of the network may never answer
+_PATIENCE = 5.0
 
 
 class _History(BaseModel):
@@ -26,9 +30,10 @@ class _History(BaseModel):
     data_ids: list[str] = []
 
 
-def check(config: Config, before: state.State | None) -> None:
-    """Raises ConfigurationError when what lies beside a data directory belongs to other data. before: its state."""
-    known = _read(config.checkpoint_dir)
+def check(config: Config, before: state.State | None, backed_up: str = "") -> None:
+    """Raises ConfigurationError when what lies beside a data directory belongs to other data. before: its state. backed_up:
+    the history that the last backup was of, where there was one."""
+    known = [*_read(config.checkpoint_dir), *filter(None, [backed_up])]
     if before is None:
         what = _evidence(config, known)
         if not what or _share_segments(config):
@@ -95,15 +100,22 @@ def _share_segments(config: Config) -> bool:
 
 
 def _evidence(config: Config, known: list[str]) -> str:
-    """What tells that other data were served here; empty when nothing does."""
+    """What tells that other data were served here, or backed up; empty when nothing does."""
     if known or (config.checkpoint_dir.is_dir() and segment.directories(config.checkpoint_dir)):
         return f"{config.checkpoint_dir} belongs to other data"
-    if (config.backup_dir / "ledger.json").exists():
-        return f"{config.backup_dir} tells of backups of other data"
     local = config.backup.local_path
-    try:
-        if local and any((local / "snapshots").iterdir()):
-            return f"the repository {local} holds backups"
-    except OSError:
-        pass
-    return ""
+    return f"the repository {local} holds backups" if local and _holds_backups(local) else ""
+
+
+def _holds_backups(repository: Path) -> bool:
+    """Whether there is a snapshot of restic; False where the file system does not answer."""
+    found: list[bool] = []
+
+    def look() -> None:
+        with suppress(OSError):
+            found.append(any((repository / "snapshots").iterdir()))
+
+    looker = threading.Thread(target=look, daemon=True)
+    looker.start()
+    looker.join(_PATIENCE)
+    return any(found)
