@@ -150,7 +150,7 @@ class Checkpointer(threads.Loop):
                     self.broken = self.broken or str(data_dir / collection.segment)
             # Not by what was there before: its checkpoints are all of collections that were entered by now.
             self._checkpoints.drop_others({collection.segment for collection in there})
-            purged = self._purge(collections, progress, live)
+            purged = self._purge(there, progress, live)
             if live:
                 self._clear_away()
             self.needed = self._need(self._checkpoints.stale(there))
@@ -200,7 +200,8 @@ class Checkpointer(threads.Loop):
         covered: dict[str, int] = {}
         for collection in collections:
             checkpoint = self._checkpoints.latest(collection.segment)
-            if checkpoint:
+            # One of a later state than the segment is of another database, and holds nothing of this one's log.
+            if checkpoint and checkpoint.seq_id <= (collection.persisted or 0):
                 limits = [checkpoint.seq_id, collection.written, *([] if backed_up is None else [backed_up])]
                 covered[collection.topic] = min(limits)
 

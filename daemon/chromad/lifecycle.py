@@ -96,12 +96,15 @@ class Daemon:
         raise_failures(preflight.directory(config))
         held = self._lock_directory()
         try:
-            raise_failures(preflight.occupancy(config, self._engine_version))
             self._before = state.read(config.data_dir)
+            _set_older_wal_aside(config, self._before)
+            raise_failures(preflight.occupancy(config, self._engine_version))
             if not self._accept_empty:
                 history.check(config, self._before, _backed_up(config))
             self._before = _without_false_mark(config.data_dir, self._before)
-            self._data_id = self._before.data_id if self._before else state.new_data_id()
+            self._data_id = (
+                self._before.data_id if self._before else history.lost_data_id(config) or state.new_data_id()
+            )
             self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._data_id)
             self._checkpointer = Checkpointer(config, self._checkpoints, self._data_id)
             self._engine = Engine(config, held.fd)
@@ -146,7 +149,7 @@ class Daemon:
         history.accept(self._config.checkpoint_dir, self._data_id)
         state.write(data_dir, state.unclean(self._data_id, self._engine_version))
         startup.serve()
-        self._checkpointer.kept = {each.collection.id for each in startup.outcomes if each.action == "kept"}
+        self._checkpointer.kept = {each.collection.id for each in startup.outcomes if each.action != "quarantined"}
         self._status.cold = startup.cold
         # An engine that was stopped before it served has made no tables yet.
         found = sqlite.collections(data_dir, counted=False) if startup.cold else []
@@ -314,8 +317,18 @@ class Daemon:
         """What this stop leaves, without the segments that are not whole, or that nobody could look at. torn: of collections."""
         data_dir = self._config.data_dir
         doubtful = torn | self._checkpoints.left.keys()
-        found = sqlite.collections(data_dir, counted=False) if doubtful else []
-        return segment.mark(data_dir, {each.segment for each in found if each.id in doubtful})
+        found = (
+            sqlite.collections(data_dir, counted=False)
+            if sqlite.exists(data_dir) and sqlite.has_tables(data_dir)
+            else []
+        )
+        left_out = {each.segment for each in found if each.id in doubtful or not self._was_looked_at(each)}
+        return segment.mark(data_dir, left_out)
+
+    def _was_looked_at(self, collection: sqlite.Collection) -> bool:
+        live = segment.stats(self._config.data_dir / collection.segment)
+        checkpoint = self._checkpoints.latest(collection.segment)
+        return segment.PICKLE not in live or (checkpoint is not None and checkpoint.is_of(live))
 
     def _end_between_writes(self, engine: Engine) -> bool:
         """Kills an engine whose clients do not let it go, at a moment when it writes nothing; False if there was none."""
@@ -480,6 +493,16 @@ def _backed_up(config: Config) -> str:
         return ledger.read(config.backup_dir).data_id
     except (BackupError, OSError):
         return ""
+
+
+def _set_older_wal_aside(config: Config, before: state.State | None) -> None:
+    """A clean stop has emptied the WAL. One that lies beside the very database that the stop left was written by somebody else
+    since, or is of an earlier time: SQLite would put its pages over newer ones, as it does not know which file a WAL is of."""
+    if before is None or not before.clean or before.mark is None or not sqlite.has_wal(config.data_dir):
+        return
+    if before.mark.database == segment.database_stats(config.data_dir) and sqlite.wal_goes_back(config.data_dir):
+        aside = sqlite.set_wal_aside(config.data_dir)
+        log.error("the WAL beside %s is older than it, and is renamed to %s", config.data_dir / sqlite.FILE, aside)
 
 
 def _without_false_mark(data_dir: Path, before: state.State | None) -> state.State | None:

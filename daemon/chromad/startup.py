@@ -11,7 +11,7 @@ from chromad.api import Api
 from chromad.config import Config
 from chromad.engine import Engine
 from chromad.output import log
-from chromad.store import audit, fence, sqlite, state
+from chromad.store import audit, fence, fulltext, sqlite, state
 from chromad.store.checkpoint import Store
 from chromad.store.recovery import Outcome, Recovery, Trust
 
@@ -43,8 +43,13 @@ class Startup:
     def recover(self, before: state.State | None) -> None:
         """Brings the segments into order after the stop that `before` tells of, and takes first checkpoints."""
         data_dir = self._config.data_dir
+        if sqlite.exists(data_dir):
+            with sqlite.connect(data_dir) as connection:
+                fulltext.drop_remains(connection)
         if not sqlite.exists(data_dir) or not sqlite.has_tables(data_dir):
             return
+        with sqlite.connect(data_dir) as connection:
+            fulltext.put_first(connection)
         clean = before is not None and before.clean
         if not clean:
             self._enter("recovering", "recovering: looking at the vector segments")

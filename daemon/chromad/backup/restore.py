@@ -76,7 +76,7 @@ def run_aside(
         need_exact(staged.notes, inexact)
         like = target if target.exists() else target.parent
         mode = like.stat().st_mode & 0o7777 if target.exists() else 0o750
-        dress(staged.directory, versions.engine(), like, mode)
+        dress(staged.directory, versions.engine(), like, mode, staged.manifest.data_id)
         with signals.deferred():
             if target.exists():
                 target.rmdir()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chromad.errors import TryAgain
 from chromad.output import human_bytes
-from chromad.store import sqlite
+from chromad.store import fulltext, sqlite
 
 # The copy is written to the temporary directory, then through the WAL, which lies beside the database.
 _WAL_FACTOR = 2
@@ -35,6 +35,7 @@ def run(data_dir: Path, progress: Callable[[str, int, int], None]) -> tuple[int,
         connection.execute("PRAGMA temp_store = FILE")
         connection.execute("INSERT INTO embedding_fulltext_search (embedding_fulltext_search) VALUES ('optimize')")
         connection.execute("VACUUM")
+        fulltext.put_first(connection)
         connection.set_progress_handler(None, 0)
     _empty_wal(data_dir)
     return before, path.stat().st_size

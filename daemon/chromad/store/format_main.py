@@ -10,11 +10,11 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from chromad.errors import ChromadError
-from chromad.store import format, ids, soundness, vectors
+from chromad.store import format, ids, segment_files, soundness, vectors
 from chromad.store.damage import Damage
 from chromad.store.idmap import Older
 from chromad.store.soundness import Claim
@@ -24,6 +24,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def verdict(directory: Path, claim: Claim | None = None) -> dict[str, object]:
     """Examines one directory, whatever it holds, and compares it with the log where there is a claim."""
+    if claim and claim.before is not None and not segment_files.is_whole(claim.before):
+        # The segment before is damaged, or gone: nothing is known by it, and it says nothing of this one.
+        claim = replace(claim, before=None)
     try:
         facts = format.examine(directory)
         unlike = vectors.compare(directory, claim) if claim else 0

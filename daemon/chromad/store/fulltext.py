@@ -101,3 +101,29 @@ def _drop(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA writable_schema = RESET")
     for name in _SHADOWS:
         connection.execute(f"DROP TABLE IF EXISTS {name}")
+
+
+def put_first(connection: sqlite3.Connection) -> None:
+    """Enters the index before its tables, as the engine makes it. VACUUM enters it last, and then a client's reset, which drops
+    tables in the order of their entries, drops those first and fails: what it leaves keeps every engine from starting."""
+    (behind,) = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master i JOIN sqlite_master t ON t.rowid < i.rowid"  # noqa: S608 (marks)
+        f" WHERE i.name = ? AND t.name IN ({', '.join('?' * len(_SHADOWS))}))",
+        (TABLE, *_SHADOWS),
+    ).fetchone()
+    if not behind:
+        return
+    connection.execute("PRAGMA writable_schema = ON")
+    try:
+        connection.execute(
+            "UPDATE sqlite_master SET rowid = (SELECT min(rowid) - 1 FROM sqlite_master) WHERE name = ?", (TABLE,)
+        )
+    finally:
+        connection.execute("PRAGMA writable_schema = RESET")
+
+
+def drop_remains(connection: sqlite3.Connection) -> None:
+    """Takes out what a reset that failed has left (see `put_first`): the entry alone, without any other table."""
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if TABLE in names and names.isdisjoint({"migrations", "collections", *_SHADOWS}):
+        _drop(connection)

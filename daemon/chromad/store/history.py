@@ -91,6 +91,20 @@ def _read(checkpoint_dir: Path) -> list[str]:
         ) from None
 
 
+def lost_data_id(config: Config) -> str:
+    """The history of data that have lost their state, by checkpoints of their own segments; empty where none tell of one."""
+    if not sqlite.exists(config.data_dir) or not sqlite.has_tables(config.data_dir):
+        return ""
+    found = set()
+    for uuid in sqlite.segments(config.data_dir):
+        for path in (config.checkpoint_dir / uuid).glob("*/checkpoint.json"):
+            try:
+                found.add(str(json.loads(path.read_bytes())["data_id"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+    return found.pop() if len(found) == 1 else ""
+
+
 def _share_segments(config: Config) -> bool:
     """Whether checkpoints are of segments that the database knows: then they belong together."""
     if not sqlite.exists(config.data_dir) or not config.checkpoint_dir.is_dir():

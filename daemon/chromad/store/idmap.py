@@ -25,7 +25,7 @@ from chromad.store.damage import Damage
 FILE = "index_metadata.pickle"
 
 # The engine bounds ids by the size of a request alone (max_payload_size); this bounds the memory used here.
-LONGEST_ID = 4 << 20
+LONGEST_ID = 1 << 30
 
 # Bytes read at a time.
 CHUNK = 1 << 18

@@ -65,6 +65,19 @@ def rebuilds(connection: sqlite3.Connection, collection: sqlite.Collection) -> b
     return not ids_without_vector(connection, collection) and not ids_added_again(connection, collection)
 
 
+def purged_after(connection: sqlite3.Connection, collection: sqlite.Collection, seq_id: int) -> int:
+    """How many records were last written by rows after a seq id that the log does not have any more: a segment that stands for
+    it cannot be brought up to date."""
+    (count,) = connection.execute(
+        # Chroma before 1.0 wrote some as bytes, which are never of late.
+        "SELECT count(*) FROM embeddings WHERE typeof(seq_id) = 'integer' AND seq_id > ?1 AND segment_id IN"
+        " (SELECT id FROM segments WHERE collection = ?2 AND scope = 'METADATA')"
+        " AND seq_id NOT IN (SELECT seq_id FROM embeddings_queue WHERE topic = ?3 AND seq_id > ?1)",
+        (seq_id, collection.id, collection.topic),
+    ).fetchone()
+    return int(count)
+
+
 def replays_exactly(connection: sqlite3.Connection, collection: sqlite.Collection, seq_id: int) -> bool:
     """Whether replaying the rows after a seq id gives the same from a segment that has applied some of them already.
 

@@ -180,17 +180,18 @@ class Recovery:
                 # makes new ones of it.
                 shutil.rmtree(self._data_dir / collection.segment)
             return ""
+        if trust == "boot" and segment.is_torn(self._data_dir / collection.segment, live):
+            return "a persist of it was not completed"
+        if checkpoint and collection.persisted == checkpoint.seq_id:
+            if trust == "boot" and checkpoint.is_of(live):
+                return ""
+            # Files may be ahead of it, after a kill within a persist: what is put back gets the same from the log.
+            same = self._checkpoints.same_content(checkpoint, self._tick)
+            return "" if same else "it is not what its checkpoint was taken of"
         if trust == "power":
-            if checkpoint and collection.persisted == checkpoint.seq_id:
-                same = self._checkpoints.same_content(checkpoint, self._tick)
-                return "" if same else "it changed after its checkpoint, and the power may have gone"
             if checkpoint or log.rebuilds(connection, collection):
                 return "it was persisted after its checkpoint, and the power may have gone"
             return None
-        if checkpoint and _is_untouched(collection, checkpoint, live):
-            return ""
-        if trust == "boot" and segment.is_torn(self._data_dir / collection.segment, live):
-            return "a persist of it was not completed"
         exactly = log.replays_exactly(connection, collection, collection.persisted or 0)
         if not exactly and (checkpoint or trust == "boot"):
             return "its files may be ahead of what the log would be replayed from"
@@ -236,6 +237,16 @@ class Recovery:
                 checkpoint.seq_id,
             )
             return None
+        if checkpoint:
+            with sqlite.connect(self._data_dir) as connection:
+                if purged := log.purged_after(connection, collection, checkpoint.seq_id):
+                    journal.warning(
+                        "collection %s: its checkpoint at %d is too old: what wrote %d records since is no longer in the log",
+                        collection.name,
+                        checkpoint.seq_id,
+                        purged,
+                    )
+                    return None
         return checkpoint
 
     def _put_back(self, collection: sqlite.Collection, checkpoint: Checkpoint) -> None:

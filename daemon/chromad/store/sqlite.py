@@ -6,6 +6,8 @@ Tables and columns are those of Chroma 1.5 (`SCHEMA`); `check_schema` refuses to
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -41,6 +43,7 @@ _DELETE_LISTS = (
     f"CREATE TRIGGER {_LISTS_TRIGGER} AFTER DELETE ON embeddings BEGIN DELETE FROM {_LISTS} WHERE id = OLD.id; END"  # noqa: S608 (constants)
 )
 _BUSY_TIMEOUT = 60.0
+_NEWEST = "SELECT coalesce(max(seq_id), 0) FROM embeddings_queue"
 _COPY_STEP = 512  # pages between two flushes
 
 
@@ -396,6 +399,43 @@ def truncate_wal(data_dir: Path, *, flush: bool = True) -> bool:
             do_not_flush(connection)
         (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return not busy
+
+
+def has_wal(data_dir: Path) -> bool:
+    """Whether there is a WAL that holds something."""
+    wal = data_dir / f"{FILE}-wal"
+    return wal.exists() and wal.stat().st_size > 0
+
+
+def wal_goes_back(data_dir: Path) -> bool:
+    """Whether the log ends earlier with the WAL than without it, or SQLite cannot read both together: then it is of an earlier
+    time than the file. Changes neither. Nobody else may have them open."""
+    path = _quote(data_dir / FILE)
+    try:
+        with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
+            (alone,) = connection.execute(_NEWEST).fetchone()
+    except sqlite3.DatabaseError:
+        return False
+    # A process that ends without closing its connection moves nothing from the WAL into the file.
+    program = f"import os, sqlite3; c = sqlite3.connect('file:{path}?mode=rw', uri=True); "
+    program += f"print(c.execute({_NEWEST!r}).fetchone()[0], c.execute('PRAGMA quick_check(1)').fetchone()[0], flush=True); os._exit(0)"
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+    found = done.stdout.split()
+    return len(found) != 2 or found[1] != "ok" or int(found[0]) < alone
+
+
+def set_wal_aside(data_dir: Path) -> Path:
+    """Renames the WAL, so that SQLite does not take it for one of the file; gives its name."""
+    wal = data_dir / f"{FILE}-wal"
+    aside = wal.with_name(f"{wal.name}.aside-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    wal.rename(aside)
+    (data_dir / f"{FILE}-shm").unlink(missing_ok=True)
+    fd = os.open(data_dir, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return aside
 
 
 def files(data_dir: Path) -> list[Path]:
