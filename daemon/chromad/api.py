@@ -148,6 +148,10 @@ class Api:
             "metadata": found["metadatas"][0],
         }
 
+    def rename(self, tenant: str, database: str, collection: str, name: str) -> None:
+        """Gives a collection, known by its id, another name."""
+        self.request("PUT", f"{_database(tenant, database)}/collections/{collection}", {"new_name": name})
+
     def delete_collection(self, name: str, tenant: str = DEFAULT_TENANT, database: str = DEFAULT_DATABASE) -> None:
         """Deletes a collection, given by its name."""
         self.request("DELETE", f"{_database(tenant, database)}/collections/{quote(name, safe='')}")

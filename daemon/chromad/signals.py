@@ -105,6 +105,11 @@ def finished(done: str = "it was done all the same") -> None:
     _Ending.done = done
 
 
+def is_finished() -> bool:
+    """Whether what was asked for is done."""
+    return bool(_Ending.done)
+
+
 @contextmanager
 def saying(done: str) -> Iterator[None]:
     """What a signal that ends the program within leaves done, for people; what is within may know better."""

@@ -192,12 +192,12 @@ def test_unknown_name(backup: Backup, name: str) -> None:
 
 
 def test_name_that_the_service_does_not_take(backup: Backup) -> None:
-    backup.refused(1, "the service does not make the collection 'a b'", "--collection", "notes", "--into", "a b")
+    backup.refused(78, "the service does not make the collection 'a b'", "--collection", "notes", "--into", "a b")
 
 
 def test_dry_run(backup: Backup) -> None:
     before = backup.site.tree()
-    result = backup.site.chromactl("restore", "--collection", "notes", "--into", "x", "--dry-run")
+    result = backup.site.chromactl("restore", "--collection", "notes", "--into", "xxx", "--dry-run")
     assert result.code == 0
     assert "the collection notes into the running service" in result.output
     assert backup.site.tree() == before

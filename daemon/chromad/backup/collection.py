@@ -2,6 +2,8 @@
 
 import base64
 import math
+import re
+import secrets
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +41,7 @@ _CLOSE = 1e-5
 # Its square is not a 32-bit float.
 _TOO_LONG = 3e38
 _SHOWN = 20
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 
 Progress = Callable[[str, int, int], None]
 # Tenant, database and name of a collection
@@ -82,10 +85,12 @@ def copy(
         entry = staged.entries[number]
         staged = replace(staged, notes=between.concerning(staged.notes, entry.id))
         restore.need_exact(staged.notes, inexact)
-        staging.will_fill(f"{entry.tenant}/{entry.database}/{target}")
+        # Clients that wait for the collection are to find it when it is whole: what they write to it before would be written
+        # over, and would make it look as if the copying had failed.
+        filled = f"chromad-restore-{secrets.token_hex(8)}"
+        staging.will_fill(f"{entry.tenant}/{entry.database}/{filled}")
         with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
-            copied = _Copy(config, source, api, entry, staged.directory).run(target, progress)
-            signals.finished()
+            copied = _Copy(config, source, api, entry, staged.directory).run(filled, target, progress)
     notes = [*staged.notes, *copied.notes()]
     records = entry.records - len(copied.lost)
     return Outcome(choice.snapshot.id, staged.manifest.created, target, records, notes, copied.lost)
@@ -112,6 +117,11 @@ def find(api: Api, held: Sequence[Place], name: str, into: str) -> tuple[int, st
         raise UsageProblem(f"several collections have the name {name!r}", f"name one of {places}")
     tenant, database, former = held[found[0]]
     target = into or former
+    if not _NAME.fullmatch(target):
+        raise ConfigurationError(
+            f"the service does not make the collection {target!r}: a name has 3 to 512 of a-z, A-Z, 0-9, '.', '_' and '-'",
+            "another name may do: --into",
+        )
     if api.collection(tenant, database, target) is not None:
         raise ConfigurationError(
             f"the service has a collection {target!r} already", "choose another name: --into NEWNAME"
@@ -164,21 +174,27 @@ class _Copy:
         self._found = _Found(limit)
         self._added_again: set[str] | None = None
 
-    def run(self, name: str, progress: Progress) -> _Found:
-        """Makes the collection `name` and fills it. Raises BackupError, after removing it, when that does not succeed."""
-        uuid = self._create(name)
+    def run(self, name: str, target: str, progress: Progress) -> _Found:
+        """Makes the collection `name`, fills it and renames it to `target`. Raises BackupError, after removing it, when that does
+        not succeed."""
         try:
+            uuid = self._create(name)
             self._fill(uuid, progress)
             wanted = self._entry.records - len(self._found.lost)
             # More than that is what clients have added meanwhile.
             if (count := self._target.count(*self._place, uuid)) < wanted:
                 raise EngineError(f"the copy has {count} records instead of {wanted}")
             self._compare(uuid)
+            with signals.deferred():
+                self._target.rename(*self._place, uuid, target)
+                signals.finished()
         except (EngineError, OSError) as error:
-            self._remove(name, uuid)
+            self._remove(name)
             raise BackupError(f"copying stopped: {error}", "the incomplete copy is removed again; try again") from None
         except BaseException as error:
-            self._remove(name, uuid)
+            if isinstance(error, signals.Interrupted) and signals.is_finished():
+                raise
+            self._remove(name)
             if isinstance(error, signals.Interrupted):
                 error.done = f"the incomplete copy {name!r} is removed again"
             raise
@@ -209,13 +225,11 @@ class _Copy:
             ) from None
         return str(created["id"])
 
-    def _remove(self, name: str, uuid: str) -> None:
-        """Removes the copy, unless another collection has its name by now. Raises BackupError when that fails."""
+    def _remove(self, name: str) -> None:
+        """Removes the copy, whose name is ours alone. Raises BackupError when that fails."""
         try:
             with signals.deferred():
-                there = self._target.collection(*self._place, name)
-                if there and there["id"] == uuid:
-                    self._target.delete_collection(name, *self._place)
+                self._target.delete_collection(name, *self._place)
         except NotFound:
             return
         except (EngineError, OSError) as error:

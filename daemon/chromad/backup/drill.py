@@ -13,7 +13,7 @@ from chromad.backup import assemble, catalog, ledger, manifest, proof, run
 from chromad.backup.ledger import Drill
 from chromad.backup.repository import Repository
 from chromad.config import Config
-from chromad.errors import ChromadError
+from chromad.errors import ChromadError, TryAgain
 from chromad.store import lock, removal
 
 # A drill reads one of so many parts of the repository.
@@ -59,6 +59,9 @@ def drill(config: Config, primary: Repository, name: str, progress: Progress) ->
             found = _restore_and_prove(config, primary, snapshot, progress)
             primary.check(part, lambda: progress(f"reading part {part} of the repository", 0, 0))
             primary.prune(lambda: progress("pruning", 0, 0))
+        except TryAgain:
+            # Others are at work in the repository; that says nothing of the backup.
+            raise
         except Exception as error:
             # Not one that was interrupted: that says nothing of the backup.
             note(error.message if isinstance(error, ChromadError) else f"{type(error).__name__}: {error}")

@@ -44,7 +44,7 @@ def plan(
     stumble over, and raises what they would. For a time the logs are fetched that lead to it; nothing is left of them."""
     restart, api = False, None
     if target:
-        restore.check_target(target)
+        restore.check_target(config, target)
     else:
         run.check_prepared(config)
         if only:

@@ -19,7 +19,7 @@ from chromad.backup.stage import Choice, Staged
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import BackupError, ConfigurationError, EngineError, NotFound, PermissionProblem, TryAgain
-from chromad.store import lock, segment, state, swap
+from chromad.store import history, lock, segment, state, swap
 from chromad.store.swap import DataSwap, Staging
 
 Progress = Callable[[str, int, int], None]
@@ -69,7 +69,7 @@ def run_aside(
     config: Config, repository: Repository, choice: Choice, target: Path, *, inexact: bool, progress: Progress
 ) -> Outcome:
     """Restores a backup into a directory that does not exist or is empty; no service is touched."""
-    check_target(target)
+    check_target(config, target)
     swap.sweep(target.parent)
     with Staging(target.parent) as staging:
         staged = stage.stage(config, repository, choice, staging, progress)
@@ -86,10 +86,19 @@ def run_aside(
     return _outcome(choice, staged, target, None, restarted=False, changed=[])
 
 
-def check_target(target: Path) -> None:
+def check_target(config: Config, target: Path) -> None:
     """Raises ConfigurationError when nothing can be restored into a directory."""
     if not target.is_absolute():
         raise ConfigurationError(f"the path {target} is relative", "give an absolute one")
+    for place in filter(
+        None, (config.data_dir, config.checkpoint_dir, config.quarantine_dir, config.backup.local_path)
+    ):
+        if target != place and target.resolve().is_relative_to(place):
+            raise ConfigurationError(f"{target} lies inside {place}", "give a directory elsewhere")
+    if target.is_symlink():
+        raise ConfigurationError(f"{target} is a symbolic link", f"give {target.resolve()}")
+    if target.exists() and _is_mount_point(target.resolve()):
+        raise ConfigurationError(f"{target} is a mount point and cannot be renamed", "give a new directory below it")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigurationError(f"{target} exists and is not an empty directory", "give a new one")
     if not target.parent.is_dir():
@@ -121,6 +130,7 @@ def check_place(config: Config) -> None:
             f"{data_dir} is a mount point and cannot be renamed",
             f"mount the volume at {data_dir.parent} or above, so that copies lie beside the data",
         )
+    history.check_readable(config.checkpoint_dir)
     if not os.access(data_dir.parent, os.W_OK):
         raise PermissionProblem(f"{data_dir.parent} is not writable for this user", "run as root")
 

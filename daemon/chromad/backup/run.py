@@ -279,6 +279,9 @@ def _store(
     before = former.find(config, primary, host(), PROVEN)
     shrunk = None if problem else former.shrunk(before, found.created, found.records)
     kept = [*former.active(before.kept, found.created), *([shrunk] if shrunk else [])]
+    kept = list({each.created: each for each in kept}.values())
+    # Before it is stored: whoever is killed in between has stored it, and the next one must not let the former go.
+    ledger.write(config.backup_dir, replace(ledger.read(config.backup_dir), kept=kept))
     tags = [UNPROVEN if problem else PROVEN, *(f"{key}={value}" for key, value in facts.items()), *former.tags(kept)]
     added = primary.backup(taken.directory, host(), tags, lambda done, total: progress("storing", done, total))
     if not problem:
@@ -341,6 +344,17 @@ def _read_back(
             place=config.backup_dir / _PROOF,
             tick=lambda: progress("reading back", 0, 0),
         )
+    except signals.Interrupted as interrupted:
+        with signals.deferred():
+            try:
+                left = primary.retag(stored, PROVEN, UNPROVEN)
+                interrupted.done = f"the backup {left} is stored, but not proven; the last good one is as it was"
+            except ChromadError as error:
+                interrupted.done = (
+                    f"the backup {added.id} is stored, was not read back, and still counts as proven ({error.message}): "
+                    f"chromactl backups forget {added.id} --confirm"
+                )
+        raise
     except BackupError as problem:
         try:
             return replace(added, id=primary.retag(stored, PROVEN, UNPROVEN)), problem

@@ -33,6 +33,7 @@ def take(
     config = settings.config
     if dry_run:
         ui.need(config.data_dir)
+        repository.connect_copy(config)
         plan = run.plan(config, repository.connect(config), full=full, accept_empty=accept_empty)
         _show_plan(plan, json=json or settings.json)
         return

@@ -115,18 +115,14 @@ def forget(
     settings = ui.settings(context)
     config = settings.config
     place = repository.connect(config)
-    snapshots = place.snapshots()
-    found = {snapshot.id: snapshot for snapshot in snapshots}
-    ids = list(dict.fromkeys(catalog.among(place, snapshots, each).id for each in names))
-    for host in {found[each].host for each in ids}:
-        good = {snapshot.id for snapshot in found.values() if snapshot.host == host and catalog.proven(snapshot)}
-        if good and good <= set(ids):
-            raise BackupError(f"no proven backup of {host} would be left", "take another one first: chromactl backup")
+    ids, found = _choose(place, names)
     if confirm:
         run.prepare(config)
         done = "it may have forgotten some of them: chromactl backups"
         with lock.backup_lock(config.backup_dir) as held, signals.saying(done), ui.progress() as report:
             place.lock_fd = held.fd
+            # Once more, since others may have forgotten some until the lock was ours
+            ids, found = _choose(place, names)
             place.forget(ids)
             run.release(config, [found[each].time for each in ids])
             place.prune(lambda: report("pruning", 0, 0))
@@ -139,6 +135,18 @@ def forget(
         for each in ids:
             ui.out.print(f"would forget {each} of {found[each].time}", markup=False)
         ui.out.print("--confirm does it")
+
+
+def _choose(place: repository.Repository, names: list[str]) -> tuple[list[str], dict[str, Snapshot]]:
+    """The ids of the backups that are named, and what there is. Raises BackupError when no proven one of a host would be left."""
+    snapshots = place.snapshots()
+    found = {snapshot.id: snapshot for snapshot in snapshots}
+    ids = list(dict.fromkeys(catalog.among(place, snapshots, each).id for each in names))
+    for host in {found[each].host for each in ids}:
+        good = {snapshot.id for snapshot in found.values() if snapshot.host == host and catalog.proven(snapshot)}
+        if good and good <= set(ids):
+            raise BackupError(f"no proven backup of {host} would be left", "take another one first: chromactl backup")
+    return ids, found
 
 
 def _make(config: Config) -> tuple[bool, bool]:

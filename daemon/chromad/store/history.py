@@ -79,6 +79,11 @@ def accept_directory(checkpoint_dir: Path, directory: Path) -> None:
         accept(checkpoint_dir, found.data_id)
 
 
+def check_readable(checkpoint_dir: Path) -> None:
+    """Raises ConfigurationError when what is noted here cannot be read: no start would succeed."""
+    _read(checkpoint_dir)
+
+
 def _read(checkpoint_dir: Path) -> list[str]:
     path = checkpoint_dir / FILE
     try:

@@ -184,13 +184,14 @@ class DataSwap:
 
     def _exchange(self) -> None:
         try:
+            # Whoever is killed after the exchange has put data in place that belong here.
+            history.accept_directory(self._config.checkpoint_dir, self._staging.directory)
             if self._restart:
                 self._staging.will_stop()
                 service.control("stop")
             with lock.directory_lock(self._data_dir):
                 check_alone(self._data_dir)
                 self._before()
-                history.accept_directory(self._config.checkpoint_dir, self._staging.directory)
                 # The last moment to go back
                 signals.raise_pending()
                 self._staging.will_exchange(self._data_dir, stopped=self._restart)
