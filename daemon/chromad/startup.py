@@ -89,7 +89,12 @@ class Startup:
             self._enter("recovering", "recovering: segments are not as the last stop left them")
             # If this start does not come to its end, the next one looks as well; it knows of the same boot.
             state.write(self._config.data_dir, replace(before, clean=False, mark=None))
-        self.outcomes += self._recovery.mend_all(doubts)
+        outcomes = self._recovery.mend_all(doubts)
+        if any(outcome.action == "kept" for outcome in outcomes):
+            # Nothing better could be put in their place; what they have too much, or lack, the log can say.
+            for finding in audit.mend_ids(self._config.data_dir):
+                log.warning("%s%s", finding.fact, "; put right" if finding.mend else "")
+        self.outcomes += outcomes
 
     def serve(self) -> None:
         """Starts the engine and warms it. A collection that the engine cannot open is mended, and all begins again."""

@@ -54,6 +54,15 @@ def mend(data_dir: Path, tick: Callable[[], None] = lambda: None, *, private: bo
     return found
 
 
+def mend_ids(data_dir: Path) -> list[Finding]:
+    """Has the log bring the ids of segments, which no engine has open, to those of the records there are; gives what was found."""
+    with sqlite.connect(data_dir) as connection:
+        found = list(record_ids.check(connection, data_dir))
+        for finding in found:
+            _mend(connection, finding)
+    return found
+
+
 def look(data_dir: Path, *, files: bool) -> list[Finding]:
     """All that is wrong; changes nothing. files: whether the segments' are looked at as well, which nobody may be writing.
     Takes SQLite's write lock while it checks the full-text index."""
