@@ -56,10 +56,12 @@ def mend(data_dir: Path, tick: Callable[[], None] = lambda: None, *, private: bo
 
 def mend_ids(data_dir: Path) -> list[Finding]:
     """Has the log bring the ids of segments, which no engine has open, to those of the records there are; gives what was found."""
+    found = []
     with sqlite.connect(data_dir) as connection:
-        found = list(record_ids.check(connection, data_dir))
-        for finding in found:
+        # One after the other: what is found of one collection is gone with the next.
+        for finding in record_ids.check(connection, data_dir):
             _mend(connection, finding)
+            found.append(finding)
     return found
 
 
