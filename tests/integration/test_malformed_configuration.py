@@ -32,8 +32,8 @@ def nested(entry: str) -> bytes:
 # What is in the message, and the file
 FILES = [
     ("not valid YAML", b"listen: {port: 1"),
-    ("recursion depth", b"[" * 100_000),
-    ("recursion depth", b"{a: " * 5000),
+    ("nested too deeply", b"[" * 100_000),
+    ("nested too deeply", b"{a: " * 5000),
     ("unknown key", b"".join(b" " * depth + b"a:\n" for depth in range(450))),
     ("special characters are not allowed", b"a: \0"),
     ("special characters are not allowed", b"log_level: \x1b[31m"),
