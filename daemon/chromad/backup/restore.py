@@ -7,6 +7,7 @@ data that were there stay in `<data>/../restore/replaced-…` until an operator 
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,9 @@ def run_aside(
             staged.directory.rename(target)
             state.fsync_path(target.parent)
             signals.finished()
+    # A history that is damaged is told of by the next start.
+    with suppress(ConfigurationError, OSError):
+        history.accept_target(config.checkpoint_dir, target)
     return _outcome(choice, staged, target, None, restarted=False, changed=[])
 
 

@@ -79,6 +79,13 @@ def accept_directory(checkpoint_dir: Path, directory: Path) -> None:
         accept(checkpoint_dir, found.data_id)
 
 
+def accept_target(checkpoint_dir: Path, directory: Path) -> None:
+    """As `accept_directory`, of data that may be moved into place by hand. Where nothing was served yet nothing is noted: any
+    data may come, and so may none."""
+    if _read(checkpoint_dir):
+        accept_directory(checkpoint_dir, directory)
+
+
 def check_readable(checkpoint_dir: Path) -> None:
     """Raises ConfigurationError when what is noted here cannot be read: no start would succeed."""
     _read(checkpoint_dir)

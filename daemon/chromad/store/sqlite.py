@@ -408,20 +408,42 @@ def has_wal(data_dir: Path) -> bool:
 
 
 def wal_goes_back(data_dir: Path) -> bool:
-    """Whether the log ends earlier with the WAL than without it, or SQLite cannot read both together: then it is of an earlier
-    time than the file. Changes neither. Nobody else may have them open."""
+    """Whether the WAL is of an earlier time than the file: the log ends earlier with it than without it, though it has no later
+    header; or SQLite cannot read both together, but the file alone. Changes neither. Nobody else may have them open."""
     path = _quote(data_dir / FILE)
     try:
         with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
             (alone,) = connection.execute(_NEWEST).fetchone()
+            (sound,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.DatabaseError:
         return False
     # A process that ends without closing its connection moves nothing from the WAL into the file.
     program = f"import os, sqlite3; c = sqlite3.connect('file:{path}?mode=rw', uri=True); "
     program += f"print(c.execute({_NEWEST!r}).fetchone()[0], c.execute('PRAGMA quick_check(1)').fetchone()[0], flush=True); os._exit(0)"
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
-    found = done.stdout.split()
-    return len(found) != 2 or found[1] != "ok" or int(found[0]) < alone
+    found = done.stdout.split(maxsplit=1)
+    if len(found) != 2 or found[1].strip() != "ok":
+        return bool(sound == "ok")
+    # To delete the collection that was written last takes the end of the log.
+    return int(found[0]) < alone and not _has_later_header(data_dir)
+
+
+def _has_later_header(data_dir: Path) -> bool:
+    """Whether the WAL holds a header of the database of a later time than the file's, by its change counter, which every
+    transaction that writes the header counts up: https://sqlite.org/fileformat2.html#file_change_counter"""
+    with open(data_dir / FILE, "rb") as file:
+        counter = file.read(100)[24:28]
+    committed = last = counter
+    with open(data_dir / f"{FILE}-wal", "rb") as wal:
+        header = wal.read(32)
+        size, salts = int.from_bytes(header[8:12]), header[16:24]
+        while len(frame := wal.read(24)) == 24 and frame[8:16] == salts:
+            page = wal.read(size)
+            if int.from_bytes(frame[:4]) == 1:
+                last = page[24:28]
+            if any(frame[4:8]):
+                committed = last
+    return committed > counter
 
 
 def set_wal_aside(data_dir: Path) -> Path:
