@@ -115,6 +115,10 @@ class Api:
             return None
         return found
 
+    def collection_names(self, tenant: str, database: str) -> list[str]:
+        """The names of all collections of a database. Raises NotFound when there is no such database."""
+        return [str(each["name"]) for each in self.request("GET", f"{_database(tenant, database)}/collections")]
+
     def post(self, tenant: str, database: str, path: str, body: dict[str, Any]) -> Any:
         """Sends a request below `collections`; gives the answer."""
         return self.request("POST", f"{_database(tenant, database)}/collections{path}", body, timeout=_LONG)

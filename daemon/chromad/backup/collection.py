@@ -18,6 +18,7 @@ from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
 from chromad.config import Config
+from chromad.control import ask
 from chromad.errors import (
     BackupError,
     ChromadError,
@@ -28,7 +29,7 @@ from chromad.errors import (
     TryAgain,
     UsageProblem,
 )
-from chromad.store import lock, log, sqlite, swap
+from chromad.store import fence, lock, log, sqlite, swap
 from chromad.store.swap import Staging
 
 # Records that are read at once: few enough for Chroma's largest batch, and about so many bytes of them
@@ -42,6 +43,10 @@ _CLOSE = 1e-5
 _TOO_LONG = 3e38
 _SHOWN = 20
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
+
+# What a copy is called until it is whole, with a number of 16 hexadecimal digits
+_FILLED = "chromad-restore-"
+_LEFT = re.compile(rf"{_FILLED}[0-9a-f]{{16}}")
 
 Progress = Callable[[str, int, int], None]
 # Tenant, database and name of a collection
@@ -87,7 +92,8 @@ def copy(
         restore.need_exact(staged.notes, inexact)
         # Clients that wait for the collection are to find it when it is whole: what they write to it before would be written
         # over, and would make it look as if the copying had failed.
-        filled = f"chromad-restore-{secrets.token_hex(8)}"
+        filled = f"{_FILLED}{secrets.token_hex(8)}"
+        _sweep(api, entry.tenant, entry.database)
         staging.will_fill(f"{entry.tenant}/{entry.database}/{filled}")
         with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
             copied = _Copy(config, source, api, entry, staged.directory).run(filled, target, progress)
@@ -97,12 +103,14 @@ def copy(
 
 
 def connect(config: Config) -> Api:
-    """The running service. Raises TryAgain when there is none."""
+    """The running service. Raises TryAgain when there is none, or when it refuses writes."""
     api = Api(config.listen)
     try:
         api.heartbeat()
     except (OSError, EngineError):
         raise TryAgain("the service does not answer", "systemctl start chromadb") from None
+    if running := ask(config.control_socket, "status"):
+        fence.need_none(running["fences"], "nothing can be restored into the service")
     return api
 
 
@@ -127,6 +135,17 @@ def find(api: Api, held: Sequence[Place], name: str, into: str) -> tuple[int, st
             f"the service has a collection {target!r} already", "choose another name: --into NEWNAME"
         )
     return found[0], target
+
+
+def _sweep(api: Api, tenant: str, database: str) -> None:
+    """Removes the incomplete copies of runs that were killed; the caller holds the backup lock, so nobody fills one."""
+    try:
+        for name in filter(_LEFT.fullmatch, api.collection_names(tenant, database)):
+            api.delete_collection(name, tenant, database)
+    except NotFound:
+        return  # no such database, which is said when the copy is made; or somebody else has deleted it
+    except (EngineError, OSError) as error:
+        raise BackupError(f"what an interrupted restore left cannot be removed: {error}", "try again") from None
 
 
 @dataclass
