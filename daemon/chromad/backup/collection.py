@@ -1,6 +1,7 @@
 """One collection out of a backup into the running service, through the service's own API: nothing is stopped."""
 
 import base64
+import ipaddress
 import math
 import re
 import secrets
@@ -125,16 +126,32 @@ def find(api: Api, held: Sequence[Place], name: str, into: str) -> tuple[int, st
         raise UsageProblem(f"several collections have the name {name!r}", f"name one of {places}")
     tenant, database, former = held[found[0]]
     target = into or former
-    if not _NAME.fullmatch(target):
+    if not _is_name(target):
         raise ConfigurationError(
-            f"the service does not make the collection {target!r}: a name has 3 to 512 of a-z, A-Z, 0-9, '.', '_' and '-'",
+            f"the service does not make the collection {target!r}: a name has 3 to 512 of a-z, A-Z, 0-9, '.', '_' and '-', "
+            "begins and ends with a letter or a digit, has no '..', and is no IPv4 address",
             "another name may do: --into",
         )
+    try:
+        api.find_database(tenant, database)
+    except NotFound:
+        raise BackupError(
+            f"the service has no database {database!r} of the tenant {tenant!r}", "make it first, then try again"
+        ) from None
     if api.collection(tenant, database, target) is not None:
         raise ConfigurationError(
             f"the service has a collection {target!r} already", "choose another name: --into NEWNAME"
         )
     return found[0], target
+
+
+def _is_name(name: str) -> bool:
+    """Whether the engine makes a collection of that name."""
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return bool(_NAME.fullmatch(name)) and ".." not in name
+    return False
 
 
 def _sweep(api: Api, tenant: str, database: str) -> None:
@@ -143,7 +160,7 @@ def _sweep(api: Api, tenant: str, database: str) -> None:
         for name in filter(_LEFT.fullmatch, api.collection_names(tenant, database)):
             api.delete_collection(name, tenant, database)
     except NotFound:
-        return  # no such database, which is said when the copy is made; or somebody else has deleted it
+        return  # somebody else has deleted it, or the database
     except (EngineError, OSError) as error:
         raise BackupError(f"what an interrupted restore left cannot be removed: {error}", "try again") from None
 
@@ -233,11 +250,6 @@ class _Copy:
             created = self._target.post(
                 *self._place, "", {key: value for key, value in body.items() if value is not None}
             )
-        except NotFound:
-            raise BackupError(
-                f"the service has no database {self._entry.database!r} of the tenant {self._entry.tenant!r}",
-                "make it first, then try again",
-            ) from None
         except EngineError as error:
             raise ChromadError(
                 f"the service does not make the collection {name!r}: {error.message}", "another name may do: --into"
