@@ -105,19 +105,24 @@ def test_backup_that_is_cut_off_before_it_is_read_back(site: Site) -> None:
 
 
 def test_backup_that_is_killed_before_its_entry(site: Site) -> None:
+    """The ledger has an earlier promise, so nobody looks for another one in the repository."""
     site.configure(LAST_ONE)
     client = site.serve().client()
-    records.fill(client, "kept", 500)
-    good = site.backup()
-    wait_for_a_second()
+    records.fill(client, "kept", 1200)
+    first = site.backup()["id"]
     kept = client.get_collection("kept", embedding_function=None)
+    shrink(kept, 700)
+    wait_for_a_second()
+    good = site.backup()["id"]
     shrink(kept, 400)
+    wait_for_a_second()
     process, go = held_at(site, "dump", "backup")
     process.kill()
     go.touch()
     assert ended(process).code == -signal.SIGKILL
-    assert len(site.ledger["taken"]) == 1
-    assert_promised(site, kept, good["id"])
+    assert len(site.ledger["taken"]) == 2
+    assert_promised(site, kept, good)
+    assert first in [each["id"] for each in site.listed()]
 
 
 def assert_promised(site: Site, kept: "Collection", good: str) -> None:
@@ -127,7 +132,7 @@ def assert_promised(site: Site, kept: "Collection", good: str) -> None:
     site.edit_ledger(retained="")
     taken = site.backup()
     assert good in [each["id"] for each in site.listed() if each["proven"]]
-    [promise] = site.ledger["kept"]
+    promise = site.ledger["kept"][-1]
     created = datetime.fromisoformat(taken["created"])
     assert datetime.fromisoformat(promise["until"]) > created + timedelta(days=29)
     assert promise["records"] == 500
