@@ -126,9 +126,9 @@ def test_backup_that_is_killed_before_its_entry(site: Site) -> None:
 
 
 def assert_promised(site: Site, kept: "Collection", good: str) -> None:
-    """The backup before the one that shrank stays for 30 days, although the next one is not far smaller than that."""
+    """The backup before the one that shrank stays for 30 days, although the next one has more than half of it again."""
     wait_for_a_second()
-    records.upsert(kept, {f"more-{number}": records.make(f"more-{number}") for number in range(60)})
+    records.upsert(kept, {f"more-{number}": records.make(f"more-{number}") for number in range(200)})
     site.edit_ledger(retained="")
     taken = site.backup()
     assert good in [each["id"] for each in site.listed() if each["proven"]]
