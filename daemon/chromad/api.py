@@ -115,6 +115,14 @@ class Api:
             return None
         return found
 
+    def find_database(self, tenant: str, database: str) -> None:
+        """Raises NotFound when there is no such database, or no such tenant."""
+        self.request("GET", _database(tenant, database))
+
+    def collection_names(self, tenant: str, database: str) -> list[str]:
+        """The names of all collections of a database. Raises NotFound when there is no such database."""
+        return [str(each["name"]) for each in self.request("GET", f"{_database(tenant, database)}/collections")]
+
     def post(self, tenant: str, database: str, path: str, body: dict[str, Any]) -> Any:
         """Sends a request below `collections`; gives the answer."""
         return self.request("POST", f"{_database(tenant, database)}/collections{path}", body, timeout=_LONG)

@@ -7,6 +7,9 @@ def main() -> None:
     """Runs a verb, see `cli.main`."""
     signals.raise_on_end()
     with signals.ending():
+        from chromad import streams
+
+        streams.prepare()
         from chromad import cli
 
         cli.main()

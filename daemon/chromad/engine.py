@@ -27,11 +27,15 @@ _RUST_LOG = {"debug": "info", "info": "warn", "warning": "warn", "error": "error
 
 
 class Engine:
-    """Starts, watches and stops one engine process."""
+    """Starts, watches and stops one engine process.
 
-    def __init__(self, config: Config, lock_fd: int) -> None:
+    scratch: it serves nobody but us, who ask it for what may not be there: a refusal is no more than an answer.
+    """
+
+    def __init__(self, config: Config, lock_fd: int, *, scratch: bool = False) -> None:
         self._config = config
         self._lock_fd = lock_fd
+        self._scratch = scratch
         self._process: subprocess.Popen[str] | None = None
         self._pumps: list[threads.Task] = []
         self._full = False
@@ -63,13 +67,14 @@ class Engine:
         )
         os.close(settings)
         assert self._process.stdout and self._process.stderr
+        pump = partial(_pump_traces, self._process.stdout, self._listen, scratch=self._scratch)
         # An engine whose output nobody reads comes to a stop.
         self._pumps = [
-            threads.Task("engine output", partial(_pump_traces, self._process.stdout, self._listen), again=1.0),
+            threads.Task("engine output", pump, again=1.0),
             threads.Task("engine errors", partial(_pump_errors, self._process.stderr), again=1.0),
         ]
-        for pump in self._pumps:
-            pump.start()
+        for task in self._pumps:
+            task.start()
 
     @property
     def pid(self) -> int:
@@ -194,13 +199,14 @@ def is_full(directory: Path) -> bool:
     return False
 
 
-def _pump_traces(stream: IO[str], listen: Callable[[str], None] = lambda _line: None) -> None:
+def _pump_traces(stream: IO[str], listen: Callable[[str], None] = lambda _line: None, *, scratch: bool = False) -> None:
     for line in stream:
         listen(line)
         # Everything else on standard output is the banner, or says where in the source a trace comes from.
         if found := texts.trace(line):
             level, message = found
-            log.log(_LEVELS.get(level, logging.DEBUG), "engine: %s", one_line(message))
+            expected = scratch and texts.is_failed_answer(message)
+            log.log(logging.DEBUG if expected else _LEVELS.get(level, logging.DEBUG), "engine: %s", one_line(message))
 
 
 def _pump_errors(stream: IO[str]) -> None:

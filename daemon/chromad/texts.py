@@ -77,6 +77,11 @@ def trace(line: str) -> tuple[str, str] | None:
     return (match[1], match[2].rstrip()) if match else None
 
 
+def is_failed_answer(message: str) -> bool:
+    """Whether the message of a log line says that a request was answered with 500."""
+    return message.startswith(_ANSWER_FAILED)
+
+
 class Complaints:
     """Follows the engine's log for writes that may have failed for want of space."""
 
@@ -89,7 +94,7 @@ class Complaints:
         found = trace(line)
         if found:
             level, message = found
-            self._failed = level == "ERROR" and message.startswith(_ANSWER_FAILED)
+            self._failed = level == "ERROR" and is_failed_answer(message)
             return level == "ERROR" and (message == _NOT_APPLIED or bool(_WRITE_FAILED.fullmatch(message)))
         request = _REQUEST.match(line) if self._failed else None
         if not request:

@@ -1,6 +1,7 @@
 """One collection out of a backup into the running service, through the service's own API: nothing is stopped."""
 
 import base64
+import ipaddress
 import math
 import re
 import secrets
@@ -18,6 +19,7 @@ from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
 from chromad.config import Config
+from chromad.control import ask
 from chromad.errors import (
     BackupError,
     ChromadError,
@@ -28,7 +30,7 @@ from chromad.errors import (
     TryAgain,
     UsageProblem,
 )
-from chromad.store import lock, log, sqlite, swap
+from chromad.store import fence, lock, log, sqlite, swap
 from chromad.store.swap import Staging
 
 # Records that are read at once: few enough for Chroma's largest batch, and about so many bytes of them
@@ -42,6 +44,10 @@ _CLOSE = 1e-5
 _TOO_LONG = 3e38
 _SHOWN = 20
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
+
+# What a copy is called until it is whole, with a number of 16 hexadecimal digits
+_FILLED = "chromad-restore-"
+_LEFT = re.compile(rf"{_FILLED}[0-9a-f]{{16}}")
 
 Progress = Callable[[str, int, int], None]
 # Tenant, database and name of a collection
@@ -87,7 +93,8 @@ def copy(
         restore.need_exact(staged.notes, inexact)
         # Clients that wait for the collection are to find it when it is whole: what they write to it before would be written
         # over, and would make it look as if the copying had failed.
-        filled = f"chromad-restore-{secrets.token_hex(8)}"
+        filled = f"{_FILLED}{secrets.token_hex(8)}"
+        _sweep(api, entry.tenant, entry.database)
         staging.will_fill(f"{entry.tenant}/{entry.database}/{filled}")
         with proof.scratch(config, staged.directory, lambda: progress("opening", 0, 0)) as source:
             copied = _Copy(config, source, api, entry, staged.directory).run(filled, target, progress)
@@ -97,12 +104,14 @@ def copy(
 
 
 def connect(config: Config) -> Api:
-    """The running service. Raises TryAgain when there is none."""
+    """The running service. Raises TryAgain when there is none, or when it refuses writes."""
     api = Api(config.listen)
     try:
         api.heartbeat()
     except (OSError, EngineError):
         raise TryAgain("the service does not answer", "systemctl start chromadb") from None
+    if running := ask(config.control_socket, "status"):
+        fence.need_none(running["fences"], "nothing can be restored into the service")
     return api
 
 
@@ -117,16 +126,43 @@ def find(api: Api, held: Sequence[Place], name: str, into: str) -> tuple[int, st
         raise UsageProblem(f"several collections have the name {name!r}", f"name one of {places}")
     tenant, database, former = held[found[0]]
     target = into or former
-    if not _NAME.fullmatch(target):
+    if not _is_name(target):
         raise ConfigurationError(
-            f"the service does not make the collection {target!r}: a name has 3 to 512 of a-z, A-Z, 0-9, '.', '_' and '-'",
+            f"the service does not make the collection {target!r}: a name has 3 to 512 of a-z, A-Z, 0-9, '.', '_' and '-', "
+            "begins and ends with a letter or a digit, has no '..', and is no IPv4 address",
             "another name may do: --into",
         )
+    try:
+        api.find_database(tenant, database)
+    except NotFound:
+        raise BackupError(
+            f"the service has no database {database!r} of the tenant {tenant!r}", "make it first, then try again"
+        ) from None
     if api.collection(tenant, database, target) is not None:
         raise ConfigurationError(
             f"the service has a collection {target!r} already", "choose another name: --into NEWNAME"
         )
     return found[0], target
+
+
+def _is_name(name: str) -> bool:
+    """Whether the engine makes a collection of that name."""
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return bool(_NAME.fullmatch(name)) and ".." not in name
+    return False
+
+
+def _sweep(api: Api, tenant: str, database: str) -> None:
+    """Removes the incomplete copies of runs that were killed; the caller holds the backup lock, so nobody fills one."""
+    try:
+        for name in filter(_LEFT.fullmatch, api.collection_names(tenant, database)):
+            api.delete_collection(name, tenant, database)
+    except NotFound:
+        return  # somebody else has deleted it, or the database
+    except (EngineError, OSError) as error:
+        raise BackupError(f"what an interrupted restore left cannot be removed: {error}", "try again") from None
 
 
 @dataclass
@@ -214,11 +250,6 @@ class _Copy:
             created = self._target.post(
                 *self._place, "", {key: value for key, value in body.items() if value is not None}
             )
-        except NotFound:
-            raise BackupError(
-                f"the service has no database {self._entry.database!r} of the tenant {self._entry.tenant!r}",
-                "make it first, then try again",
-            ) from None
         except EngineError as error:
             raise ChromadError(
                 f"the service does not make the collection {name!r}: {error.message}", "another name may do: --into"

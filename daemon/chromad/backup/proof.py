@@ -128,7 +128,7 @@ def engine_on(config: Config, directory: Path, held: lock.Lock, tick: Tick) -> I
     """As `scratch`, for whoever holds the directory's lock already."""
     for attempt in range(_PORT_TRIES):
         settings = config.model_copy(update={"data_dir": directory, "listen": Listen(port=_free_port())})
-        engine = Engine(settings, held.fd)
+        engine = Engine(settings, held.fd, scratch=True)
         api = Api(settings.listen)
         try:
             with signals.deferred():

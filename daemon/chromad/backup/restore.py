@@ -97,7 +97,8 @@ def check_target(config: Config, target: Path) -> None:
     for place in filter(
         None, (config.data_dir, config.checkpoint_dir, config.quarantine_dir, config.backup.local_path)
     ):
-        if target != place and target.resolve().is_relative_to(place):
+        itself = target.resolve() == place.resolve()
+        if target.resolve().is_relative_to(place.resolve()) and not (itself and place == config.data_dir):
             raise ConfigurationError(f"{target} lies inside {place}", "give a directory elsewhere")
     if target.is_symlink():
         raise ConfigurationError(f"{target} is a symbolic link", f"give {target.resolve()}")

@@ -36,7 +36,7 @@ def _result(found: swap.Leftover) -> Result:
         return warn("asides", fact, f"journalctl -u chromadb says why; then: {remove}", data)
     fact = f"{found.path} ({facts}) is left of a restore or an adoption that was cut off"
     if found.collection:
-        fact += f", and the collection {found.collection} may be incomplete"
+        fact += f", and the collection {found.collection}, if it is there, is an incomplete copy"
     if found.certain:
         return warn("asides", fact, f"it is a copy, which the next one removes; or: {remove}", data)
     return warn("asides", fact, "it may hold the former data: the next restore tells, or look at it", data)

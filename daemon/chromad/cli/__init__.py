@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from chromad import signals, versions
+from chromad import signals, streams, versions
 from chromad.cli import ui
 from chromad.config import DEFAULT_PATH
 from chromad.errors import ChromadError, UsageProblem, contained, from_system
@@ -106,6 +107,10 @@ def main() -> None:
         try:
             _refuse_empty_words(sys.argv[1:])
             _run()
+        except SystemExit as end:
+            if lost := streams.lost():
+                _tell_unheard(lost)
+            sys.exit(end.code or int(bool(lost)))
         except ChromadError as error:
             _fail(error)
         except (OSError, sqlite3.Error) as error:
@@ -135,11 +140,27 @@ def _refuse_empty_words(words: list[str]) -> None:
         before = name
 
 
+def _tell_unheard(lost: OSError) -> None:
+    """What a verb printed is gone; a reader who has left knows that."""
+    if not isinstance(lost, BrokenPipeError):
+        _tell(ChromadError(f"it was done, but the output could not be written: {lost.strerror}"))
+
+
 def _fail(error: ChromadError) -> None:
     if "--json" in sys.argv:
         ui.print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+        lost = streams.lost()
+        if lost and not isinstance(lost, BrokenPipeError):
+            _tell(error)
     else:
+        _tell(error)
+    sys.exit(error.exit_code)
+
+
+def _tell(error: ChromadError) -> None:
+    """For people."""
+    # Nobody can be told where that fails as well.
+    with suppress(OSError):
         ui.err.print(contained(f"ERROR: {error.message}"), style="red", markup=False)
         if error.hint:
             ui.err.print(contained(f"HINT: {error.hint}"), markup=False)
-    sys.exit(error.exit_code)

@@ -67,6 +67,8 @@ def run(
     )
     if into and not only:
         raise UsageProblem("--into names a collection", "give --collection NAME as well")
+    if inexact and not at:
+        raise UsageProblem("--inexact is for --at", "what a backup itself holds is exact")
     moment = timetravel.parse(at) if at else None
     config = _elsewhere(location, key, target) if location or key else settings.config
     if not dry_run and not target:

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from chromad import signals
+from chromad import signals, streams
 from chromad.backup import ledger
 from chromad.cli import ui
 from chromad.control import ask
@@ -56,7 +56,7 @@ def _watch(settings: ui.Settings) -> None:
         raise UsageProblem("--watch needs a terminal", "chromactl status --json suits programs")
     try:
         with Live(_screen(_ask(settings)), console=ui.out, auto_refresh=False) as live:
-            while True:
+            while not streams.lost():
                 time.sleep(_INTERVAL)
                 live.update(_screen(_ask(settings)), refresh=True)
     except signals.Interrupted as interrupted:

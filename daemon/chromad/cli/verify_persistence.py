@@ -32,7 +32,7 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     """
     settings = ui.settings(context)
     config = settings.config
-    _need_writable(_serving(config))
+    fence.need_none(_serving(config)["fences"], "nothing can be tried")
     service.need_root("restart")
     backup.prepare(config)
     # No backup is to have the record, and two of us would take away each other's.
@@ -59,16 +59,6 @@ def _serving(config: Config) -> dict[str, Any]:
     return running
 
 
-def _need_writable(running: dict[str, Any]) -> None:
-    """Raises TryAgain when the service refuses the record."""
-    for kind, hint in (
-        (fence.OPERATOR, "sudo chromactl unfence, then try again"),
-        (fence.DISK, "free some space; chromactl doctor says where"),
-    ):
-        if reason := running["fences"].get(kind):
-            raise TryAgain(f"writes are refused, so nothing can be tried: {reason}", hint)
-
-
 def _try(config: Config, api: Api) -> float:
     """Writes a record, restarts the service, reads it back; gives the seconds of the restart. Nothing is left of it."""
     name = f"chromad-verify-{secrets.token_hex(8)}"
@@ -89,7 +79,7 @@ def _try(config: Config, api: Api) -> float:
     except (EngineError, OSError) as error:
         left = _take_away(config, api, name)
         try:
-            _need_writable(_serving(config))
+            fence.need_none(_serving(config)["fences"], "nothing can be tried")
         except TryAgain as why:
             raise TryAgain(_with(why.message, left), why.hint) from error
         raise ChromadError(_with(f"the record could not be tried: {error}", left), "journalctl -u chromadb") from error

@@ -6,9 +6,10 @@ copies of the file must drop them (`drop_all`).
 """
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
-from chromad.errors import ConfigurationError
+from chromad.errors import ConfigurationError, TryAgain
 from chromad.store import sqlite
 
 OPERATOR = "operator"
@@ -64,6 +65,17 @@ def read(data_dir: Path) -> dict[str, str]:
                 (f"{_PREFIX}%",),
             )
         }
+
+
+def need_none(fences: Mapping[str, str], consequence: str) -> None:
+    """Raises TryAgain when writes to any collection are refused. fences: as `read` or the daemon's status gives them.
+    consequence: what cannot be done therefore, for people."""
+    for kind, hint in (
+        (OPERATOR, "sudo chromactl unfence, then try again"),
+        (DISK, "free some space; chromactl doctor says where"),
+    ):
+        if reason := fences.get(kind):
+            raise TryAgain(f"writes are refused, so {consequence}: {reason}", hint)
 
 
 def restore(data_dir: Path, fences: dict[str, str]) -> list[str]:

@@ -406,7 +406,10 @@ def _end(directory: Path, note: _Note) -> str:
             )
     if not note.former or _inode(data_dir) == note.former:
         _remove_copies(directory)
-        filled = f"; the collection {note.collection} may be incomplete: delete it and restore it again"
+        filled = (
+            f"; the collection {note.collection}, if it is there, is an incomplete copy: delete it, or restore a collection "
+            "of that database, which removes it"
+        )
         return (
             f"the copy {directory} is removed: a restore or an adoption was cut off"
             f"{stopped}{filled if note.collection else ''}"
