@@ -1,11 +1,14 @@
 """The system tables between two marks: what is known of them, what is not, and that they always fit together."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from chromad.backup import between
 from chromad.store.archive import Catalog, Mark
+from chromad.store.changes import BEGUN, COLLECTION, DELETED, MADE, RENAMED, Change
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,6 +113,35 @@ def test_second_of_the_mark() -> None:
     assert (found, notes) == (before.catalog, [])
     found, notes = between.catalog(before, after, {"f"}, at_once=True)
     assert (held(found), notes) == ({"a": ("d", "one"), "f": ("d", "f")}, [])
+
+
+def change(minute: int, event: str, uuid: str = "x", name: str = "gone") -> Change:
+    return Change(f"2026-01-01 01:{minute:02}:00", event, COLLECTION, uuid, name, "d")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ((change(20, MADE), change(40, DELETED)), "the collection 'gone' was made between"),
+        ((change(40, DELETED),), "the collection 'gone' was made between"),
+        ((change(30, MADE), change(31, DELETED)), "the collection 'gone' was made between"),
+        ((change(31, MADE), change(40, DELETED)), ""),
+        ((change(20, MADE), change(30, DELETED)), ""),
+        ((change(40, DELETED, "a"),), ""),
+        ((change(20, RENAMED, "a", "one"), change(40, RENAMED, "a", "two")), "the collection 'two' was renamed at"),
+        ((change(40, RENAMED, "a", "one"), change(50, RENAMED, "a", "two")), ""),
+        ((change(40, BEGUN, "", ""),), "which collections came and went after"),
+        ((change(20, BEGUN, "", ""),), ""),
+    ],
+)
+def test_what_came_and_went(changed: tuple[Change, ...], said: str) -> None:
+    """At half past one; what was done in a second was done by its end."""
+    before, after = mark(1, {"a": ("d", "one")}), mark(2, {"a": ("d", "one")})
+    at = datetime(2026, 1, 1, 1, 30, tzinfo=UTC)
+    found, notes = between.catalog(before, replace(after, changed=changed), {"a"}, at=at)
+    assert found == before.catalog
+    assert len(notes) == bool(said)
+    assert all(note.startswith(said) for note in notes)
 
 
 def test_name_goes_from_one_to_another() -> None:

@@ -1,16 +1,19 @@
 """What the system tables held between two backups: the log says nothing of them, so it is told from the mark before and the
-one after; what neither of them proves is said.
+one after; what neither of them proves is said. So is what came and went in between, of which the second mark tells.
 """
 
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
-from chromad.store import archive
+from chromad.store import archive, changes
 
 Row = dict[str, Any]
 # The columns of `collections` that say what it is and where; the others are its configuration.
 _OTHERS = {"id", "name", "dimension", "database_id", "schema_str"}
+# What a note is about that is of none of the collections that are known
+_OF_OTHERS = "others"
 _DEFAULT = ("default_tenant", "default_database")
 
 
@@ -31,17 +34,25 @@ def concerning(notes: Iterable[str], collection: str) -> list[str]:
 
 
 def catalog(
-    before: archive.Mark, after: archive.Mark | None, logged: set[str], *, at_once: bool = False
+    before: archive.Mark,
+    after: archive.Mark | None,
+    logged: set[str],
+    *,
+    at: datetime | None = None,
+    at_once: bool = False,
 ) -> tuple[archive.Catalog, list[Note]]:
     """The system tables at a moment after one mark and before the next, and notes of what of them is not exact.
 
-    logged: the ids of the collections that had rows by then. at_once: it is the very second of the first mark, which then
+    logged: the ids of the collections that had rows by then. at: the moment (UTC), for what came and went. at_once: it is the very second of the first mark, which then
     knows all that has no rows. Without a next mark it is as the one before says.
     """
     if after is None:
         return before.catalog, []
     between = _Between(before, after, logged, at_once=at_once)
-    return between.catalog(), [] if at_once else sorted(between.notes())
+    notes = [] if at_once else list(between.notes())
+    if at:
+        notes += between.notes_of_passing(at, at_once=at_once)
+    return between.catalog(), sorted(notes)
 
 
 class _Between:
@@ -190,6 +201,65 @@ class _Between:
             if row["id"] not in known:
                 yield Note(f"the tenant {row['id']!r} was made {self._span}; it may not have been there yet", row["id"])
 
+    def notes_of_passing(self, at: datetime, *, at_once: bool) -> Iterable[Note]:
+        """What came and went, or had another name for a while, as the second mark tells."""
+        moment = _text(at)
+        made = {each.id: each.happened for each in self._after.changed if each.event == changes.MADE}
+        later = [each for each in self._after.changed if each.happened > moment]
+        for each in later:
+            if each.event == changes.DELETED and made.get(each.id, "") <= moment:
+                yield from self._note_of_deleted(each)
+            # A client's reset drops what was recorded before it.
+            elif each.event == changes.BEGUN and not at_once and each.happened > _text(self._before.taken):
+                yield Note(
+                    f"which collections came and went after {self._before.taken} and before {_iso(each.happened)} is not "
+                    "known; those that were there are missing",
+                    _OF_OTHERS,
+                )
+        # The first one after the moment tells the name that it had.
+        for each in {each.id: each for each in reversed(later) if each.event == changes.RENAMED}.values():
+            if each.kind == changes.COLLECTION and made.get(each.id, "") <= moment:
+                yield from self._note_of_renamed(each)
+
+    def _note_of_deleted(self, change: changes.Change) -> Iterable[Note]:
+        is_collection = change.kind == changes.COLLECTION
+        if any(change.id in known for known in (self._collections if is_collection else self._databases)):
+            return
+        name = self._qualified(change.parent, change.name) if is_collection else repr(f"{change.parent}/{change.name}")
+        yield Note(
+            f"the {change.kind} {name} was made {self._span}, and deleted at {_iso(change.happened)}; what it held went "
+            "with it, and it is missing",
+            change.id,
+        )
+
+    def _note_of_renamed(self, change: changes.Change) -> Iterable[Note]:
+        second = self._collections[1]
+        if change.id in self._kept:
+            found = self._kept[change.id]
+            told = change.id in second and _place(found) != _place(second[change.id])
+        elif change.id in self._made | self._doubtful:
+            found, told = second[change.id], False
+        else:
+            return
+        if found["name"] != change.name and not told:
+            yield Note(
+                f"the collection {self._qualified(change.parent, change.name)} was renamed at {_iso(change.happened)}; it "
+                f"has the name {found['name']!r}",
+                change.id,
+            )
+
+    def _qualified(self, database: str, name: str) -> str:
+        """A collection's name with its place, where that is not the usual one."""
+        passing = {
+            each.id: {"tenant_id": each.parent, "name": each.name}
+            for each in self._after.changed
+            if each.kind == changes.DATABASE
+        }
+        found = (passing | self._databases[0] | self._databases[1]).get(database)
+        if found is None or _home(found) == _DEFAULT:
+            return repr(name)
+        return repr(f"{found['tenant_id']}/{found['name']}/{name}")
+
     def _name(self, mark: int, uuid: str) -> str:
         """A collection's name at one of the marks, with its place where that is not the usual one."""
         row = self._collections[mark][uuid]
@@ -197,6 +267,17 @@ class _Between:
         if database is None or (database["tenant_id"], database["name"]) == _DEFAULT:
             return repr(row["name"])
         return repr(f"{database['tenant_id']}/{database['name']}/{row['name']}")
+
+
+def _text(moment: datetime | str) -> str:
+    """As SQLite writes it."""
+    found = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return found.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _iso(happened: str) -> str:
+    """As marks have it."""
+    return f"{happened.replace(' ', 'T')}+00:00"
 
 
 def _packed(columns: list[str], rows: list[Row]) -> dict[str, list[Any]]:

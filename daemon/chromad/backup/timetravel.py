@@ -95,7 +95,7 @@ def settle(
             "what they held is missing"
         )
     at_once = catalog.time_of(before.taken) == target.at.replace(microsecond=0)
-    wanted, inexact = between.catalog(before, after, archive.topics(path, seq_id), at_once=at_once)
+    wanted, inexact = between.catalog(before, after, archive.topics(path, seq_id), at=target.at, at_once=at_once)
     # What is older than the log in the base was applied to it long ago.
     return max(seq_id, found.base_seq_id), wanted, notes + inexact
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from chromad.errors import BackupError
-from chromad.store import sqlite
+from chromad.store import changes, sqlite
 
 FILE = "log.sqlite3"
 
@@ -31,6 +31,9 @@ _OF_EMBEDDINGS = {
     "embedding_metadata": "id",
     "embedding_metadata_array": "id",
 }
+
+# The clock may have been set back since the last mark.
+_SLACK = "-1 hour"
 
 # As in `_attached`
 _SCHEMA = """
@@ -48,11 +51,15 @@ Catalog = dict[str, dict[str, list[Any]]]
 
 @dataclass(frozen=True)
 class Mark:
-    """How far the log went when a backup was taken (UTC, ISO 8601), and what the system tables held."""
+    """How far the log went when a backup was taken (UTC, ISO 8601), and what the system tables held.
+
+    changed: what became of them since the mark before, and maybe some earlier changes; none in archives of an earlier chromad.
+    """
 
     last_seq_id: int
     taken: str
     catalog: Catalog
+    changed: tuple[changes.Change, ...] = ()
 
     def collections(self) -> dict[str, tuple[str, str]]:
         """Ids of the collections, with their names and the ids of their databases."""
@@ -132,11 +139,21 @@ def _attached(source: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 def _mark(source: sqlite3.Connection, taken: str) -> int:
     (now,) = source.execute("SELECT coalesce(max(seq_id), 0) FROM main.embeddings_queue").fetchone()
+    (last,) = source.execute("SELECT taken FROM archive.marks ORDER BY rowid DESC LIMIT 1").fetchone() or (None,)
     catalog = zlib.compress(json.dumps(read_catalog(source), allow_nan=False).encode(), 6)
     source.execute(
         "INSERT INTO archive.marks SELECT ?, ?, ?, (SELECT topic FROM main.embeddings_queue WHERE seq_id = ?)",
         (now, taken, catalog, now),
     )
+    if last and sqlite.has_table(source, changes.TABLE):
+        # An archive of an earlier chromad has no table for them.
+        source.execute(f"CREATE TABLE IF NOT EXISTS archive.changes (mark INTEGER, {changes.COLUMNS})")
+        source.execute(
+            "INSERT INTO archive.changes"  # noqa: S608 (constants)
+            f" SELECT (SELECT max(rowid) FROM archive.marks), {changes.COLUMNS} FROM main.{changes.TABLE}"
+            " WHERE happened >= datetime(?, ?)",
+            (last, _SLACK),
+        )
     return int(now)
 
 
@@ -227,7 +244,11 @@ def _read(connection: sqlite3.Connection, path: Path, number: tuple[int] | None)
     catalog = json.loads(zlib.decompress(packed), object_hook=_value)
     if not isinstance(catalog, dict) or catalog.keys() != set(_TABLES):
         raise ValueError("a mark lacks a table")
-    return Mark(last, taken, catalog)
+    found = []
+    if sqlite.has_table(connection, "changes"):
+        statement = f"SELECT {changes.COLUMNS} FROM changes WHERE mark = ? ORDER BY rowid"  # noqa: S608 (constants)
+        found = [changes.Change(*(str(value or "") for value in row)) for row in connection.execute(statement, number)]
+    return Mark(last, taken, catalog, tuple(found))
 
 
 def cut(path: Path, time: datetime) -> int:
@@ -309,6 +330,8 @@ def apply(data_dir: Path, path: Path, seq_id: int, catalog: Catalog) -> list[str
         connection.execute("BEGIN IMMEDIATE")
         # A base of an earlier chromad may hold what the service has dropped since, and the replay would bring it to light.
         sqlite.keep_lists(connection)
+        # Another history of the data begins here.
+        changes.drop(connection)
         for table in _TABLES:
             _replace(connection, table, catalog[table])
         gone = before - {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}

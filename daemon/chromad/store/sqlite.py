@@ -16,6 +16,7 @@ from pathlib import Path
 
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
 from chromad.output import log as journal
+from chromad.store import changes
 
 FILE = "chroma.sqlite3"
 
@@ -129,8 +130,8 @@ def use_wal(data_dir: Path, *, flush: bool = True) -> None:
 
 
 def keep_log(data_dir: Path) -> None:
-    """Makes the engine keep the log, gives the log the index that keeps writes fast beside it, and has list values deleted
-    with their records.
+    """Makes the engine keep the log, gives the log the index that keeps writes fast beside it, has list values deleted with
+    their records, and has recorded which collections come and go.
 
     Does nothing on a database that the engine has yet to make or to migrate.
     """
@@ -143,6 +144,8 @@ def keep_log(data_dir: Path) -> None:
         index_log(connection)
         if removed := keep_lists(connection):
             journal.info("%s: removed %d list values of records that are no more", data_dir / FILE, removed)
+        if not _outdated(connection):
+            changes.keep(connection)
 
 
 def index_log(connection: sqlite3.Connection) -> None:
@@ -218,7 +221,11 @@ def _lacking(connection: sqlite3.Connection) -> dict[str, set[str]]:
 def outdated(data_dir: Path) -> bool:
     """Whether the engine has to bring the schema of a database up to date before anything else can be done with it."""
     with connect(data_dir) as connection:
-        found = dict(connection.execute("SELECT dir, max(version) FROM migrations GROUP BY dir").fetchall())
+        return _outdated(connection)
+
+
+def _outdated(connection: sqlite3.Connection) -> bool:
+    found = dict(connection.execute("SELECT dir, max(version) FROM migrations GROUP BY dir").fetchall())
     return any(found.get(kind, 0) < newest for kind, newest in MIGRATIONS.items())
 
 
