@@ -36,6 +36,7 @@ class Engine:
         self._config = config
         self._lock_fd = lock_fd
         self._scratch = scratch
+        self._ending = False
         self._process: subprocess.Popen[str] | None = None
         self._pumps: list[threads.Task] = []
         self._full = False
@@ -71,7 +72,7 @@ class Engine:
         # An engine whose output nobody reads comes to a stop.
         self._pumps = [
             threads.Task("engine output", pump, again=1.0),
-            threads.Task("engine errors", partial(_pump_errors, self._process.stderr), again=1.0),
+            threads.Task("engine errors", partial(_pump_errors, self._process.stderr, self._ends_unheard), again=1.0),
         ]
         for task in self._pumps:
             task.start()
@@ -131,6 +132,7 @@ class Engine:
         """
         if self._process is None:
             return True
+        self._ending = True
         if self._process.poll() is None:
             self._process.terminate()
         deadline = time.monotonic() + limit
@@ -146,10 +148,14 @@ class Engine:
 
     def kill(self) -> None:
         """Ends the process at once. The log in SQLite is durable, its vector files may be torn."""
+        self._ending = True
         if self._process and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
         self._join()
+
+    def _ends_unheard(self) -> bool:
+        return self._scratch and self._ending
 
     def _listen(self, line: str) -> None:
         """Ends an engine that complains of a write while the disk is full.
@@ -209,7 +215,7 @@ def _pump_traces(stream: IO[str], listen: Callable[[str], None] = lambda _line: 
             log.log(logging.DEBUG if expected else _LEVELS.get(level, logging.DEBUG), "engine: %s", one_line(message))
 
 
-def _pump_errors(stream: IO[str]) -> None:
+def _pump_errors(stream: IO[str], ending: Callable[[], bool] = lambda: False) -> None:
     # The engine first echoes its configuration between two lines of "=".
     rulers = 0
     for line in stream:
@@ -217,4 +223,5 @@ def _pump_errors(stream: IO[str]) -> None:
         if rulers < 2 and text == "==========":
             rulers += 1
         elif rulers != 1 and text:
-            log.error("engine: %s", one_line(text))
+            # What one of our own says while it is ended is nobody's concern.
+            log.log(logging.DEBUG if ending() else logging.ERROR, "engine: %s", one_line(text))

@@ -225,6 +225,7 @@ def test_one_who_does_not_listen(fed: Fed) -> None:
             connection.connect(str(fed.site.control))
             connection.send(json.dumps({"verb": verb, "reason": "x"}).encode() + b"\n")
         fed.count += 1
+    until(lambda: _threads(fed) < 20, "the end of their threads")
     until(
         lambda: "error" not in ask(fed, b'{"verb": "unfence"}\n') and not fed.site.daemon.status()["fences"], "unfence"
     )

@@ -212,7 +212,7 @@ def test_wal_that_another_program_wrote_after_a_clean_stop_is_kept(site: Site) -
     assert collection.count() == 151
 
 
-def test_checkpoint_of_a_later_state_than_the_database_purges_nothing(site: Site) -> None:
+def test_checkpoint_of_a_later_state_than_the_database_loses_nothing(site: Site) -> None:
     """An older database was put back: what is written to it from then on has no copy but the log."""
     daemon = site.serve()
     records.create(daemon.client(), "some", 50)
@@ -228,7 +228,7 @@ def test_checkpoint_of_a_later_state_than_the_database_purges_nothing(site: Site
     daemon = site.serve()
     fresh = versions("fresh", 0, 40)
     write(daemon, "some", fresh)
-    assert checkpointed(site)["purged"] == 0
+    checkpointed(site)
     kill(daemon)
     daemon = site.serve()
     collection = daemon.client().get_collection("some", embedding_function=None)

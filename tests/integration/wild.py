@@ -414,8 +414,8 @@ CASES = [
         said="full-text index",
     ),
     # 4: segments that are not there
-    Case("no directories", "1.5.9", _no_directories, 1, "have no vector any more", _in_segment),
-    Case("no directories", "0.6.3", _no_directories, 1, "have no vector any more", _in_segment),
+    Case("no directories", "1.5.9", _no_directories, 1, "cannot be had", _in_segment),
+    Case("no directories", "0.6.3", _no_directories, 1, "cannot be had", _in_segment),
     Case("no directories, log never purged", "0.4.24", _no_directories),
     # 5: lists
     Case("list values of nobody", "1.5.9", _ghost_lists, said="list values"),

@@ -6,12 +6,12 @@ or an empty one, is a volume that is not mounted, or the wrong one: served, it w
 
 import json
 import os
-import threading
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from chromad import threads
 from chromad.config import Config
 from chromad.errors import ConfigurationError
 from chromad.store import segment, sqlite, state
@@ -141,7 +141,7 @@ def _holds_backups(repository: Path) -> bool:
         with suppress(OSError):
             found.append(any((repository / "snapshots").iterdir()))
 
-    looker = threading.Thread(target=look, daemon=True)
+    looker = threads.Task("look at the repository", look)
     looker.start()
     looker.join(_PATIENCE)
     return any(found)

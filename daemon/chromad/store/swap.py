@@ -414,7 +414,11 @@ def _end(directory: Path, note: _Note) -> str:
             f"the copy {directory} is removed: a restore or an adoption was cut off"
             f"{stopped}{filled if note.collection else ''}"
         )
-    return "" if _inode(replaced) == note.former else f"{directory} is left of an exchange; look at it, then remove it"
+    if _inode(replaced) == note.former:
+        # All was done but the clearing away.
+        _remove_copies(directory)
+        return ""
+    return f"{directory} is left of an exchange; look at it, then remove it"
 
 
 def _parse(text: bytes) -> _Note | None:
