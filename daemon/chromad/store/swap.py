@@ -414,8 +414,8 @@ def _end(directory: Path, note: _Note) -> str:
             f"the copy {directory} is removed: a restore or an adoption was cut off"
             f"{stopped}{filled if note.collection else ''}"
         )
-    if _inode(replaced) == note.former:
-        # All was done but the clearing away.
+    if _inode(replaced) == note.former or not directory.exists():
+        # All was done but the clearing away; former data with nothing in them are not kept.
         _remove_copies(directory)
         return ""
     return f"{directory} is left of an exchange; look at it, then remove it"
