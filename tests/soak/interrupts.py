@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from chromad.store import swap
+
 from tests.integration import records
 from tests.integration.account import AS_ROOT, open_doors, service, why_unreachable
 from tests.integration.records import Record
@@ -220,9 +222,8 @@ class Laboratory:
         unit = self._unit(verb)
         words = self._words(verb)
         if verb == "adopt" and self._empty.daemon.client().list_collections():
-            # It had done its work. The next one of any kind removes the note.
-            for note in self._empty.root.glob("restore/*.note"):
-                note.unlink()
+            # It had done its work, so another one is refused. What it did not clear away, the next run of any kind does.
+            swap.sweep_beside(self._empty.data)
             return
         deadline = time.monotonic() + _PATIENCE
         while (result := unit.chromactl(*words)).code == 75 and time.monotonic() < deadline:
