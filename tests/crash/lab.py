@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from chromad.store import reach
+
 from tests.crash import persists, servers
 from tests.crash.api import GONE, TIMEOUT, Connection, Refused
 from tests.crash.disks import Disk, Writeback
@@ -63,7 +65,11 @@ class Findings:
 
 @dataclass
 class Round:
-    """seconds_to_ready: None where the service did not come back. torn: by segment, the file at which a persist stood still."""
+    """seconds_to_ready: None where the service did not come back. torn: by segment, the file at which a persist stood still.
+
+    cut_off: records that their vectors do not find since Chroma's own index, before the strike, had lost the way to them
+    (`chromad.store.reach`; stock Chroma does so without any kill).
+    """
 
     number: int
     moment: str
@@ -76,6 +82,7 @@ class Round:
     requests: int = 0
     in_flight: int = 0
     hidden: int = 0
+    cut_off: int = 0
     set_back: int = 0
     findings: Findings = field(default_factory=Findings)
 
@@ -348,8 +355,18 @@ class Lab:
         record.findings.risen += [f"{key} (in the index)" for key in strangers]
         if len(hidden) > len(sample) * _MOST_HIDDEN:
             hidden, _ = self._hidden(record, recipe, found, sorted(found))
+            before = self._cut_off_before(record, recipe).intersection(hidden)
+            record.cut_off += len(before)
+            hidden = [key for key in hidden if key not in before]
             if len(hidden) > len(found) * _MOST_HIDDEN:
                 record.findings.wrong += [f"{key} (not found by its vector)" for key in hidden]
+
+    def _cut_off_before(self, record: Round, recipe: Recipe) -> set[str]:
+        """What no search could find in the segment as the last persist before the strike has left it; nothing where that did not
+        come to its end, or where the disk holds something else by now."""
+        if self._disk or any(step.startswith(f"{recipe.name}: ") for step in record.torn):
+            return set()
+        return set(reach.cut_off(self.site.root / "struck" / self.site.data.name / self._segments[recipe.name].name))
 
     def _hidden(
         self, record: Round, recipe: Recipe, found: dict[str, Record], keys: list[str]

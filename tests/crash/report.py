@@ -44,6 +44,7 @@ def summarize(rounds: list[Round], command: str, seconds: float, evidence: list[
         "requests_acknowledged": sum(record.requests for record in rounds),
         "requests_in_flight": sum(record.in_flight for record in rounds),
         "self_queries_missed": sum(record.hidden for record in rounds),
+        "records_cut_off_by_the_index": sum(record.cut_off for record in rounds),
         "vectors_set_back": sum(record.set_back for record in rounds),
         "restarts_by_supervisor": sum(record.restarts for record in rounds),
         "seconds_to_ready": {
@@ -97,6 +98,10 @@ def _table(sides: dict[str, Summary]) -> str:
     rows += [
         ("records compared", [str(column["records_compared"]) for column in columns]),
         ("vectors set back by Chroma itself, crash or not", [str(column["vectors_set_back"]) for column in columns]),
+        (
+            "records that Chroma's index had lost the way to before the strike",
+            [str(column.get("records_cut_off_by_the_index", 0)) for column in columns],
+        ),
         ("restarts by the supervisor", [str(column["restarts_by_supervisor"]) for column in columns]),
         ("seconds to ready, median", [str(column["seconds_to_ready"]["median"]) for column in columns]),
         ("seconds to ready, longest", [str(column["seconds_to_ready"]["max"]) for column in columns]),

@@ -17,6 +17,7 @@ from chromad.store import sqlite
 from tests.integration import holders, records
 from tests.integration.account import BIN, need_closed_doors, stranger
 from tests.integration.site import Site
+from tests.segments import refilled
 
 Results = list[dict[str, Any]]
 
@@ -90,6 +91,15 @@ def test_sound_host(healthy: Site) -> None:
 def test_deep(healthy: Site) -> None:
     [integrity] = [each for each in doctor(healthy, 0, "--deep") if each["name"] == "integrity"]
     assert integrity["status"] == "ok"
+
+
+def test_records_that_no_search_finds(site: Site, tmp_path: Path) -> None:
+    """Chroma's index has lost the way to them, without any kill."""
+    data, _, missed = refilled.tries(tmp_path / "tries")[-1]
+    shutil.rmtree(site.data)
+    shutil.copytree(data, site.data)
+    segments = wrong(doctor(site, 1, "--deep"))["segments"]
+    assert f"{len(missed)} of the 100 records of {refilled.NAME} are in no search's reach" in segments
 
 
 def test_text_and_nagios(healthy: Site) -> None:

@@ -1,5 +1,5 @@
-"""The process that examines segments. Argument: the pid of its parent. Standard input: a JSON list of pairs, a directory
-and the fields of a `soundness.Claim` or null.
+"""The process that examines segments. Arguments: the pid of its parent, and `reach` to count what no search comes to. Standard
+input: a JSON list of pairs, a directory and the fields of a `soundness.Claim` or null.
 
 Prints a line when it can begin, then one JSON line for each, in order: the fields of `soundness.Verdict`.
 """
@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from chromad.errors import ChromadError
-from chromad.store import format, ids, segment_files, soundness, vectors
+from chromad.store import format, ids, reach, segment_files, soundness, vectors
 from chromad.store.damage import Damage
 from chromad.store.idmap import Older
 from chromad.store.soundness import Claim
@@ -22,7 +22,7 @@ from chromad.store.soundness import Claim
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def verdict(directory: Path, claim: Claim | None = None) -> dict[str, object]:
+def verdict(directory: Path, claim: Claim | None = None, *, with_reach: bool = False) -> dict[str, object]:
     """Examines one directory, whatever it holds, and compares it with the log where there is a claim."""
     if claim and claim.before is not None and not segment_files.is_whole(claim.before):
         # The segment before is damaged, or gone: nothing is known by it, and it says nothing of this one.
@@ -32,6 +32,7 @@ def verdict(directory: Path, claim: Claim | None = None) -> dict[str, object]:
         unlike = vectors.compare(directory, claim) if claim else 0
         if claim:
             ids.compare(directory, claim)
+        cut_off = len(reach.cut_off(directory)) if with_reach and facts.live < facts.elements else 0
     except Older as older:
         return _unsound(str(older)) | {"older": True}
     except Damage as damage:
@@ -43,7 +44,13 @@ def verdict(directory: Path, claim: Claim | None = None) -> dict[str, object]:
         return _unread(f"could not be compared with the log: {error.message}")
     except Exception as error:
         return _unsound(f"could not be examined: {type(error).__name__}: {error}")
-    return {"sound": facts.live > 0, "problem": "", "empty": facts.live == 0, "unlike": unlike, **asdict(facts)}
+    return {
+        "sound": facts.live > 0,
+        "problem": "",
+        "empty": facts.live == 0,
+        "unlike": unlike,
+        "cut_off": cut_off,
+    } | asdict(facts)
 
 
 def _unsound(problem: str) -> dict[str, object]:
@@ -62,8 +69,10 @@ def main() -> None:
     with contextlib.suppress(PermissionError):
         os.nice(10)
     print(soundness.READY, flush=True)
-    for path, claim in json.load(sys.stdin):
-        print(json.dumps(verdict(Path(path), soundness.read_claim(claim) if claim else None)), flush=True)
+    with_reach = sys.argv[2:] == ["reach"]
+    for path, fields in json.load(sys.stdin):
+        claim = soundness.read_claim(fields) if fields else None
+        print(json.dumps(verdict(Path(path), claim, with_reach=with_reach)), flush=True)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ class Verdict:
     elements: vectors, deleted ones included. dimension: numbers of a vector. older: a Chroma before 1.0 wrote the pickle; the
     engine can read it, but it was not examined, so that it is not known to be sound. unlike: vectors that are not (or, mended,
     were not) what the log says. unread: the segment could not be read, or not the log that it is compared with, for want of
-    memory, by a disk that fails or the like: nothing is said of the segment.
+    memory, by a disk that fails or the like: nothing is said of the segment. cut_off: records that no search comes to, where that
+    was asked.
     """
 
     sound: bool
@@ -62,6 +63,7 @@ class Verdict:
     older: bool = False
     unlike: int = 0
     unread: bool = False
+    cut_off: int = 0
 
 
 _VERDICT = TypeAdapter(Verdict)
@@ -75,11 +77,16 @@ def read_claim(fields: Mapping[str, Any]) -> Claim:
 
 
 def examine(
-    directories: Sequence[Path], tick: Callable[[], None], claims: Mapping[Path, Claim] | None = None
+    directories: Sequence[Path],
+    tick: Callable[[], None],
+    claims: Mapping[Path, Claim] | None = None,
+    *,
+    reach: bool = False,
 ) -> dict[Path, Verdict]:
     """Examines segments that no engine has open. Calls `tick` about every 0.2 s meanwhile; it may raise to give up.
 
-    claims: of those that are to be compared with the log.
+    claims: of those that are to be compared with the log. reach: count the records that no search comes to, which takes another
+    look at the links of segments with deleted elements.
 
     A segment that the child crashes at is not sound. One at which it is ended from outside, as by the kernel for want of
     memory, is unread. Raises ChromadError when the child cannot run at all, which says nothing about segments. The calling
@@ -88,7 +95,7 @@ def examine(
     verdicts: dict[Path, Verdict] = {}
     todo = list(dict.fromkeys(directories))
     while todo:
-        answers, end, outside = _run(todo, tick, claims or {})
+        answers, end, outside = _run(todo, tick, claims or {}, reach)
         verdicts.update(zip(todo, answers, strict=False))
         todo = todo[len(answers) :]
         if todo:
@@ -98,7 +105,7 @@ def examine(
 
 
 def _run(
-    directories: Sequence[Path], tick: Callable[[], None], claims: Mapping[Path, Claim]
+    directories: Sequence[Path], tick: Callable[[], None], claims: Mapping[Path, Claim], reach: bool
 ) -> tuple[list[Verdict], str, bool]:
     """Gives the answers of one child, up to the first bad one, how it ended, and whether that came from outside."""
     question = os.memfd_create("segments")
@@ -107,7 +114,7 @@ def _run(
         os.write(question, json.dumps(asked, default=str).encode())
         os.lseek(question, 0, os.SEEK_SET)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "chromad.store.format_main", str(os.getpid())],
+            [sys.executable, "-I", "-m", "chromad.store.format_main", str(os.getpid()), *(["reach"] if reach else [])],
             stdin=question,
             stdout=subprocess.PIPE,
             env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "OPENBLAS_NUM_THREADS": "1"},
