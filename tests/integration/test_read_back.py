@@ -1,6 +1,7 @@
 """What happens to a backup between its proof and the repository: it does not count as proven, and nothing is built on it."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +103,25 @@ def test_changed_after_the_proof(good: Site, commands: str, said: str) -> None:
 def test_new_base_changed_after_the_proof(good: Site, name: str) -> None:
     environment = around_restic(good, "backup", flip(name))
     assert_not_proven(good, "is not what the manifest says", environment, "--full")
+
+
+def test_killed_before_it_was_read_back(good: Site) -> None:
+    """It is in the repository as proven; the next run sees to that, and takes a good one."""
+    write(good)
+    before = good.ledger["last_good"]
+    # The process above the shell is chromactl.
+    result = good.chromactl("backup", environment=around_restic(good, "dump", "kill -KILL $PPID; sleep 1"))
+    assert result.code == -signal.SIGKILL
+    unread = good.listed()[-1]
+    assert unread["proven"]
+    assert good.ledger["storing"] == unread["created"] != before
+    held = write(good)
+    taken = good.backup()
+    assert taken["records"] == held
+    found = {each["created"]: each["proven"] for each in good.listed()}
+    assert not found[unread["created"]]
+    assert found[taken["created"]]
+    assert good.ledger["storing"] == ""
 
 
 def test_repository_that_cannot_be_read(good: Site) -> None:

@@ -117,6 +117,7 @@ def run(
         attempted = ledger.now()
         remove_leftovers(config)
         try:
+            _settle_unread(config, primary)
             if former.has_nothing(config) and not accept_empty:
                 _refuse_nothing(config, primary)
             _begin_history(config)
@@ -281,7 +282,8 @@ def _store(
     kept = [*former.active(before.kept, found.created), *([shrunk] if shrunk else [])]
     kept = list({each.created: each for each in kept}.values())
     # Before it is stored: whoever is killed in between has stored it, and the next one must not let the former go.
-    ledger.write(config.backup_dir, replace(ledger.read(config.backup_dir), kept=kept))
+    known = replace(ledger.read(config.backup_dir), kept=kept, storing="" if problem else found.created)
+    ledger.write(config.backup_dir, known)
     tags = [UNPROVEN if problem else PROVEN, *(f"{key}={value}" for key, value in facts.items()), *former.tags(kept)]
     added = primary.backup(taken.directory, host(), tags, lambda done, total: progress("storing", done, total))
     if not problem:
@@ -297,7 +299,7 @@ def _store(
         len(found.collections),
         found.records,
     )
-    known = replace(known, attempted=found.created, taken=[*known.taken, entry])
+    known = replace(known, attempted=found.created, taken=[*known.taken, entry], storing="")
     if problem:
         known = replace(known, problem=_one_line(problem), suspect=True)
     else:
@@ -362,6 +364,18 @@ def _read_back(
             message = f"{problem.message}; in the repository it still counts as proven: {error.message}"
             return added, BackupError(message, f"chromactl backups forget {added.id} --confirm")
     return added, None
+
+
+def _settle_unread(config: Config, primary: Repository) -> None:
+    """A backup that was stored, and whose run was killed before it was read back, does not stay proven."""
+    known = ledger.read(config.backup_dir)
+    if not known.storing:
+        return
+    for each in primary.snapshots():
+        if (each.host, each.time) == (host(), known.storing) and PROVEN in each.tags:
+            left = primary.retag(each, PROVEN, UNPROVEN)
+            journal.warning("backup: %s was stored and not read back, so it does not count as proven", left)
+    ledger.write(config.backup_dir, replace(known, storing=""))
 
 
 def _retain(config: Config, primary: Repository, second: Repository | None) -> int:
