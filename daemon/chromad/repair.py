@@ -183,13 +183,11 @@ class _Repair:
             logged = log.vectors_of_known(connection, collection, needed - salvaged)
             log.prepend(connection, collection, logged.items())
             connection.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (collection.segment,))
+            lost = sorted(needed - salvaged - logged.keys())
+            # Before it is done: afterwards nothing tells of them any more.
+            lost_file = quarantine.list_lost(collection.segment, self._quarantine_dir, lost) if lost else None
             connection.execute("COMMIT")
         broken = self._move_out(collection, broken)
-        lost = sorted(needed - salvaged - logged.keys())
-        lost_file = None
-        if lost:
-            lost_file = broken.with_name(f"{broken.name}.lost")
-            state.write_atomically(lost_file, "".join(f"{record}\n" for record in lost), 0o640)
         return Repaired(
             collection.name,
             collection.records,

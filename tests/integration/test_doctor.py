@@ -98,6 +98,7 @@ def test_records_that_no_search_finds(site: Site, tmp_path: Path) -> None:
     data, _, missed = refilled.tries(tmp_path / "tries")[-1]
     shutil.rmtree(site.data)
     shutil.copytree(data, site.data)
+    site.give_all(site.data)
     segments = wrong(doctor(site, 1, "--deep"))["segments"]
     assert f"{len(missed)} of the 100 records of {refilled.NAME} are in no search's reach" in segments
 

@@ -2,7 +2,9 @@
 what the real one would stumble over. Nothing of it touches anything."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -156,7 +158,8 @@ def test_dry_run_of_one_collection(site: Site) -> None:
 
 def test_dry_run_into_a_directory(site: Site) -> None:
     for target, code, said in (
-        (str(site.data), 78, "exists and is not an empty directory"),
+        (str(site.data), 78, "is data_dir"),
+        (str(site.checkpoints / "look"), 78, "lies inside"),
         ("look", 78, "is relative"),
         (f"{site.root}/none/look", 78, "does not exist"),
     ):
@@ -187,6 +190,20 @@ def test_dry_run_of_a_backup(site: Site) -> None:
     site.key.write_text("another\n")
     refused_alike(site, 78, "the key does not open the repository", "backup")
     site.key.write_bytes(key)
+    site.edit_ledger(problem="", suspect=False)
+
+
+def test_dry_run_of_a_backup_of_a_damaged_database(site: Site) -> None:
+    """What a backup with a base of its own refuses. The index belongs to no log, so that smaller ones know nothing of it."""
+    with closing(sqlite3.connect(site.data / "chroma.sqlite3")) as connection:
+        connection.execute(
+            "UPDATE embedding_fulltext_search_data SET block = zeroblob(length(block)) WHERE id = (SELECT max(id) FROM"
+            " embedding_fulltext_search_data)"
+        )
+        connection.commit()
+        refused_alike(site, 1, "the full-text index is damaged", "backup", "--full")
+        connection.execute("INSERT INTO embedding_fulltext_search(embedding_fulltext_search) VALUES ('rebuild')")
+        connection.commit()
     site.edit_ledger(problem="", suspect=False)
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ from chromad.store import sqlite
 from chromadb.errors import ChromaError
 
 from tests.integration import records
-from tests.integration.account import alive, until
+from tests.integration.account import BIN, alive, until
 from tests.integration.daemon import Daemon
 from tests.integration.records import Record
 from tests.integration.site import Site
@@ -373,9 +374,17 @@ def test_segment_that_is_gone_with_its_log(site: Site) -> None:
     daemon = site.serve()
     assert recovered(daemon) == {"some": "quarantined"}
     daemon.stop()
+    # Killed where their list is to be written: they are still to be listed then.
+    killed = (
+        "import os\nfrom chromad.store import quarantine\nquarantine.list_lost = lambda *_: os.kill(os.getpid(), 9)\n"
+    )
+    main = "from chromad import chromactl\nchromactl.main()"
+    command: list[str | Path] = [BIN / "python", "-c", killed + main, "--config", site.config, "repair"]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == -signal.SIGKILL
     result = site.chromactl("repair", "--json")
     [repaired] = result.json()
     assert result.code == 1
+    assert repaired["lost"]
     assert Path(repaired["lost_file"]).read_text().split() == sorted(repaired["lost"])
     assert repaired["salvaged"] == 0
     daemon = site.serve()

@@ -153,7 +153,8 @@ def test_into_a_new_directory(backed_up: Prepared) -> None:
 @pytest.mark.parametrize(
     ("name", "code", "said"),
     [
-        ("data", 78, "exists and is not an empty directory"),
+        ("data", 78, "is data_dir"),
+        ("data/look", 78, "lies inside"),
         ("chromad.yml", 78, "exists and is not an empty directory"),
         ("none/look", 78, "does not exist"),
     ],

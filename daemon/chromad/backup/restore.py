@@ -94,11 +94,14 @@ def check_target(config: Config, target: Path) -> None:
     """Raises ConfigurationError when nothing can be restored into a directory."""
     if not target.is_absolute():
         raise ConfigurationError(f"the path {target} is relative", "give an absolute one")
-    for place in filter(
-        None, (config.data_dir, config.checkpoint_dir, config.quarantine_dir, config.backup.local_path)
-    ):
-        itself = target.resolve() == place.resolve()
-        if target.resolve().is_relative_to(place.resolve()) and not (itself and place == config.data_dir):
+    places = [config.data_dir, config.checkpoint_dir, config.quarantine_dir, config.backup.local_path]
+    if target.resolve() == config.data_dir.resolve():
+        # With nothing but a repository there is no other one.
+        if config.checkpoint_dir.exists():
+            raise ConfigurationError(f"{target} is data_dir", "chromactl restore without --target restores into it")
+        places.remove(config.data_dir)
+    for place in filter(None, places):
+        if target.resolve().is_relative_to(place.resolve()):
             raise ConfigurationError(f"{target} lies inside {place}", "give a directory elsewhere")
     if target.is_symlink():
         raise ConfigurationError(f"{target} is a symbolic link", f"give {target.resolve()}")

@@ -108,12 +108,25 @@ class _Purged(Exception):
 
 
 def check(config: Config, *, base: bool) -> None:
-    """Raises what `take` would raise at once: ConfigurationError where there is no database, BackupError when a collection is
-    in quarantine. base: whether it would begin with a new base."""
+    """Raises what `take` would raise: ConfigurationError where there is no database, BackupError when a collection is in
+    quarantine or the database is damaged. base: whether it would begin with a new base. Then it takes SQLite's write lock, while
+    it checks the full-text index."""
     _check_database(config)
     fenced = fence.read(config.data_dir) if base else {}
     for collection in sqlite.collections(config.data_dir, counted=False):
         _refuse_quarantined(collection, fenced)
+    if base:
+        with sqlite.connect(config.data_dir) as connection:
+            _refuse_damaged(connection)
+
+
+def _refuse_damaged(connection: sqlite3.Connection) -> None:
+    if found := audit.problems(connection):
+        hint = "systemctl stop chromadb; chromactl repair; systemctl start chromadb"
+        raise BackupError(
+            "the database is not worth keeping as it is:\n" + "\n".join(each.fact for each in found),
+            hint if all(each.mend for each in found) else "restore an earlier backup",
+        )
 
 
 def _refuse_quarantined(collection: sqlite.Collection, fenced: Mapping[str, str]) -> None:
@@ -308,12 +321,7 @@ def _prepare_copy(connection: sqlite3.Connection, store: Store, seq_ids: Mapping
                 collection.name,
             )
     sqlite.set_seq_ids(connection, {each.segment: seq_ids.get(each.segment) for each in collections})
-    if found := audit.problems(connection):
-        hint = "systemctl stop chromadb; chromactl repair; systemctl start chromadb"
-        raise BackupError(
-            "the database is not worth keeping as it is:\n" + "\n".join(each.fact for each in found),
-            hint if all(each.mend for each in found) else "restore an earlier backup",
-        )
+    _refuse_damaged(connection)
 
 
 def _data_id(config: Config) -> str:

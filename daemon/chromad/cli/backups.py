@@ -153,8 +153,9 @@ def _make(config: Config) -> tuple[bool, bool]:
     """Makes key and repository where they are missing; says which."""
     made_key = _make_key(config.backup.password_file)
     local = config.backup.local_path
-    if local and not local.exists():
-        local.mkdir(mode=0o750, parents=True)
+    # One that is empty may be of a run that was killed before it gave it away.
+    if local and (not local.exists() or not any(local.iterdir())):
+        local.mkdir(mode=0o750, parents=True, exist_ok=True)
         owner = config.data_dir.stat()
         if os.geteuid() == 0:
             os.chown(local, owner.st_uid, owner.st_gid)
@@ -175,12 +176,18 @@ def _make_key(path: Path) -> bool:
     """Makes a key where there is none; says whether it did."""
     if path.exists():
         return False
+    # Under its name it is whole or not there: with half a key a repository would be made that nobody opens again.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with signals.deferred():
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-        with os.fdopen(fd, "w", encoding="ascii") as file:
-            file.write(f"{secrets.token_urlsafe(_KEY_BYTES)}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        try:
+            with os.fdopen(fd, "w", encoding="ascii") as file:
+                file.write(f"{secrets.token_urlsafe(_KEY_BYTES)}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(unfinished, path)
+        finally:
+            unfinished.unlink()
         state.fsync_path(path.parent)
     return True
 

@@ -73,8 +73,8 @@ def look(data_dir: Path, *, files: bool) -> list[Finding]:
 
 
 def problems(connection: sqlite3.Connection) -> list[Finding]:
-    """What a copy of the database must not have to be worth keeping: damage by SQLite's own checks, collections that are not
-    seen, writes that would be lost. connection: to a private copy."""
+    """What a database must not have for a copy of it to be worth keeping: damage by SQLite's own checks, collections that are
+    not seen, writes that would be lost. Takes the write lock while it checks the full-text index."""
 
     def found() -> Iterator[Finding]:
         yield from _integrity(connection)

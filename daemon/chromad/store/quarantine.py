@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,6 +46,14 @@ class NoRoom(NotMoved):
         )
         self.needed = needed
         self.free = free
+
+
+def list_lost(segment_id: str, quarantine_dir: Path, records: Iterable[str]) -> Path:
+    """Writes the ids of records whose vector cannot be had to `<quarantine_dir>/<segment>-<UTC time>.lost`, one a line."""
+    quarantine_dir.mkdir(mode=0o750, exist_ok=True)
+    path = quarantine_dir / f"{segment_id}-{datetime.now(UTC).strftime(_NAME_FORMAT)}.lost"
+    state.write_atomically(path, "".join(f"{record}\n" for record in records), 0o640)
+    return path
 
 
 def move(path: Path, quarantine_dir: Path, why: str, tick: Callable[[], None]) -> Path:
