@@ -19,6 +19,7 @@ from chromad.checks import processes
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import ChromadError, TryAgain
+from chromad.host import files
 from chromad.output import log as journal
 from chromad.store import audit, fence, lock, log, quarantine, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Store
@@ -189,7 +190,7 @@ class _Repair:
         lost_file = None
         if lost:
             lost_file = broken.with_name(f"{broken.name}.lost")
-            state.write_atomically(lost_file, "".join(f"{record}\n" for record in lost), 0o640)
+            files.write_atomically(lost_file, "".join(f"{record}\n" for record in lost), 0o640)
         return Repaired(
             collection.name,
             collection.records,

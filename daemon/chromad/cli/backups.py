@@ -16,8 +16,9 @@ from chromad.backup.repository import Snapshot
 from chromad.cli import ui
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, one_line
+from chromad.host import files
 from chromad.output import human_bytes
-from chromad.store import lock, state
+from chromad.store import lock
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
@@ -154,17 +155,17 @@ def _make(config: Config) -> tuple[bool, bool]:
     made_key = _make_key(config.backup.password_file)
     local = config.backup.local_path
     if local and not local.exists():
-        local.mkdir(mode=0o750, parents=True)
         owner = config.data_dir.stat()
-        if os.geteuid() == 0:
-            os.chown(local, owner.st_uid, owner.st_gid)
+        for missing in [each for each in reversed(local.parents) if not each.exists()]:
+            files.make_directory(missing, 0o755)
+        files.make_directory(local, 0o750, (owner.st_uid, owner.st_gid))
     place = repository.connect(config)
     try:
         made = not place.exists()
     except ChromadError:
         if made_key:
             # It is not that of the repository that is there.
-            config.backup.password_file.unlink()
+            files.remove(config.backup.password_file)
         raise
     if made:
         place.init()
@@ -176,12 +177,12 @@ def _make_key(path: Path) -> bool:
     if path.exists():
         return False
     with signals.deferred():
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        fd = files.open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
         with os.fdopen(fd, "w", encoding="ascii") as file:
             file.write(f"{secrets.token_urlsafe(_KEY_BYTES)}\n")
             file.flush()
             os.fsync(file.fileno())
-        state.fsync_path(path.parent)
+        files.sync(path.parent)
     return True
 
 
