@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from chromad import events
 from chromad.errors import BackupError, ConfigurationError
-from chromad.fields import Moment, Number
+from chromad.fields import Moment, Name, Number, Uuid
 from chromad.host import files
 from chromad.output import log as journal
 from chromad.store import log, quarantine, segment, soundness, sqlite, state
@@ -37,7 +37,7 @@ _LINK_TRIES = 5
 class File:
     """name, size in bytes and SHA-256 of a copy; inode and mtime_ns of the live file that it was taken from."""
 
-    name: str
+    name: Name
     size: int
     sha256: str
     inode: int
@@ -50,7 +50,7 @@ class Checkpoint:
     mended: vectors that are as they were logged, but were not in the live files (see `vectors`)."""
 
     format: int
-    segment: str
+    segment: Uuid
     seq_id: Number
     data_id: str
     taken: Moment

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chromad import threads
+from chromad import names, threads
 from chromad.config import Config
 from chromad.errors import ConfigurationError
 from chromad.host import files
@@ -105,7 +105,7 @@ def lost_data_id(config: Config) -> str:
     if not sqlite.exists(config.data_dir) or not sqlite.has_tables(config.data_dir):
         return ""
     found = set()
-    for uuid in sqlite.segments(config.data_dir):
+    for uuid in filter(names.is_uuid, sqlite.segments(config.data_dir)):
         for path in (config.checkpoint_dir / uuid).glob("*/checkpoint.json"):
             try:
                 found.add(str(json.loads(path.read_bytes())["data_id"]))
