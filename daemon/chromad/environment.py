@@ -1,7 +1,6 @@
 """Virtual environments side by side: `<home>/venvs/<name>`, and the link `<home>/venv` to the one that the service runs from."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from chromad import versions
 from chromad.errors import ConfigurationError
-from chromad.store import state
+from chromad.host import files
 
 _TIMEOUT = 60.0  # seconds
 _VERSIONS = (
@@ -71,9 +70,4 @@ def active() -> Path:
 
 def switch(path: Path) -> None:
     """Lets the link point to an environment: to the old one or to this one, whenever one looks."""
-    link = home().parent / "venv"
-    temporary = link.with_name(".venv.new")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(Path("venvs") / path.name)
-    os.replace(temporary, link)
-    state.fsync_path(link.parent)
+    files.make_link(home().parent / "venv", f"venvs/{path.name}")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from chromad import names
+
 
 def _moment(text: str) -> str:
     if datetime.fromisoformat(text).tzinfo is None:
@@ -16,6 +18,22 @@ def _moment(text: str) -> str:
     return text
 
 
+def _uuid(text: str) -> str:
+    if not names.is_uuid(text):
+        raise ValueError("an id is a UUID")
+    return text
+
+
+def _plain(text: str) -> str:
+    if not names.is_plain(text):
+        raise ValueError("a name is no path")
+    return text
+
+
+# The id of a collection or a segment
+Uuid = Annotated[str, AfterValidator(_uuid)]
+# The name of a file in the directory that is spoken of
+Name = Annotated[str, AfterValidator(_plain)]
 # A time, ISO 8601 with an offset
 Moment = Annotated[str, AfterValidator(_moment)]
 # The same, empty where there was none yet

@@ -29,6 +29,7 @@ from chromad.config import Config
 from chromad.control import ask
 from chromad.environment import Environment
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
+from chromad.host import files
 from chromad.output import human_bytes
 from chromad.store import audit, history, hold, lock, log, segment, sqlite, state, swap
 from chromad.upgrade_journal import Journal
@@ -317,7 +318,7 @@ class Upgrade:
         data_dir = self._config.data_dir
         with lock.directory_lock(data_dir):
             swap.check_alone(data_dir)
-            swap.exchange(self._journal.copy, data_dir)
+            files.exchange(self._journal.copy, data_dir)
         state.fsync_path(data_dir.parent)
 
     def _switch(self) -> None:
@@ -416,7 +417,7 @@ def undo(config: Config) -> str:
     if exchanged:
         with lock.directory_lock(data_dir):
             swap.check_alone(data_dir)
-            swap.exchange(journal.copy, data_dir)
+            files.exchange(journal.copy, data_dir)
         copied, found = state.read(journal.copy), state.read(data_dir)
         if copied and found and replace(copied, mark=found.mark) != found:
             # The new version may have taken checkpoints, of files that it has written.

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from chromad import environment
 from chromad.errors import ConfigurationError
-from chromad.store import state
+from chromad.host import files
 
 FILE = "upgrade.json"
 FORMAT = 1
@@ -34,7 +34,7 @@ def read() -> Journal | None:
     """The journal of an upgrade that did not come to its end. Raises ConfigurationError when it cannot be read."""
     path = environment.home() / FILE
     try:
-        found = TypeAdapter(Journal).validate_json(path.read_bytes())
+        found = TypeAdapter(Journal).validate_json(files.read_plain(path))
     except FileNotFoundError:
         return None
     except ValueError:
@@ -52,10 +52,10 @@ def read() -> Journal | None:
 def write(journal: Journal) -> None:
     """Puts it on disk; a crash leaves either the old or the new one."""
     text = json.dumps(asdict(journal), indent=2, default=str, allow_nan=False) + "\n"
-    state.write_atomically(environment.home() / FILE, text, 0o644)
+    files.write_atomically(environment.home() / FILE, text, 0o644)
 
 
 def remove() -> None:
     """The upgrade has come to its end, whichever."""
-    (environment.home() / FILE).unlink(missing_ok=True)
-    state.fsync_path(environment.home())
+    files.remove(environment.home() / FILE)
+    files.sync(environment.home())

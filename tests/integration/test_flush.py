@@ -28,7 +28,13 @@ def test_everything_is_synced_before_the_clean_mark(site: Site) -> None:
     records.fill(daemon.client(), "kept", 150, sync_threshold=100)
     trace = site.root / "trace"
     strace = subprocess.Popen(
-        ["strace", "--decode-fds=path", "--trace=fsync,rename", f"--output={trace}", f"--attach={daemon.process.pid}"],
+        [
+            "strace",
+            "--decode-fds=path",
+            "--trace=fsync,rename,renameat",
+            f"--output={trace}",
+            f"--attach={daemon.process.pid}",
+        ],
         stderr=subprocess.DEVNULL,
     )
     until(trace.exists, "strace")
@@ -38,8 +44,9 @@ def test_everything_is_synced_before_the_clean_mark(site: Site) -> None:
     daemon.stop()
     strace.wait()
     text = trace.read_text(encoding="utf-8")
-    mark = f'rename("{site.data}/.chromad.json.new", "{site.data}/chromad.json")'
-    assert mark in text
+    found = re.search(rf'renameat\(\d+<{site.data}>, "[^"]*", \d+<{site.data}>, "chromad.json"\)', text)
+    assert found
+    mark = found[0]
     synced = re.findall(r"fsync\(\d+<([^>]*)>\)", text.partition(mark)[0])
     unimportant = ("chromad.json", "chromad.lock", ".chromad-ballast")
     wanted = {str(path) for path in [site.data, *site.data.rglob("*")] if path.name not in unimportant}

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+import uuid
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -16,6 +17,11 @@ from chromad.store import archive, sqlite
 from tests.segments.workload import Workload
 
 NOON = datetime(2100, 1, 1, 12, tzinfo=UTC)
+
+
+def segment(name: str, scope: str = "METADATA") -> str:
+    """The id of a segment of a collection."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name}-{scope}"))
 
 
 class Data:
@@ -57,7 +63,7 @@ class Data:
         for scope in ("VECTOR", "METADATA"):
             self.run(
                 "INSERT INTO segments SELECT ?, type, scope, ? FROM segments WHERE scope = ? LIMIT 1",
-                f"{name}-{scope}",
+                segment(name, scope),
                 name,
                 scope,
             )
@@ -227,7 +233,7 @@ def test_segments_that_are_no_more(data: Data, topic: str, copied: Data) -> None
     """Nothing is left of a collection that was deleted after the base: no record of it comes up in another one."""
     data.write(data.collection("b"), "x")
     data.mark(1)
-    before = {uuid for (uuid,) in copied.run("SELECT id FROM segments WHERE collection NOT IN ('a')")}
+    before = {each for (each,) in copied.run("SELECT id FROM segments WHERE collection NOT IN ('a')")}
     (first,) = copied.run("SELECT id FROM collections WHERE id NOT IN ('a')")
     catalog = archive.newest(data.path).catalog
     for table, column in (("collections", "id"), ("segments", "collection"), ("collection_metadata", "collection_id")):
@@ -307,9 +313,12 @@ class TestKept:
     def record(self, data: Data, seq_id: int) -> None:
         """As the metadata segment notes a write."""
         data.run(
-            "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES ('a-METADATA', ?, ?)", f"{seq_id}", seq_id
+            "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES (?, ?, ?)",
+            segment("a"),
+            f"{seq_id}",
+            seq_id,
         )
-        data.run("INSERT OR REPLACE INTO max_seq_id VALUES ('a-METADATA', ?)", seq_id)
+        data.run("INSERT OR REPLACE INTO max_seq_id VALUES (?, ?)", segment("a"), seq_id)
 
     def test_nothing_is_gone(self, data: Data, topic: str) -> None:
         self.check(data, data.begun + 9)
@@ -353,7 +362,8 @@ class TestKept:
     def test_numbers_of_old_chroma(self, data: Data, topic: str) -> None:
         """Until 0.5 seq ids were bytes, which SQLite takes for greater than any number."""
         data.run(
-            "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES ('a-METADATA', 'old', ?)",
+            "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES (?, 'old', ?)",
+            segment("a"),
             bytes(7) + b"\x01",
         )
         data.write(topic, "x")
@@ -397,3 +407,17 @@ def test_mark_without_a_time(data: Data, topic: str, taken: object) -> None:
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="is missing"):
         archive.last_seq_id(tmp_path / archive.FILE)
+
+
+@pytest.mark.parametrize("name", ["{victim}", "../victim", "..", "", "a/b", "A0000000-0000-0000-0000-000000000000"])
+def test_segments_of_the_base_that_are_paths(data: Data, topic: str, copied: Data, tmp_path: Path, name: str) -> None:
+    """What belongs to segments that are no more is removed by their names."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    data.mark(1)
+    copied.run("INSERT INTO segments SELECT ?, type, scope, 'x' FROM segments LIMIT 1", name.format(victim=victim))
+    before = copied.log()
+    with pytest.raises(BackupError, match="has the segment"):
+        archive.apply(copied.directory, data.path, 0, archive.newest(data.path).catalog)
+    assert victim.is_dir()
+    assert copied.log() == before

@@ -13,19 +13,20 @@ from chromad.store import segment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+SEGMENT = "00000000-0000-4000-8000-000000000002"
 ONE = manifest.CollectionEntry(
-    "c1",
+    "00000000-0000-4000-8000-000000000001",
     "default_tenant",
     "default_database",
     "one",
     3,
     12,
-    "s1",
+    SEGMENT,
     7,
     {"team": "blue"},
     [manifest.Sample("a", "00", ["a", "b"], [0.0, 0.5])],
 )
-SEGMENT_FILES = [manifest.Entry(f"s1/{name}", 1, "11") for name in sorted(segment.FILES)]
+SEGMENT_FILES = [manifest.Entry(f"{SEGMENT}/{name}", 1, "11") for name in sorted(segment.FILES)]
 GOOD = manifest.Manifest(
     format=2,
     created="2026-01-02T00:00:00+00:00",
@@ -151,7 +152,9 @@ def test_any_value_in_a_collection_entry(tmp_path: Path, key: str, value: object
     assert all(type(sample) is manifest.Sample for sample in entry.samples)
 
 
-@pytest.mark.parametrize("path", ["chroma.sqlite3", "log.sqlite3", "s1/header.bin", "s1/index_metadata.pickle"])
+@pytest.mark.parametrize(
+    "path", ["chroma.sqlite3", "log.sqlite3", f"{SEGMENT}/header.bin", f"{SEGMENT}/index_metadata.pickle"]
+)
 def test_file_that_a_restore_needs_is_not_listed(tmp_path: Path, path: str) -> None:
     files = [entry for entry in document()["files"] if entry["path"] != path]
     assert len(files) == len(document()["files"]) - 1

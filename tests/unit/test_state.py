@@ -108,18 +108,18 @@ def test_boot_id_of_the_unit_comes_first(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    fsync, rename = os.fsync, Path.rename
+    fsync, rename = os.fsync, os.rename
 
     def note_fsync(fd: int) -> None:
         calls.append(f"fsync {os.readlink(f'/proc/self/fd/{fd}')}")
         fsync(fd)
 
-    def note_rename(path: Path, target: Path) -> Path:
-        calls.append(f"rename {path}")
-        return rename(path, target)
+    def note_rename(source: str, target: str, **directories: int) -> None:
+        calls.append(f"rename {tmp_path / source}")
+        rename(source, target, **directories)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(Path, "rename", note_rename)
+    monkeypatch.setattr(os, "rename", note_rename)
     state.write(tmp_path, GOOD)
     first, second, third = calls
     assert second == f"rename {first.removeprefix('fsync ')}"

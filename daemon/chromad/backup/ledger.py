@@ -5,7 +5,6 @@ ended, and what a repository does not keep by itself.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import TypeAdapter
 
 from chromad.errors import BackupError
 from chromad.fields import Moment, MomentOrNone, Number, Seconds
-from chromad.store import state
+from chromad.host import files
 
 FILE = "ledger.json"
 FORMAT = 1
@@ -92,7 +91,7 @@ def read(directory: Path) -> Ledger:
     """The ledger of a host, an empty one where there is none yet. Raises BackupError when it is damaged."""
     path = directory / FILE
     try:
-        found = TypeAdapter(Ledger).validate_json(path.read_bytes(), strict=True)
+        found = TypeAdapter(Ledger).validate_json(files.read_plain(path), strict=True)
     except FileNotFoundError:
         return Ledger()
     except ValueError:
@@ -107,10 +106,7 @@ def read(directory: Path) -> Ledger:
 def write(directory: Path, ledger: Ledger) -> None:
     """Writes it so that a crash leaves the old or the new one; keeps its lists short."""
     short = replace(ledger, taken=ledger.taken[-_KEPT:], drills=ledger.drills[-_KEPT:])
-    state.write_atomically(directory / FILE, json.dumps(asdict(short), indent=1, allow_nan=False) + "\n", 0o640)
-    if os.geteuid() == 0:
-        owner = directory.stat()
-        os.chown(directory / FILE, owner.st_uid, owner.st_gid)
+    files.write_atomically(directory / FILE, json.dumps(asdict(short), indent=1, allow_nan=False) + "\n", 0o640)
 
 
 def covers(directory: Path, data_id: str) -> int | None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from chromad import names
 from chromad.backup.fingerprint import Fingerprint
 from chromad.errors import BackupError
-from chromad.fields import Moment, Number
+from chromad.fields import Moment, Number, Uuid
 from chromad.store import archive, segment, sqlite
 
 FILE = "manifest.json"
@@ -54,13 +55,13 @@ class CollectionEntry:
     """One collection with the records that must be there after a restore. segment: of the vectors. seq_id: up to where the
     copy of the segment has applied the log, None where the log rebuilds all of it."""
 
-    id: str
+    id: Uuid
     tenant: str
     database: str
     name: str
     dimension: Number | None
     records: Number
-    segment: str
+    segment: Uuid
     seq_id: Number | None
     metadata: dict[str, Any]
     samples: list[Sample]
@@ -144,8 +145,8 @@ def _check_complete(name: str, manifest: Manifest, paths: set[str]) -> None:
 
 def _belongs(path: str) -> bool:
     """Whether a path is that of a file in a backup: FILE or SEGMENT/FILE."""
-    parts = path.split("/")
-    return path.isprintable() and len(parts) <= 2 and not {"", ".", ".."} & set(parts)
+    home, slash, name = path.rpartition("/")
+    return names.is_plain(name) and (names.is_uuid(home) if slash else True)
 
 
 def hash_file(path: Path, progress: Progress) -> Entry:

@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -18,16 +19,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from chromad import signals
+from chromad import names, signals
 from chromad.backup import secret
 from chromad.config import Config, Keep
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
+from chromad.host import files
 
 MARK = "chromad"  # the tag of every snapshot that is ours
 _TICK = 0.2
 # Lines that say less than the first one
 _COUNT = re.compile(r"[Tt]here (were|was) \d+ error|unable to create lock")
 
+# The id of a snapshot, which has a short form
+_ID = re.compile(r"[0-9a-f]{8,64}")
 # As many as SQLite's integers have at most
 _DIGITS = 19
 
@@ -149,14 +153,11 @@ class Repository:
                 *("restore", "--no-lock", snapshot.id, "--target", str(parent)),
                 tick=lambda: progress(min(_size(parent), size), size),
             )
-            source = parent / snapshot.path.lstrip("/")
-            if not source.is_dir():
-                raise BackupError(
-                    f"the backup {snapshot.id} does not hold {snapshot.path}", "choose another one: chromactl backups"
-                )
-            source.rename(target)
+            source = _within(parent, snapshot)
+            _need_plain(source, snapshot)
+            files.rename(source, target)
         finally:
-            shutil.rmtree(parent, ignore_errors=True)
+            files.remove_tree(parent, ignore_errors=True)
 
     def retain(self, host: str, keep: Keep, tag: str, spare: Collection[str] = ()) -> int:
         """Forgets the backups of a host with a tag that the policy does not keep; gives how many.
@@ -380,14 +381,41 @@ def _snapshot(document: Mapping[str, Any]) -> Snapshot:
         if not _is_time(facts.get(name, "")):
             facts.pop(name, None)
     paths = document.get("paths") or [""]
+    name = str(document["id"])
+    if not _ID.fullmatch(name):
+        raise BackupError(f"restic tells of a snapshot {name!r}", "is that restic?")
     return Snapshot(
-        str(document["id"])[:8],
+        name[:8],
         facts.get("created", str(document["time"])),
         str(document.get("hostname", "")),
         str(paths[0]),
         tags,
         facts,
     )
+
+
+def _within(parent: Path, snapshot: Snapshot) -> Path:
+    """Where the files of a snapshot are, below the directory to which it was restored. Whoever has the key can store one whose
+    path leads elsewhere."""
+    source = parent
+    for name in snapshot.path.split("/")[1:] if names.is_absolute(snapshot.path) else [""]:
+        source = source / name
+        if not name or not source.is_dir() or source.is_symlink():
+            raise BackupError(
+                f"the backup {snapshot.id} does not hold {snapshot.path}", "choose another one: chromactl backups"
+            )
+    return source
+
+
+def _need_plain(directory: Path, snapshot: Snapshot) -> None:
+    """Raises BackupError when there is anything but directories, and files with no other name."""
+    for path in directory.rglob("*"):
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) and (not stat.S_ISREG(status.st_mode) or status.st_nlink > 1):
+            raise BackupError(
+                f"the backup {snapshot.id} holds {path.relative_to(directory)}, which is no plain file",
+                "choose another one: chromactl backups",
+            )
 
 
 def _is_time(text: str) -> bool:
@@ -453,8 +481,8 @@ def _plain(line: str) -> str:
 
 def _size(directory: Path) -> int:
     total = 0
-    for top, _, names in os.walk(directory):
-        for name in names:
+    for top, _, plain in os.walk(directory):
+        for name in plain:
             try:
                 total += os.lstat(os.path.join(top, name)).st_blocks * 512
             except FileNotFoundError:

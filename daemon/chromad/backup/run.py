@@ -17,6 +17,7 @@ from chromad.backup.snapshot import Snapshot
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import BackupError, ChromadError, ConfigurationError, PermissionProblem, TryAgain
+from chromad.host import files
 from chromad.output import human_bytes
 from chromad.output import log as journal
 from chromad.store import lock, removal, segment, sqlite, state
@@ -168,10 +169,8 @@ def prepare(config: Config) -> None:
     """Makes the directory in which backups work. Raises PermissionProblem where that is not possible."""
     try:
         if not config.backup_dir.exists():
-            config.backup_dir.mkdir(mode=0o750, exist_ok=True)
-            if os.geteuid() == 0:
-                owner = config.checkpoint_dir.stat()
-                os.chown(config.backup_dir, owner.st_uid, owner.st_gid)
+            with suppress(FileExistsError):
+                files.make_directory(config.backup_dir, 0o750)
     except FileNotFoundError:
         raise PermissionProblem(
             f"{config.checkpoint_dir} does not exist", "start the service once, or create it for the service user"
@@ -237,7 +236,7 @@ def _prove(config: Config, taken: Snapshot, progress: Progress) -> tuple[Snapsho
     finally:
         removal.remove_tree(place, ignore_errors=True)
     proven = replace(found, collections=entries)
-    state.write_atomically(taken.directory / manifest.FILE, proven.to_json(), 0o640)
+    files.write_atomically(taken.directory / manifest.FILE, proven.to_json(), 0o640)
     try:
         manifest.read(taken.directory)
     except BackupError as error:

@@ -4,12 +4,13 @@ import os
 import pwd
 import shlex
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from chromad.checks import Fix, Result, fail, ok, warn
 from chromad.checks.host import Host, unit_properties, user_name
 from chromad.errors import ConfigurationError, PermissionProblem
+from chromad.host import files
 from chromad.service import UNIT
 
 _SHOWN = 5
@@ -64,12 +65,9 @@ def _service_user(host: Host) -> int:
 
 
 def _missing(top: Path, owner: int) -> Result:
-    def make() -> None:
-        top.mkdir(mode=0o750)
-        os.chown(top, owner, _group(owner))
-
     command = f"install -d -m 0750 -o {user_name(owner)} {shlex.quote(str(top))}"
-    return warn("directories", f"{top} does not exist", command, fix=Fix(command, make))
+    fix = Fix(command, lambda: files.make_directory(top, 0o750, (owner, _group(owner))))
+    return warn("directories", f"{top} does not exist", command, fix=fix)
 
 
 def _strangers(top: Path, owner: int) -> Result:
@@ -80,25 +78,14 @@ def _strangers(top: Path, owner: int) -> Result:
     count = "1 file" if len(found) == 1 else f"{len(found)} files"
     fact = f"{count} at or below {top} not of {user_name(owner)}: {names}"
     command = f"chown -R {user_name(owner)}: {shlex.quote(str(top))}"
-    fix = Fix(command, lambda: _give(top, owner)) if owner else None
+    fix = Fix(command, lambda: files.take_tree(top, owner, _group(owner))) if owner else None
     return fail("owner", PermissionProblem, fact, command, {"files": len(found)}, fix)
-
-
-def _give(top: Path, owner: int) -> None:
-    """As chown -R, but it follows no link, and leaves alone what has another name somewhere else."""
-    group = _group(owner)
-    os.chown(top, owner, group, follow_symlinks=False)
-    for _, names, files, directory in os.fwalk(top, follow_symlinks=False):
-        for name in (*names, *files):
-            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if status.st_uid != owner and (stat.S_ISDIR(status.st_mode) or status.st_nlink == 1):
-                os.chown(name, owner, group, dir_fd=directory, follow_symlinks=False)
 
 
 def _everything(top: Path) -> Iterator[Path]:
     yield top
-    for directory, names, files in os.walk(top):
-        yield from (Path(directory, name) for name in (*names, *files))
+    for directory, names, plain in os.walk(top):
+        yield from (Path(directory, name) for name in (*names, *plain))
 
 
 def _directory_mode(path: Path) -> Result:
@@ -134,8 +121,7 @@ def _secret(path: Path) -> Result:
 
 def _chmod(path: Path, mode: int) -> tuple[str, Fix]:
     command = f"chmod {mode:04o} {shlex.quote(str(path))}"
-    do: Callable[[], None] = lambda: path.chmod(mode)  # noqa: E731 (typed)
-    return command, Fix(command, do)
+    return command, Fix(command, lambda: files.set_mode(path, mode))
 
 
 def _may_pass(path: Path, uid: int) -> bool:

@@ -16,8 +16,9 @@ from chromad.backup.repository import Snapshot
 from chromad.cli import ui
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, one_line
+from chromad.host import files
 from chromad.output import human_bytes
-from chromad.store import lock, state
+from chromad.store import lock
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
@@ -155,17 +156,20 @@ def _make(config: Config) -> tuple[bool, bool]:
     local = config.backup.local_path
     # One that is empty may be of a run that was killed before it gave it away.
     if local and (not local.exists() or not any(local.iterdir())):
-        local.mkdir(mode=0o750, parents=True, exist_ok=True)
         owner = config.data_dir.stat()
-        if os.geteuid() == 0:
-            os.chown(local, owner.st_uid, owner.st_gid)
+        for missing in [each for each in reversed(local.parents) if not each.exists()]:
+            files.make_directory(missing, 0o755)
+        if not local.exists():
+            files.make_directory(local, 0o750, (owner.st_uid, owner.st_gid))
+        elif os.geteuid() == 0:
+            files.take_tree(local, owner.st_uid, owner.st_gid)
     place = repository.connect(config)
     try:
         made = not place.exists()
     except ChromadError:
         if made_key:
             # It is not that of the repository that is there.
-            config.backup.password_file.unlink()
+            files.remove(config.backup.password_file)
         raise
     if made:
         place.init()
@@ -179,16 +183,12 @@ def _make_key(path: Path) -> bool:
     # Under its name it is whole or not there: with half a key a repository would be made that nobody opens again.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with signals.deferred():
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        files.write_atomically(unfinished, f"{secrets.token_urlsafe(_KEY_BYTES)}\n", 0o400)
         try:
-            with os.fdopen(fd, "w", encoding="ascii") as file:
-                file.write(f"{secrets.token_urlsafe(_KEY_BYTES)}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(unfinished, path)
+            files.rename(unfinished, path)
         finally:
-            unfinished.unlink()
-        state.fsync_path(path.parent)
+            files.remove(unfinished)
+        files.sync(path.parent)
     return True
 
 

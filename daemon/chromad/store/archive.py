@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from chromad import names
 from chromad.errors import BackupError
 from chromad.store import changes, sqlite
 
@@ -324,6 +325,9 @@ def apply(data_dir: Path, path: Path, seq_id: int, catalog: Catalog) -> list[str
     """
     with sqlite.connect(data_dir) as connection:
         before = {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
+        if odd := [each for each in before if not names.is_uuid(each)]:
+            # They become paths.
+            raise BackupError(f"the backup has the segment {odd[0]!r}", "choose another backup: chromactl backups")
         (base,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM embeddings_queue").fetchone()
         sqlite.do_not_flush(connection)
         connection.execute("ATTACH ? AS archive", (str(path),))

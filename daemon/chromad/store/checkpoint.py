@@ -20,7 +20,8 @@ from pydantic import TypeAdapter
 
 from chromad import events
 from chromad.errors import BackupError, ConfigurationError
-from chromad.fields import Moment, Number
+from chromad.fields import Moment, Name, Number, Uuid
+from chromad.host import files
 from chromad.output import log as journal
 from chromad.store import log, quarantine, segment, soundness, sqlite, state
 from chromad.store.state import Stats
@@ -36,7 +37,7 @@ _LINK_TRIES = 5
 class File:
     """name, size in bytes and SHA-256 of a copy; inode and mtime_ns of the live file that it was taken from."""
 
-    name: str
+    name: Name
     size: int
     sha256: str
     inode: int
@@ -49,7 +50,7 @@ class Checkpoint:
     mended: vectors that are as they were logged, but were not in the live files (see `vectors`)."""
 
     format: int
-    segment: str
+    segment: Uuid
     seq_id: Number
     data_id: str
     taken: Moment
@@ -284,9 +285,9 @@ class Store:
                 mended,
                 extra=events.MENDED.extra,
             )
-        files = []
+        held = []
         for name, (_, size, mtime_ns) in sorted(segment.stats(draft.path).items()):
-            files.append(
+            held.append(
                 File(name, size, _hash(draft.path / name, _ignore), draft.live.get(name, (0, 0, 0))[0], mtime_ns)
             )
         checkpoint = Checkpoint(
@@ -295,10 +296,10 @@ class Store:
             draft.seq_id,
             self._data_id,
             datetime.now(UTC).isoformat(timespec="microseconds"),
-            files,
+            held,
             mended,
         )
-        state.write_atomically(draft.path / FILE, json.dumps(asdict(checkpoint), allow_nan=False) + "\n", 0o640)
+        files.write_atomically(draft.path / FILE, json.dumps(asdict(checkpoint), allow_nan=False) + "\n", 0o640)
         for _ in segment.sync(draft.path):
             pass
         home = self._directory / checkpoint.segment

@@ -5,15 +5,15 @@ or an empty one, is a volume that is not mounted, or the wrong one: served, it w
 """
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chromad import threads
+from chromad import names, threads
 from chromad.config import Config
 from chromad.errors import ConfigurationError
+from chromad.host import files
 from chromad.store import segment, sqlite, state
 
 FILE = "history.json"
@@ -66,10 +66,7 @@ def accept(checkpoint_dir: Path, data_id: str) -> None:
     known = _read(checkpoint_dir)
     if data_id not in known and checkpoint_dir.is_dir():
         found = _History(data_ids=[*known, data_id][-_KEPT:])
-        state.write_atomically(checkpoint_dir / FILE, json.dumps(found.model_dump()) + "\n", 0o640)
-        if os.geteuid() == 0:
-            owner = checkpoint_dir.stat()
-            os.chown(checkpoint_dir / FILE, owner.st_uid, owner.st_gid)
+        files.write_atomically(checkpoint_dir / FILE, json.dumps(found.model_dump()) + "\n", 0o640)
 
 
 def accept_directory(checkpoint_dir: Path, directory: Path) -> None:
@@ -94,7 +91,7 @@ def check_readable(checkpoint_dir: Path) -> None:
 def _read(checkpoint_dir: Path) -> list[str]:
     path = checkpoint_dir / FILE
     try:
-        return _History.model_validate_json(path.read_bytes()).data_ids
+        return _History.model_validate_json(files.read_plain(path)).data_ids
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (ValidationError, OSError):
@@ -108,7 +105,7 @@ def lost_data_id(config: Config) -> str:
     if not sqlite.exists(config.data_dir) or not sqlite.has_tables(config.data_dir):
         return ""
     found = set()
-    for uuid in sqlite.segments(config.data_dir):
+    for uuid in filter(names.is_uuid, sqlite.segments(config.data_dir)):
         for path in (config.checkpoint_dir / uuid).glob("*/checkpoint.json"):
             try:
                 found.add(str(json.loads(path.read_bytes())["data_id"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from chromad.errors import PermissionProblem, TryAgain
+from chromad.host import files
 
 DIRECTORY_LOCK = "chromad.lock"
 BACKUP_LOCK = "backup.lock"
@@ -28,15 +29,12 @@ class Lock:
     def acquire(self) -> None:
         """Raises TryAgain, naming the holder, when another process has the lock."""
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            # What root leaves here belongs to the service user, and does not stand in its way.
+            fd = files.open_plain(self.path, os.O_RDWR | os.O_CREAT)
         except PermissionError:
             raise PermissionProblem(
                 f"{self.path} cannot be opened for writing", "run as root or as the service user"
             ) from None
-        if os.geteuid() == 0:
-            # What root leaves here must not stand in the service user's way.
-            owner = self.path.parent.stat()
-            os.fchown(fd, owner.st_uid, owner.st_gid)
         if not _flock(fd, tries=3):
             holder = os.pread(fd, 4096, 0).decode(errors="replace").strip() or "an unknown process"
             os.close(fd)
@@ -89,7 +87,7 @@ def backup_lock(backup_dir: Path) -> Lock:
 def is_held(path: Path) -> bool:
     """Whether a process has the lock of this file."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = files.open_plain(path, os.O_RDWR)
     except OSError:
         return False
     try:
@@ -101,7 +99,7 @@ def is_held(path: Path) -> bool:
 def backup_holder(backup_dir: Path) -> int | None:
     """The pid of the one who has the lock of the backups now, else None."""
     try:
-        fd = os.open(backup_dir / BACKUP_LOCK, os.O_RDWR | os.O_CLOEXEC)
+        fd = files.open_plain(backup_dir / BACKUP_LOCK, os.O_RDWR)
     except OSError:
         return None
     try:
@@ -115,7 +113,7 @@ def backup_holder(backup_dir: Path) -> int | None:
 def directory_holder_lives(data_dir: Path) -> bool:
     """Whether the process that took the directory's lock still runs; a child of it may hold the lock."""
     try:
-        fd = os.open(data_dir / DIRECTORY_LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        fd = files.open_plain(data_dir / DIRECTORY_LOCK, os.O_RDONLY)
     except OSError:
         return False
     try:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from chromad.errors import ChromadError, PermissionProblem
+from chromad.host import files
 from chromad.output import human_bytes
 from chromad.output import log as journal
 from chromad.store import segment, state
@@ -52,7 +53,7 @@ def list_lost(segment_id: str, quarantine_dir: Path, records: Iterable[str]) -> 
     """Writes the ids of records whose vector cannot be had to `<quarantine_dir>/<segment>-<UTC time>.lost`, one a line."""
     quarantine_dir.mkdir(mode=0o750, exist_ok=True)
     path = quarantine_dir / f"{segment_id}-{datetime.now(UTC).strftime(_NAME_FORMAT)}.lost"
-    state.write_atomically(path, "".join(f"{record}\n" for record in records), 0o640)
+    files.write_atomically(path, "".join(f"{record}\n" for record in records), 0o640)
     return path
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chromad import names
 from chromad.errors import BackupError
 from chromad.store import sqlite, state
 from chromad.store.state import Stats
@@ -47,7 +48,7 @@ _FICLONE = 0x40049409
 
 def directories(data_dir: Path) -> list[Path]:
     """The directories in which the engine keeps segments, those of deleted collections included."""
-    return sorted(path for path in data_dir.iterdir() if path.is_dir() and _is_uuid(path.name))
+    return sorted(path for path in data_dir.iterdir() if path.is_dir() and names.is_uuid(path.name))
 
 
 def allocated(directory: Path) -> int:
@@ -373,7 +374,3 @@ def keep_times(source: int, target: int) -> None:
     """Gives a copy the times of its original (file descriptors): their order tells whether a persist was complete."""
     status = os.fstat(source)
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _is_uuid(name: str) -> bool:
-    return len(name) == 36 and name.count("-") == 4 and set(name) <= set("0123456789abcdef-")

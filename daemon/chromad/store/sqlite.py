@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from chromad import names
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
 from chromad.output import log as journal
 from chromad.store import changes
@@ -272,6 +273,11 @@ def read_collections(connection: sqlite3.Connection, *, counted: bool = True) ->
         (counted,),
     )
     found = [Collection(*row) for row in rows]
+    if odd := [text for each in found for text in (each.id, each.segment) if not names.is_uuid(text)]:
+        # It becomes a path.
+        raise ConfigurationError(
+            f"the database has the id {odd[0]!r}, which is no UUID", "no Chroma writes that: chromactl restore latest"
+        )
     return [
         replace(
             each, written=seq_id(each.written), persisted=None if each.persisted is None else seq_id(each.persisted)

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from chromad.errors import ConfigurationError
+from chromad.host import files
 
 FILE = "chromad.json"
 FORMAT = 1
@@ -68,7 +69,7 @@ def read(data_dir: Path) -> State | None:
     """
     path = data_dir / FILE
     try:
-        state = TypeAdapter(State).validate_json(path.read_bytes(), strict=True)
+        state = TypeAdapter(State).validate_json(files.read_plain(path), strict=True)
     except FileNotFoundError:
         return None
     except ValueError:
@@ -86,19 +87,7 @@ def read(data_dir: Path) -> State | None:
 
 def write(data_dir: Path, state: State) -> None:
     """Writes the state so that a crash leaves either the old or the new one."""
-    write_atomically(data_dir / FILE, json.dumps(asdict(state), allow_nan=False) + "\n", 0o640)
-
-
-def write_atomically(path: Path, text: str, mode: int) -> None:
-    """Writes a file under a temporary name, fsyncs it, renames it, fsyncs the directory."""
-    temporary = path.with_name(f".{path.name}.new")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    fsync_path(path.parent)
+    files.write_atomically(data_dir / FILE, json.dumps(asdict(state), allow_nan=False) + "\n", 0o640)
 
 
 def fsync_file(path: Path) -> None:

@@ -5,8 +5,6 @@ what it is: a copy that never was the data, or one of the two directories of an 
 tells which. What cannot be told is named, and never removed. The one who works on it has the note locked.
 """
 
-import ctypes
-import errno
 import fcntl
 import json
 import os
@@ -24,6 +22,7 @@ from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import ChromadError, TryAgain
 from chromad.guard import BALLAST
+from chromad.host import files
 from chromad.output import log as journal
 from chromad.store import history, lock, removal, sqlite, state
 
@@ -33,17 +32,13 @@ _FORMER = ".former"
 _TIME = "%Y%m%dT%H%M%S.%fZ"
 _NOTE_BYTES = 4096
 
-_AT_FDCWD = -100  # fcntl.h
-_RENAME_EXCHANGE = 2  # renameat2(2)
-
 
 def place(data_dir: Path) -> Path:
     """The directory beside the data in which copies are made and former data are kept, with the owner of the data."""
     owner = data_dir.stat()
     parent = _place(data_dir)
     if not parent.exists():
-        parent.mkdir(mode=0o750)
-        os.chown(parent, owner.st_uid, owner.st_gid)
+        files.make_directory(parent, 0o750, (owner.st_uid, owner.st_gid))
     return parent
 
 
@@ -81,10 +76,9 @@ class Staging:
         self._note = _Note()
 
     def __enter__(self) -> "Staging":
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with signals.deferred():
-                self._fd = os.open(self.beside("note"), flags, 0o640)
+                self._fd = files.open_plain(self.beside("note"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 self._write(_Note())
         except BaseException:
@@ -101,7 +95,7 @@ class Staging:
             if not self._note.former or not self.directory.exists():
                 _remove_copies(self.directory)
             if not self.directory.exists() and not self.beside("former").exists():
-                self.beside("note").unlink(missing_ok=True)
+                files.remove(self.beside("note"))
             os.close(self._fd)
             self._fd = -1
 
@@ -195,7 +189,7 @@ class DataSwap:
                 # The last moment to go back
                 signals.raise_pending()
                 self._staging.will_exchange(self._data_dir, stopped=self._restart)
-                exchange(self._staging.directory, self._data_dir)
+                files.exchange(self._staging.directory, self._data_dir)
                 self._exchanged = True
         except BaseException as error:
             if self._exchanged:
@@ -208,7 +202,7 @@ class DataSwap:
         former = self._staging.directory
         try:
             replaced = self._staging.named(REPLACED)
-            former.rename(replaced)
+            files.rename(former, replaced)
             former = replaced
             _put_on_disk(self._data_dir.parent)
             _put_on_disk(replaced.parent)
@@ -248,10 +242,10 @@ class DataSwap:
             if self._restart:
                 service.control("stop")
             with lock.directory_lock(self._data_dir):
-                exchange(former, self._data_dir)
+                files.exchange(former, self._data_dir)
                 self._exchanged = False
             with suppress(OSError):
-                former.rename(failed)
+                files.rename(former, failed)
                 former = failed
             _drop_ballast(former)
         except (ChromadError, OSError) as second:
@@ -274,30 +268,6 @@ def check_alone(data_dir: Path) -> None:
     if found:
         names = ", ".join(str(process) for process in found)
         raise TryAgain(f"{data_dir / sqlite.FILE} is open in {names}", "stop it first")
-
-
-def exchange(staging: Path, data_dir: Path) -> None:
-    """Swaps the two directories, or raises and leaves both as they are."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, bytes(staging), _AT_FDCWD, bytes(data_dir), _RENAME_EXCHANGE) == 0:
-        return
-    number = ctypes.get_errno()
-    if number not in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
-        raise OSError(number, os.strerror(number), str(data_dir))
-    # A file system that cannot exchange: for an instant there is no data directory.
-    aside = staging.with_name(f"{staging.name}{_FORMER}")
-    data_dir.rename(aside)
-    try:
-        staging.rename(data_dir)
-    except OSError:
-        aside.rename(data_dir)
-        raise
-    try:
-        aside.rename(staging)
-    except OSError:
-        data_dir.rename(staging)
-        aside.rename(data_dir)
-        raise
 
 
 # What was left behind
@@ -366,7 +336,7 @@ def _settle(note: Path) -> str:
     """Ends what a note stands for; gives what was done, empty where somebody works on it."""
     directory = note.with_name(note.name.removesuffix(_NOTE))
     try:
-        fd = os.open(note, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = files.open_plain(note, os.O_RDWR)
     except OSError as error:
         return f"{note} cannot be read: {error.strerror}"
     try:
@@ -378,7 +348,7 @@ def _settle(note: Path) -> str:
         with signals.deferred():
             line = _end(directory, found) if found else f"{note} cannot be read"
             if not directory.exists() and not _former(directory).exists():
-                note.unlink(missing_ok=True)
+                files.remove(note)
     except OSError as error:
         return f"{directory} is left of a restore or an adoption, and could not be dealt with: {error}"
     finally:
@@ -391,13 +361,13 @@ def _end(directory: Path, note: _Note) -> str:
     stopped = "; it had stopped the service, if that does not run: systemctl start chromadb" if note.stopped else ""
     replaced = directory.with_name(directory.name.replace(STAGING, REPLACED, 1))
     if note.former and former.exists() and not data_dir.exists() and _inode(former) == note.former:
-        former.rename(data_dir)
+        files.rename(former, data_dir)
         _put_on_disk(data_dir.parent)
         _remove_copies(directory)
         return f"{data_dir} is put back: a restore or an adoption was cut off in the exchange{stopped}"
     for path in (former, directory):
         if note.former and _inode(path) == note.former:
-            path.rename(replaced)
+            files.rename(path, replaced)
             _put_on_disk(replaced.parent)
             _drop_ballast(replaced)
             _remove_copies(directory)
@@ -440,7 +410,7 @@ def _remove_copies(directory: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             removal.remove_tree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            files.remove(path)
 
 
 def _unknown(parent: Path) -> Iterator[Path]:
@@ -456,7 +426,7 @@ def _stem(path: Path) -> str:
 
 def _is_locked(note: Path) -> bool:
     try:
-        fd = os.open(note, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = files.open_plain(note, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -495,7 +465,7 @@ def _inode(path: Path) -> int:
 def _drop_ballast(directory: Path) -> None:
     """What is kept aside needs none, see `guard`."""
     with suppress(OSError):
-        (directory / BALLAST).unlink()
+        files.remove(directory / BALLAST)
 
 
 def _put_on_disk(directory: Path) -> None:

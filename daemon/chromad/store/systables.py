@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from chromad.names import is_uuid
 from chromad.store import segment, segment_files, sqlite, watermarks
 from chromad.store.finding import Finding, run
 
@@ -212,7 +213,7 @@ def names(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]
     """Ids that are none, names that are given twice, settings of the log that cannot be read: the engine would choke on them."""
     for table in ("collections", "segments"):
         for (found,) in connection.execute(f"SELECT id FROM {table}").fetchall():  # noqa: S608 (constants)
-            if not _is_uuid(found):
+            if not is_uuid(found):
                 yield Finding("system", f"the id {found!r} in {table} is no UUID", _NO_WAY)
     twice = connection.execute(
         "SELECT name, count(*) FROM collections NOT INDEXED GROUP BY name, database_id HAVING count(*) > 1"
@@ -334,7 +335,7 @@ def _lacks_metadata(connection: sqlite3.Connection, directory: Path, collection:
     (dimension,) = connection.execute("SELECT dimension FROM collections WHERE id = ?", (collection,)).fetchone()
     if orphans and dimension is not None:
         chosen = orphans[0] if len(orphans) == lacking == 1 else _by_ids(connection, directory, collection, orphans)
-        if chosen is None or not _is_uuid(chosen):
+        if chosen is None or not is_uuid(chosen):
             return Finding("system", f"{fact}, and it cannot be told which of {len(orphans)} is its", _NO_WAY)
         (count,) = connection.execute("SELECT count(*) FROM embeddings WHERE segment_id = ?", (chosen,)).fetchone()
         return Finding(
@@ -512,13 +513,6 @@ def _dimension(connection: sqlite3.Connection, directory: Path, found: sqlite.Co
         return found.dimension or in_log
     true = in_files or in_log
     return found.dimension if true is None else true
-
-
-def _is_uuid(text: object) -> bool:
-    try:
-        return str(uuid.UUID(str(text))) == text
-    except ValueError:
-        return False
 
 
 def _is_object(text: object) -> bool:

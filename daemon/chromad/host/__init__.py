@@ -1,0 +1,1 @@
+"""The host: files, users and privileges, with nothing of Chroma in it."""

@@ -1,0 +1,248 @@
+"""Files in directories that somebody else may write: all goes by descriptors of directories, and follows nobody's links.
+
+As root, the way to a directory is gone name by name, and a symbolic link on it is followed only when root has made it. What
+root makes belongs to the owner of the directory that it is in. Nothing that has another name elsewhere is written or given
+away, nor what is no plain file. An ordinary user can do no more here than the kernel permits anyway, and goes the short way.
+"""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+
+from chromad.host import renameat2
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKS = 40  # that path_resolution(7) follows at most
+# Seconds after which a draft is one of a writer that was killed
+_ABANDONED = 3600.0
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[int]:
+    """A descriptor of a directory. Raises PermissionError when a link that root has not made is on root's way to it."""
+    fd = open_directory(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_directory(path: Path) -> int:
+    """As `directory`, for the caller to close."""
+    if os.geteuid() != 0:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    ahead = deque(Path(os.path.abspath(path)).parts[1:])
+    links = 0
+    at = os.open("/", _DIRECTORY)
+    try:
+        while ahead:
+            found = os.open(ahead.popleft(), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            status = os.fstat(found)
+            if not stat.S_ISLNK(status.st_mode):
+                os.close(at)
+                at = found
+                continue
+            target = PurePath(os.readlink("", dir_fd=found))
+            os.close(found)
+            links += 1
+            if status.st_uid != 0 or links > _LINKS:
+                raise PermissionError(errno.ELOOP, "a symbolic link that root has not made is on the way to", str(path))
+            if target.is_absolute():
+                os.close(at)
+                at = os.open("/", _DIRECTORY)
+            ahead.extendleft(reversed(target.parts[1:] if target.is_absolute() else target.parts))
+        return os.open(".", _DIRECTORY, dir_fd=at)
+    except NotADirectoryError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    finally:
+        os.close(at)
+
+
+def open_plain(path: Path, flags: int, mode: int = 0o640) -> int:
+    """As os.open, of a plain file that is no link; the caller closes it. One that root makes belongs to the owner of its
+    directory. Raises PermissionError for anything else, and as root for a file that has another name."""
+    with directory(path.parent) as parent:
+        # O_NONBLOCK: a pipe in its place must not keep us.
+        flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            fd = os.open(path.name, flags, mode, dir_fd=parent)
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(path)) from None
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise PermissionError(errno.EPERM, "it is no plain file", str(path))
+            if os.geteuid() == 0 and flags & os.O_ACCMODE != os.O_RDONLY:
+                if status.st_nlink > 1:
+                    raise PermissionError(errno.EPERM, "it has another name elsewhere", str(path))
+                owner = os.fstat(parent)
+                if flags & os.O_CREAT:
+                    os.fchown(fd, owner.st_uid, owner.st_gid)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def read_plain(path: Path) -> bytes:
+    """The content of a plain file that is no link; raises as `open_plain`."""
+    with open(open_plain(path, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def write_atomically(path: Path, text: str, mode: int) -> None:
+    """Writes a file under a name that nobody can guess, fsyncs it, renames it, fsyncs the directory: a crash leaves either the
+    old or the new one. A link in its place is replaced, not followed."""
+    with directory(path.parent) as parent:
+        _remove_drafts(path.name, parent)
+        draft = f".{path.name}.{secrets.token_hex(8)}.new"
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+        try:
+            with open(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                if os.geteuid() == 0:
+                    owner = os.fstat(parent)
+                    os.fchown(fd, owner.st_uid, owner.st_gid)
+                os.fchmod(fd, mode)
+                os.fsync(fd)
+            os.rename(draft, path.name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(draft, dir_fd=parent)
+            raise
+        os.fsync(parent)
+
+
+def _remove_drafts(name: str, parent: int) -> None:
+    """Removes what writers that were killed have left of a file."""
+    draft = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.new")
+    for each in filter(draft.fullmatch, os.listdir(parent)):
+        with suppress(OSError):
+            if os.stat(each, dir_fd=parent, follow_symlinks=False).st_mtime < time.time() - _ABANDONED:
+                os.unlink(each, dir_fd=parent)
+
+
+def make_directory(path: Path, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Makes a directory; as root for an owner (uid, gid), else for that of its parent. Raises FileExistsError when there is
+    something."""
+    with directory(path.parent) as parent:
+        os.mkdir(path.name, mode, dir_fd=parent)
+        if os.geteuid() != 0:
+            return
+        fd = os.open(path.name, _DIRECTORY, dir_fd=parent)
+        try:
+            status, above = os.fstat(fd), os.fstat(parent)
+            # The owner of the parent may have put another one in its place.
+            if status.st_uid not in (0, above.st_uid) or os.listdir(fd):
+                raise PermissionError(errno.EPERM, "something has taken its place", str(path))
+            uid, gid = owner or (above.st_uid, above.st_gid)
+            if status.st_uid == 0:
+                os.fchown(fd, uid, gid)
+        finally:
+            os.close(fd)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a link, where it is there."""
+    with suppress(FileNotFoundError), directory(path.parent) as parent:
+        os.unlink(path.name, dir_fd=parent)
+
+
+def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
+    """Removes a directory and all in it, as shutil.rmtree; follows no link within or on the way."""
+    try:
+        with directory(path.parent) as parent:
+            shutil.rmtree(path.name, ignore_errors, dir_fd=parent)
+    except OSError:
+        if not ignore_errors:
+            raise
+
+
+def make_link(path: Path, target: str) -> None:
+    """Makes a symbolic link, or lets it point elsewhere: whoever looks sees the former or the new one."""
+    with directory(path.parent) as parent:
+        draft = f".{path.name}.{secrets.token_hex(8)}.new"
+        _remove_drafts(path.name, parent)
+        os.symlink(target, draft, dir_fd=parent)
+        try:
+            os.rename(draft, path.name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            os.unlink(draft, dir_fd=parent)
+            raise
+        os.fsync(parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Renames; there must be nothing under the new name. Raises FileExistsError else."""
+    with directory(source.parent) as before, directory(target.parent) as after:
+        renameat2.rename(before, source.name, after, target.name)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swaps two directories, or raises and leaves both as they are."""
+    with directory(one.parent) as first, directory(other.parent) as second:
+        renameat2.exchange(first, one.name, second, other.name)
+
+
+def sync(path: Path) -> None:
+    """fsyncs a directory."""
+    with directory(path) as fd:
+        os.fsync(fd)
+
+
+def give_tree(path: Path, before: int, uid: int, gid: int) -> None:
+    """Gives a directory and what is in it to somebody else. before: whose all of it must be. Raises PermissionError for what
+    is neither a directory nor a plain file, belongs to another one, or has another name elsewhere."""
+    with directory(path.parent) as parent:
+        _give(parent, path.name, path, before, (uid, gid))
+
+
+def _give(parent: int, name: str, path: Path, before: int, owner: tuple[int, int]) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            for each in os.listdir(fd):
+                _give(fd, each, path / each, before, owner)
+        elif not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise PermissionError(errno.EPERM, "it is no plain file with one name", str(path))
+        if status.st_uid != before:
+            raise PermissionError(errno.EPERM, "it belongs to somebody else", str(path))
+        os.fchown(fd, *owner)
+    finally:
+        os.close(fd)
+
+
+def take_tree(path: Path, uid: int, gid: int) -> None:
+    """As chown -R, but it follows no link, and leaves alone files that have another name somewhere else."""
+    with directory(path) as top:
+        os.fchown(top, uid, gid)
+        for _, names, plain, fd in os.fwalk(".", follow_symlinks=False, dir_fd=top):
+            for name in (*names, *plain):
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if status.st_uid != uid and (stat.S_ISDIR(status.st_mode) or status.st_nlink == 1):
+                    os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """chmod of a directory or a plain file."""
+    with directory(path.parent) as parent:
+        fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISDIR(status.st_mode) and (not stat.S_ISREG(status.st_mode) or status.st_nlink > 1):
+                raise PermissionError(errno.EPERM, "it is no plain file with one name", str(path))
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)

@@ -1,0 +1,237 @@
+"""Files in a directory that another user may write: links in place of what is written, on the way to it, and beside it."""
+
+import json
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from chromad.backup import ledger, run
+from chromad.config import Backup, Config
+from chromad.errors import ChromadError
+from chromad.host import files
+from chromad.store import history, lock, state, swap
+
+# Not the owner of anything on this host
+ATTACKER = 61234
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="is about what root does")
+
+
+class Place:
+    """A service whose user has been broken into: it writes `home`, nothing else; `secret` is root's alone."""
+
+    def __init__(self, top: Path) -> None:
+        top.chmod(0o755)
+        self.home, self.secret, self.outside = top / "home", top / "secret", top / "outside"
+        self.home.mkdir()
+        self.outside.mkdir()
+        self.secret.write_text("of root\n", encoding="ascii")
+        self.secret.chmod(0o600)
+        for name in ("data", "checkpoints"):
+            (self.home / name).mkdir(mode=0o750)
+        for path in (self.home, *self.home.iterdir()):
+            os.chown(path, ATTACKER, ATTACKER)
+        self.before = self._looks()
+
+    @property
+    def config(self) -> Config:
+        backup = Backup(repository="/none", password_file=self.home / "none")
+        return Config(data_dir=self.home / "data", checkpoint_dir=self.home / "checkpoints", backup=backup)
+
+    def link(self, place: Path, target: Path) -> None:
+        """As the attacker would."""
+        os.symlink(target, place)
+        os.chown(place, ATTACKER, ATTACKER, follow_symlinks=False)
+
+    def assert_unharmed(self) -> None:
+        """What is root's is as it was."""
+        assert self._looks() == self.before
+
+    def _looks(self) -> object:
+        status = self.secret.stat()
+        facts = (status.st_uid, status.st_mode, status.st_ino, self.secret.read_text(encoding="ascii"))
+        outside = self.outside.stat()
+        return facts, (outside.st_uid, outside.st_mode), sorted(os.listdir(self.outside))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.assert_unharmed()
+
+
+def _ledger(place: Place) -> None:
+    ledger.write(place.config.backup_dir, ledger.Ledger())
+
+
+def _state(place: Place) -> None:
+    state.write(place.config.data_dir, state.unclean("d", "1.5.9"))
+
+
+def _history(place: Place) -> None:
+    history.accept(place.config.checkpoint_dir, "d" * 32)
+
+
+def _failed(place: Place) -> None:
+    run.failed(place.config, ChromadError("restic is not installed"))
+
+
+def _locked(place: Place) -> None:
+    with lock.backup_lock(place.config.backup_dir):
+        pass
+
+
+WRITERS: dict[str, tuple[Callable[[Place], None], str]] = {
+    "ledger": (_ledger, "checkpoints/.backup/ledger.json"),
+    "state": (_state, "data/chromad.json"),
+    "history": (_history, "checkpoints/history.json"),
+    "failed": (_failed, "checkpoints/.backup/ledger.json"),
+    "lock": (_locked, "checkpoints/.backup/backup.lock"),
+}
+
+
+def _attempt(work: Callable[[Place], None], place: Place) -> None:
+    with suppress(ChromadError, OSError):
+        work(place)
+
+
+@as_root
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("end", ["", ".new"])
+@pytest.mark.parametrize("kind", ["secret", "absent", "hard", "pipe", "directory"])
+def test_in_place_of_the_file(place: Place, name: str, end: str, kind: str) -> None:
+    """Under its own name, and under the one that was once that of the file until it was whole."""
+    work, where = WRITERS[name]
+    victim = place.home / where
+    victim.parent.mkdir(exist_ok=True)
+    os.chown(victim.parent, ATTACKER, ATTACKER)
+    victim = victim.with_name(f".{victim.name}{end}") if end else victim
+    if kind == "secret":
+        place.link(victim, place.secret)
+    elif kind == "absent":
+        place.link(victim, place.outside / "made")
+    elif kind == "hard":
+        os.link(place.secret, victim)
+        place.before = place._looks()
+    elif kind == "pipe":
+        os.mkfifo(victim)
+    else:
+        victim.mkdir()
+    _attempt(work, place)
+
+
+@as_root
+@pytest.mark.parametrize("name", WRITERS)
+def test_in_place_of_the_directory(place: Place, name: str) -> None:
+    work, where = WRITERS[name]
+    parent = (place.home / where).parent
+    if parent.exists():
+        parent.rmdir()
+    place.link(parent, place.outside)
+    _attempt(work, place)
+
+
+@as_root
+def test_what_root_writes_is_the_owners(place: Place) -> None:
+    run.prepare(place.config)
+    for work, where in WRITERS.values():
+        work(place)
+        status = (place.home / where).stat()
+        assert (status.st_uid, status.st_gid, status.st_nlink) == (ATTACKER, ATTACKER, 1)
+    assert place.config.backup_dir.stat().st_uid == ATTACKER
+    assert swap.place(place.config.data_dir).stat().st_uid == ATTACKER
+
+
+@as_root
+def test_links_of_root_are_followed(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "short").symlink_to("home/../home")
+    files.write_atomically(tmp_path / "short/data/file", "text", 0o640)
+    assert (place.home / "data/file").read_text(encoding="utf-8") == "text"
+
+
+@as_root
+@pytest.mark.parametrize("made", ["prepare", "place"])
+def test_a_directory_that_is_exchanged_while_it_is_made(place: Place, made: str) -> None:
+    """Another thread puts a directory of root's, or a link to it, wherever there is one."""
+    os.mkdir(place.home / "bait", 0o700)
+    target = place.config.backup_dir if made == "prepare" else place.home / "restore"
+    over = threading.Event()
+
+    def race() -> None:
+        while not over.is_set():
+            for bait in ("bait", "link"):
+                try:
+                    os.rename(target, place.home / "away")
+                    os.rename(place.home / bait, target)
+                    os.rename(target, place.home / bait)
+                    os.rmdir(place.home / "away")
+                except OSError:
+                    continue
+
+    make = _prepare if made == "prepare" else _place
+    place.link(place.home / "link", place.outside)
+    racer = threading.Thread(target=race)
+    racer.start()
+    try:
+        for _ in range(300):
+            _attempt(make, place)
+            for each in (target, place.home / "away"):
+                with suppress(OSError):
+                    os.rmdir(each)
+    finally:
+        over.set()
+        racer.join()
+
+
+def _prepare(at: Place) -> None:
+    run.prepare(at.config)
+
+
+def _place(at: Place) -> None:
+    swap.place(at.config.data_dir)
+
+
+@as_root
+def test_a_tree_is_given_only_where_all_of_it_was_the_users(place: Place) -> None:
+    tree = place.home / "tree"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner/file").write_text("x", encoding="ascii")
+    for path in (tree, *tree.rglob("*")):
+        os.chown(path, ATTACKER, ATTACKER)
+    files.give_tree(tree, ATTACKER, 1, 1)
+    assert {path.stat().st_uid for path in (tree, *tree.rglob("*"))} == {1}
+    for make in (
+        lambda path: place.link(path, place.secret),
+        lambda path: os.link(place.secret, path),
+        os.mkfifo,
+        lambda path: path.write_text("of another one", encoding="ascii"),
+    ):
+        make(tree / "odd")
+        with pytest.raises(OSError):
+            files.give_tree(tree, 1, 1, 1)
+        (tree / "odd").unlink()
+
+
+def test_drafts_of_the_killed_go(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".file.{digit * 16}.new" for digit in "ab")
+    for path in (old, new, tmp_path / ".file.new"):
+        path.touch()
+    os.utime(old, (0, 0))
+    files.write_atomically(tmp_path / "file", json.dumps({}), 0o640)
+    assert sorted(os.listdir(tmp_path)) == [new.name, ".file.new", "file"]
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_nothing_is_renamed_over(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with pytest.raises(FileExistsError):
+        files.rename(tmp_path / "one", tmp_path / "two")
+    files.exchange(tmp_path / "one", tmp_path / "two")
+    files.rename(tmp_path / "one", tmp_path / "three")
+    assert sorted(os.listdir(tmp_path)) == ["three", "two"]
