@@ -68,7 +68,7 @@ class Engine:
         )
         os.close(settings)
         assert self._process.stdout and self._process.stderr
-        pump = partial(_pump_traces, self._process.stdout, self._listen, scratch=self._scratch)
+        pump = partial(_pump_traces, self._process.stdout, self._listen, self._ends_unheard, scratch=self._scratch)
         # An engine whose output nobody reads comes to a stop.
         self._pumps = [
             threads.Task("engine output", pump, again=1.0),
@@ -155,7 +155,8 @@ class Engine:
         self._join()
 
     def _ends_unheard(self) -> bool:
-        return self._scratch and self._ending
+        """Whether what it says is nobody's concern: it is our own, and is being ended, or we are and have left its answers."""
+        return self._scratch and (self._ending or signals.has_come())
 
     def _listen(self, line: str) -> None:
         """Ends an engine that complains of a write while the disk is full.
@@ -205,17 +206,23 @@ def is_full(directory: Path) -> bool:
     return False
 
 
-def _pump_traces(stream: IO[str], listen: Callable[[str], None] = lambda _line: None, *, scratch: bool = False) -> None:
+def _pump_traces(
+    stream: IO[str],
+    listen: Callable[[str], None] = lambda _line: None,
+    unheard: Callable[[], bool] = lambda: False,
+    *,
+    scratch: bool = False,
+) -> None:
     for line in stream:
         listen(line)
         # Everything else on standard output is the banner, or says where in the source a trace comes from.
         if found := texts.trace(line):
             level, message = found
-            expected = scratch and texts.is_failed_answer(message)
+            expected = unheard() or (scratch and texts.is_failed_answer(message))
             log.log(logging.DEBUG if expected else _LEVELS.get(level, logging.DEBUG), "engine: %s", one_line(message))
 
 
-def _pump_errors(stream: IO[str], ending: Callable[[], bool] = lambda: False) -> None:
+def _pump_errors(stream: IO[str], unheard: Callable[[], bool] = lambda: False) -> None:
     # The engine first echoes its configuration between two lines of "=".
     rulers = 0
     for line in stream:
@@ -223,5 +230,4 @@ def _pump_errors(stream: IO[str], ending: Callable[[], bool] = lambda: False) ->
         if rulers < 2 and text == "==========":
             rulers += 1
         elif rulers != 1 and text:
-            # What one of our own says while it is ended is nobody's concern.
-            log.log(logging.DEBUG if ending() else logging.ERROR, "engine: %s", one_line(text))
+            log.log(logging.DEBUG if unheard() else logging.ERROR, "engine: %s", one_line(text))

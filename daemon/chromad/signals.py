@@ -88,6 +88,11 @@ def deferred() -> Iterator[None]:
         raise_pending(hold=_Ending.holds)
 
 
+def has_come() -> bool:
+    """Whether a signal that ends the program has come, be it raised or not. For any thread."""
+    return bool(_Ending.came)
+
+
 def pending() -> bool:
     """Whether a signal waits, within `deferred`."""
     return bool(_Ending.came) and not _Ending.told

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromad.store import sqlite
 
 from tests.integration import records
 from tests.integration.account import until
@@ -81,7 +82,8 @@ def host(_host: Host) -> Host:
 
 
 def one_line(output: str, number: int) -> str:
-    [line] = output.strip().splitlines()
+    line = output.strip()
+    assert "\n" not in line, output
     assert line.startswith(f"interrupted by {signal.Signals(number).name}: "), output
     return line
 
@@ -129,6 +131,17 @@ def test_after_the_exchange(host: Host, number: int, moment: str) -> None:
     assert "all the same" in line
     assert f"the former data are in {replaced}" in line
     host.holds(host.then)
+
+
+@pytest.mark.parametrize("option", ["--collection", "--at", "--into"])
+def test_empty_value_does_not_mean_everything(host: Host, option: str) -> None:
+    """As a script has it whose variable is not set: the service is not even stopped."""
+    result = host.unit.chromactl("restore", option, "", "--stop")
+    assert host.unit.asked == []
+    assert host.site.asides() == []
+    host.holds(host.now)
+    assert result.code == 2, result.output
+    assert "is empty" in result.output
 
 
 def test_for_machines(host: Host) -> None:
@@ -320,7 +333,7 @@ def test_what_cannot_be_told_stays(host: Host) -> None:
 def test_copying_into_the_service(host: Host, number: int) -> None:
     """An incomplete copy is removed; after SIGKILL doctor and the next run name it, and that run removes it."""
     restore = host.unit.spawn("restore", "--collection", "many", "--into", "copied")
-    until(lambda: left(host) or restore.poll() is not None, "the copy", pause=0)
+    until(lambda: copying(host) or restore.poll() is not None, "the copy", pause=0)
     restore.send_signal(number)
     result = ended(restore)
     if number != signal.SIGKILL:
@@ -339,6 +352,11 @@ def test_copying_into_the_service(host: Host, number: int) -> None:
     assert told in result.output
     assert left(host) == ["copied"]
     assert host.site.asides() == []
+
+
+def copying(host: Host) -> bool:
+    """Whether a copy is being filled. Asks the database, which is quicker than a client: the copy takes but a moment."""
+    return any(each.name.startswith("chromad-restore-") for each in sqlite.collections(host.site.data))
 
 
 # What clients do meanwhile
@@ -392,8 +410,6 @@ def test_persistence_leaves_nothing(host: Host) -> None:
 
 
 def segment(host: Host) -> str:
-    from chromad.store import sqlite
-
     return next(each.segment for each in sqlite.collections(host.site.data) if each.name == "kept")
 
 

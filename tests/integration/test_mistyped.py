@@ -15,6 +15,7 @@ from chromad.api import Api
 from chromad.config import Listen
 
 from tests.integration import records
+from tests.integration.account import until
 from tests.integration.commands import Commands, Told
 from tests.integration.site import Site
 
@@ -105,6 +106,15 @@ def test_what_cannot_be_meant(site: Site, commands: Commands, words: list[str], 
     assert_usage(run(site, commands, *words), said)
     told = run(site, commands, *words, "--json")
     assert (told.code, json.loads(told.output)["exit_code"]) == (2, 2)
+
+
+def test_id_beside_a_time_that_a_backup_reaches(site: Site) -> None:
+    """The time chooses a backup as well, and not the one that was asked for."""
+    [listed] = site.listed()
+    at = (datetime.fromisoformat(listed["created"]) + timedelta(seconds=1)).isoformat()
+    until(lambda: datetime.now(UTC) > datetime.fromisoformat(at) + timedelta(seconds=1), "the end of that second")
+    for name in (listed["id"], "0123abcd"):
+        refused_alike(site, 2, "--at and an ID exclude each other", "restore", name, "--at", at)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 import io
 import logging
+import signal
 
 import pytest
-from chromad import engine
+from chromad import engine, signals
+from chromad.config import Config
 
 BANNER = """
                 (((((((((    (((((####
@@ -89,3 +91,20 @@ def test_control_characters_are_escaped(caplog: pytest.LogCaptureFixture) -> Non
 def test_long_lines_are_cut(caplog: pytest.LogCaptureFixture) -> None:
     [(_, found)] = traces(caplog, f"2026-11-23T01:00:00Z ERROR {'x' * 1_000_000}\n")
     assert len(found) < 3000
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+def test_engine_of_somebody_who_is_interrupted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, scratch: bool
+) -> None:
+    """One of our own complains, before it is ended itself, that nobody waits for its answer: that reaches no terminal."""
+    found = engine.Engine(Config(), -1, scratch=scratch)
+    line = "2026-11-23T01:00:00Z ERROR system: message reply channel was unexpectedly dropped by caller: Ok(())\n"
+    expected = []
+    with caplog.at_level(logging.DEBUG, "chromad"):
+        for came, quiet in ((0, False), (signal.SIGINT, scratch)):
+            monkeypatch.setattr(signals._Ending, "came", came)
+            engine._pump_traces(io.StringIO(line), unheard=found._ends_unheard, scratch=scratch)
+            engine._pump_errors(io.StringIO("panicked\n"), found._ends_unheard)
+            expected += [logging.DEBUG if quiet else logging.ERROR] * 2
+    assert [record.levelno for record in caplog.records] == expected
