@@ -1,10 +1,11 @@
 """Filters against stock Chroma: gets, queries and deletes by metadata and document, of one record to all.
 
-Both servers stand side by side with the same records, filled once. Each sample is of one side and as long as its clock runs,
-and the other side's follows at once, so that both meet the same weather.
+Both servers stand side by side with the same records, filled once, and get the same requests in turn, one by one. A rate is that of a
+client that sends one after the other: the inverse of the median time of a request.
 """
 
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,21 +28,25 @@ _DOOMED = 2000
 _MILLION = 1_000_000
 _NARROW = 32
 _BATCH = 1000
-_SAMPLE = 0.15  # seconds
+# Each persist writes all ids anew.
+_SELDOM = 100_000
+_SAMPLE = 0.2  # seconds of stock's requests of a kind, in each round
+_DELETES = 20
 _NEVER_SLOWER = 0.95
 
-# Gives the body of the number-th request among so many records.
-Body = Callable[[int, int], dict[str, Any]]
+# Gives the condition, or the body, of the number-th request.
+Where = Callable[[int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """One kind of request. at_least: our rate as a part of stock's."""
+    """One kind of request. at_least: our rate as a part of stock's. plain: for records of few values as well."""
 
     name: str
     verb: str
-    body: Body
+    body: Where
     at_least: float = _NEVER_SLOWER
+    plain: bool = False
 
 
 def measure(options: Options) -> list[Figure]:
@@ -52,8 +57,8 @@ def measure(options: Options) -> list[Figure]:
             side.fill("large", range(large), DIMENSION)
             side.fill("small", range(_SMALL), DIMENSION)
             side.again()
-        figures = _compare(options, sides, "large", large, f"among {large:,}", _shapes(large))
-        figures += _compare(options, sides, "small", _SMALL, f"of {_SMALL} beside {large:,}", _beside())
+        figures = _compare(options, sides, "large", f"among {large:,}", _shapes(large))
+        figures += _compare(options, sides, "small", f"of {_SMALL} beside {large:,}", _beside())
         figures += _deletes_of_many(options, sides)
     many = max(options.part(_MANY), 2)
     with _servers(options.directory / "many") as sides:
@@ -61,93 +66,76 @@ def measure(options: Options) -> list[Figure]:
             for number in range(many):
                 side.fill(f"many-{number}", range(_FEW), _NARROW)
             side.again()
-        figures += _compare(options, sides, "many-1", _FEW, f"of {_FEW}, {many} like it", _beside())
+        figures += _compare(options, sides, "many-1", f"of {_FEW}, {many} like it", _beside())
     return figures
 
 
 def measure_million(options: Options) -> list[Figure]:
-    """The same of one collection of a million, which takes long to fill."""
+    """Some of it in one collection of a million with few values, which takes long to fill."""
     large = options.part(_MILLION)
+    shapes = [shape for shape in _shapes(large, one=20.0, dimension=_NARROW) if shape.plain]
     with _servers(options.directory / "million") as sides:
         for side in sides:
-            side.fill("large", range(large), _NARROW)
+            side.fill("large", range(large), _NARROW, plain=True)
             side.again()
-        return _compare(options, sides, "large", large, f"among {large:,}", _shapes(large, one=20.0, dimension=_NARROW))
+        return _compare(options, sides, "large", f"among {large:,}", shapes)
 
 
 def _shapes(large: int, *, one: float = 5.0, dimension: int = DIMENSION) -> list[_Shape]:
     """Requests to a collection that is most of what there is."""
     near = (np.random.default_rng(1).random((1, dimension), dtype=np.float32) - 0.5).tolist()
-
-    def query(where: Callable[[int], dict[str, Any]]) -> Body:
-        return lambda number, _size: {"where": where(number), "query_embeddings": near, "n_results": 10}
+    nearest = {"query_embeddings": near, "n_results": 10}
+    half, ninety = large // 2, large * 9 // 10
 
     def some(number: int) -> int:
         return number * 7919 % large
 
-    # What a round deletes, no other one asks for.
-    one_by_one = count()
-    by_ten = count()
+    def query(name: str, where: Where, *, plain: bool = False) -> _Shape:
+        return _Shape(name, "query", lambda i: {"where": where(i), **nearest}, plain=plain)
+
+    def delete(name: str, where: Where, at_least: float = _NEVER_SLOWER) -> _Shape:
+        return _Shape(name, "delete", lambda i: {"where": where(i)}, at_least)
+
+    # What is deleted is not asked for again.
+    one_by_one, by_ten = count(1), count()
     return [
-        _Shape("get where an integer is of one record", "get", _where(lambda i: {"n": some(i)}), one),
-        _Shape("get where a float is of one", "get", _where(lambda i: {"f": some(i) + 0.5}), one),
-        _Shape("get where a string is of one", "get", _where(lambda i: {"s": f"user-{some(i)}"}), one),
-        _Shape(
-            "get where a list holds what is in one",
-            "get",
-            _where(lambda i: {"l": {"$contains": f"own-{some(i)}"}}),
-            one,
+        _get("get where an integer is of one record", lambda i: {"n": some(i)}, one, plain=True),
+        _get("get where a float is of one", lambda i: {"f": some(i) + 0.5}, one),
+        _get("get where a string is of one", lambda i: {"s": f"user-{some(i)}"}, one, plain=True),
+        _get("get where a list holds what is in one", lambda i: {"l": {"$contains": f"own-{some(i)}"}}, one),
+        _get("get $and of two of one", lambda i: {"$and": [{"n": some(i)}, {"s": f"user-{some(i)}"}]}, one, plain=True),
+        _get("get where ten match", lambda i: {"t": some(i) // 10}, 2.0),
+        _get("get $in of ten integers", lambda i: {"n": {"$in": [some(i + k) for k in range(10)]}}, 5.0, plain=True),
+        _get("get $in of ten strings", lambda i: {"s": {"$in": [f"user-{some(i + k)}" for k in range(10)]}}, 5.0),
+        _get("get where 0.1 % match, a boolean", lambda _i: {"r": True}),
+        _get("get where 1 % match, integer", lambda i: {"p": i % 100}),
+        _get("get where 1 % match, string", lambda i: {"c": f"class-{i % 100}"}),
+        _get("get where 1 % match, list", lambda i: {"l": {"$contains": f"tag-{i % 100}"}}),
+        _get(
+            "get of a range of 1 %", lambda _i: {"$and": [{"n": {"$gte": half}}, {"n": {"$lt": half + large // 100}}]}
         ),
-        _Shape(
-            "get $and of two of one", "get", _where(lambda i: {"$and": [{"n": some(i)}, {"s": f"user-{some(i)}"}]}), one
-        ),
-        _Shape("get where ten match", "get", _where(lambda i: {"t": some(i) // 10}), one),
-        _Shape(
-            "get $in of ten integers", "get", _where(lambda i: {"n": {"$in": [some(i + k) for k in range(10)]}}), 5.0
-        ),
-        _Shape(
-            "get $in of ten strings",
-            "get",
-            _where(lambda i: {"s": {"$in": [f"user-{some(i + k)}" for k in range(10)]}}),
-            5.0,
-        ),
-        _Shape("get where 0.1 % match, a boolean", "get", _where(lambda _i: {"r": True})),
-        _Shape("get where 1 % match, integer", "get", _where(lambda i: {"p": i % 100})),
-        _Shape("get where 1 % match, string", "get", _where(lambda i: {"c": f"class-{i % 100}"})),
-        _Shape("get where 1 % match, list", "get", _where(lambda i: {"l": {"$contains": f"tag-{i % 100}"}})),
-        _Shape(
-            "get of a range of 1 %",
-            "get",
-            _where(lambda _i: {"$and": [{"n": {"$gte": large // 2}}, {"n": {"$lt": large // 2 + large // 100}}]}),
-        ),
-        _Shape("get where 10 % match, ids", "get", _where(lambda i: {"g": i % 10}, include=[])),
-        _Shape("get where 10 % match, limit 10", "get", _where(lambda i: {"g": i % 10}, limit=10), 2.0),
-        _Shape("get where half match, a boolean, limit 10", "get", _where(lambda i: {"b": i % 2 == 0}, limit=10)),
-        _Shape("get where n > 90 %, limit 20", "get", _where(lambda _i: {"n": {"$gt": large * 9 // 10}}, limit=20)),
-        _Shape("get where all match, ids", "get", _where(lambda _i: {"n": {"$gte": 0}}, include=[])),
-        _Shape("get where all match, limit 10", "get", _where(lambda _i: {"n": {"$gte": 0}}, limit=10)),
-        _Shape(
-            "get $or of two of one", "get", _where(lambda i: {"$or": [{"n": some(i)}, {"s": f"user-{some(i + 1)}"}]})
-        ),
-        _Shape("get $ne, limit 10", "get", _where(lambda i: {"n": {"$ne": some(i)}}, limit=10)),
-        _Shape("get $contains of one document", "get", _document(lambda i: f"number {some(i)} of"), 1.4),
-        _Shape("get $contains of 10 %, limit 10", "get", _document(lambda i: f"kind{i % 10} ", limit=10), 1.4),
-        _Shape(
-            "get $not_contains, limit 10",
-            "get",
-            lambda i, _n: {"where_document": {"$not_contains": f"kind{i % 10} "}, "limit": 10},
-        ),
-        _Shape("get by ten ids", "get", lambda i, _n: {"ids": [f"id-{some(i + k)}" for k in range(10)]}),
-        _Shape("get, limit 10", "get", lambda _i, _n: {"limit": 10}),
-        _Shape("count", "count", lambda _i, _n: {}),
-        _Shape("query", "query", lambda _i, _n: {"query_embeddings": near, "n_results": 10}),
-        _Shape("query where one matches", "query", query(lambda i: {"n": some(i)})),
-        _Shape("query where ten match", "query", query(lambda i: {"t": some(i) // 10})),
-        _Shape("query where 1 % match", "query", query(lambda i: {"p": i % 100})),
-        _Shape("query where 10 % match", "query", query(lambda i: {"g": i % 10})),
-        _Shape("query where all match", "query", query(lambda _i: {"n": {"$gte": 0}})),
-        _Shape("delete where one matches", "delete", lambda _i, n: {"where": {"n": n - 1 - next(one_by_one)}}, 2.0),
-        _Shape("delete where ten match", "delete", lambda _i, _n: {"where": {"t": next(by_ten)}}),
+        _get("get where 10 % match, ids", lambda i: {"g": i % 10}, include=[]),
+        _get("get where 10 % match, limit 10", lambda i: {"g": i % 10}, 2.0, plain=True, limit=10),
+        _get("get where half match, a boolean, limit 10", lambda i: {"b": i % 2 == 0}, limit=10),
+        _get("get where n > 90 %, limit 20", lambda _i: {"n": {"$gt": ninety}}, plain=True, limit=20),
+        _get("get where all match, ids", lambda _i: {"n": {"$gte": 0}}, include=[]),
+        _get("get where all match, limit 10", lambda _i: {"n": {"$gte": 0}}, plain=True, limit=10),
+        _get("get $or of two of one", lambda i: {"$or": [{"n": some(i)}, {"s": f"user-{some(i + 1)}"}]}, plain=True),
+        _get("get $ne, limit 10", lambda i: {"n": {"$ne": some(i)}}, plain=True, limit=10),
+        _document("get $contains of one document", lambda i: {"$contains": f"number {some(i)} of"}, 1.4),
+        _document("get $contains of 10 %, limit 10", lambda i: {"$contains": f"kind{i % 10} "}, 1.4, limit=10),
+        _document("get $not_contains, limit 10", lambda i: {"$not_contains": f"kind{i % 10} "}, limit=10),
+        _Shape("get by ten ids", "get", lambda i: {"ids": [f"id-{some(i + k)}" for k in range(10)]}, plain=True),
+        _Shape("get, limit 10", "get", lambda _i: {"limit": 10}, plain=True),
+        _Shape("count", "count", lambda _i: {}, plain=True),
+        _Shape("query", "query", lambda _i: nearest, plain=True),
+        query("query where one matches", lambda i: {"n": some(i)}, plain=True),
+        query("query where ten match", lambda i: {"t": some(i) // 10}),
+        query("query where 1 % match", lambda i: {"p": i % 100}, plain=True),
+        query("query where 10 % match", lambda i: {"g": i % 10}),
+        query("query where all match", lambda _i: {"n": {"$gte": 0}}),
+        delete("delete where one matches", lambda _i: {"n": large - next(one_by_one)}, 2.0),
+        delete("delete where ten match", lambda _i: {"t": next(by_ten)}),
     ]
 
 
@@ -155,37 +143,29 @@ def _beside() -> list[_Shape]:
     """Requests to a small collection, whose filters match much in others as well."""
     least = 0.7
     return [
-        _Shape("get where one matches", "get", _where(lambda i: {"n": i % _SMALL}), least),
-        _Shape("get where 1 % match", "get", _where(lambda i: {"p": i % 100}), least),
-        _Shape("get where 10 % match", "get", _where(lambda i: {"g": i % 10}), least),
-        _Shape("get where 10 % match, limit 10", "get", _where(lambda i: {"g": i % 10}, limit=10), least),
-        _Shape("get where half match, a boolean", "get", _where(lambda i: {"b": i % 2 == 0}), least),
-        _Shape("get where all match", "get", _where(lambda _i: {"n": {"$gte": 0}}), least),
-        _Shape(
-            "get $in of ten strings",
-            "get",
-            _where(lambda i: {"s": {"$in": [f"user-{(i + k) % _SMALL}" for k in range(10)]}}),
-            least,
+        _get("get where one matches", lambda i: {"n": i % _SMALL}, least),
+        _get("get where 1 % match", lambda i: {"p": i % 100}, least),
+        _get("get where 10 % match", lambda i: {"g": i % 10}, least),
+        _get("get where 10 % match, limit 10", lambda i: {"g": i % 10}, least, limit=10),
+        _get("get where half match, a boolean", lambda i: {"b": i % 2 == 0}, least),
+        _get("get where all match", lambda _i: {"n": {"$gte": 0}}, least),
+        _get(
+            "get $in of ten strings", lambda i: {"s": {"$in": [f"user-{(i + k) % _SMALL}" for k in range(10)]}}, least
         ),
-        _Shape(
-            "get where a list holds what is in 1 %",
-            "get",
-            _where(lambda i: {"l": {"$contains": f"tag-{i % 100}"}}),
-            least,
-        ),
-        _Shape("get $contains of 10 %", "get", _document(lambda i: f"kind{i % 10} "), least),
-        _Shape("get by ten ids", "get", lambda i, _n: {"ids": [f"id-{(i + k) % _SMALL}" for k in range(10)]}),
-        _Shape("get, limit 10", "get", lambda _i, _n: {"limit": 10}),
-        _Shape("count", "count", lambda _i, _n: {}),
+        _get("get where a list holds what is in 1 %", lambda i: {"l": {"$contains": f"tag-{i % 100}"}}, least),
+        _document("get $contains of 10 %", lambda i: {"$contains": f"kind{i % 10} "}, least),
+        _Shape("get by ten ids", "get", lambda i: {"ids": [f"id-{(i + k) % _SMALL}" for k in range(10)]}),
+        _Shape("get, limit 10", "get", lambda _i: {"limit": 10}),
+        _Shape("count", "count", lambda _i: {}),
     ]
 
 
-def _where(where: Callable[[int], dict[str, Any]], **more: Any) -> Body:
-    return lambda number, _size: {"where": where(number), **more}
+def _get(name: str, where: Where, at_least: float = _NEVER_SLOWER, *, plain: bool = False, **more: Any) -> _Shape:
+    return _Shape(name, "get", lambda i: {"where": where(i), **more}, at_least, plain)
 
 
-def _document(text: Callable[[int], str], **more: Any) -> Body:
-    return lambda number, _size: {"where_document": {"$contains": text(number)}, **more}
+def _document(name: str, where: Where, at_least: float = _NEVER_SLOWER, **more: Any) -> _Shape:
+    return _Shape(name, "get", lambda i: {"where_document": where(i), **more}, at_least)
 
 
 class _Side:
@@ -201,12 +181,13 @@ class _Side:
         """Whether it is chromad."""
         return isinstance(self.server, Chromad)
 
-    def fill(self, name: str, numbers: range, dimension: int) -> None:
-        """Makes a collection of records that differ by their number alone, on either side."""
-        self.collections[name] = self.client.create(name)
-        self.put(name, numbers, dimension)
+    def fill(self, name: str, numbers: range, dimension: int, *, plain: bool = False) -> None:
+        """Makes a collection of records that are the same on either side. plain: of few values, without a document."""
+        threshold = _SELDOM if plain else 1000
+        self.collections[name] = self.client.create(name, threshold)
+        self.put(name, numbers, dimension, plain=plain)
 
-    def put(self, name: str, numbers: range, dimension: int) -> None:
+    def put(self, name: str, numbers: range, dimension: int, *, plain: bool = False) -> None:
         """Writes records."""
         random = np.random.default_rng(len(numbers))
         for start in range(numbers.start, numbers.stop, _BATCH):
@@ -214,9 +195,10 @@ class _Side:
             body = {
                 "ids": [f"id-{number}" for number in batch],
                 "embeddings": encode(random.random((len(batch), dimension), dtype=np.float32) - 0.5),
-                "documents": [f"number {number} of its kind{number % 10} and no other" for number in batch],
-                "metadatas": [_metadata(number) for number in batch],
+                "metadatas": [_few(number) if plain else _metadata(number) for number in batch],
             }
+            if not plain:
+                body["documents"] = [f"number {number} of its kind{number % 10} and no other" for number in batch]
             self.client.post(self.collections[name], "upsert", json.dumps(body).encode())
 
     def again(self) -> None:
@@ -235,14 +217,15 @@ class _Side:
             self.client.post(self.collections[collection], verb, body)
 
 
+def _few(number: int) -> dict[str, Any]:
+    return {"n": number, "p": number % 100, "g": number % 10, "s": f"user-{number}"}
+
+
 def _metadata(number: int) -> dict[str, Any]:
     return {
-        "n": number,
+        **_few(number),
         "t": number // 10,
-        "p": number % 100,
-        "g": number % 10,
         "f": number + 0.5,
-        "s": f"user-{number}",
         "c": f"class-{number % 100}",
         "b": number % 2 == 0,
         "r": number % 1000 == 0,
@@ -257,31 +240,28 @@ def _servers(root: Path) -> Iterator[list[_Side]]:
 
 
 def _compare(
-    options: Options, sides: Sequence[_Side], collection: str, size: int, where: str, shapes: Sequence[_Shape]
+    options: Options, sides: Sequence[_Side], collection: str, where: str, shapes: Sequence[_Shape]
 ) -> list[Figure]:
     figures = [Figure(f"{shape.name}, {where} (1/s)", at_least=shape.at_least) for shape in shapes]
     number = count()
     for turn in range(options.rounds + 1):
         for shape, figure in zip(shapes, figures, strict=True):
-            # The same requests to both. More than there is time for, but of those that delete.
-            bodies = [json.dumps(shape.body(next(number), size)).encode() for _ in range(20)]
-            for side in sides if turn % 2 == 0 else reversed(sides):
-                rate = _rate(side, collection, shape, bodies)
-                # The first turn is for the caches.
-                if turn:
-                    (figure.ours if side.ours else figure.stock).append(rate)
+            taken: dict[bool, list[float]] = {True: [], False: []}
+            while not _is_enough(taken[False], shape):
+                body = json.dumps(shape.body(next(number))).encode()
+                for side in sides if turn % 2 == 0 else reversed(sides):
+                    started = time.perf_counter()
+                    side.send(collection, shape.verb, body)
+                    taken[side.ours].append(time.perf_counter() - started)
+            # The first turn is for the caches.
+            if turn:
+                figure.ours.append(1 / statistics.median(taken[True]))
+                figure.stock.append(1 / statistics.median(taken[False]))
     return figures
 
 
-def _rate(side: _Side, collection: str, shape: _Shape, bodies: Sequence[bytes]) -> float:
-    started = time.perf_counter()
-    done = 0
-    while done < len(bodies) or shape.verb != "delete":
-        side.send(collection, shape.verb, bodies[done % len(bodies)])
-        done += 1
-        if shape.verb != "delete" and time.perf_counter() - started > _SAMPLE:
-            break
-    return done / (time.perf_counter() - started)
+def _is_enough(taken: Sequence[float], shape: _Shape) -> bool:
+    return len(taken) >= _DELETES if shape.verb == "delete" else sum(taken) > _SAMPLE
 
 
 def _deletes_of_many(options: Options, sides: Sequence[_Side]) -> list[Figure]:

@@ -5,6 +5,7 @@ With these rows it begins with the matches. They are the same whatever the table
 file or sees its schema changed, and they need no upkeep. The figures were searched for; daemon/docs/filters.md has what was tried.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -73,10 +74,15 @@ def index(connection: sqlite3.Connection, tick: Callable[[], None] = lambda: Non
     """Makes the indexes that are missing. A matter of a moment where that was done before; else it reads all metadata.
 
     connection: in autocommit, to a database that has had all migrations. tick: called a few times a second. What SQLite
-    refuses is told of, as in `inform`.
+    refuses is told of, as in `inform`, and so is a disk that has less free than the database takes: it is not to be filled.
     """
     missing = missing_indexes(connection)
     if not missing:
+        return
+    (path,) = (file for _, name, file in connection.execute("PRAGMA database_list") if name == "main")
+    status = os.statvfs(path)
+    if status.f_bavail * status.f_frsize < os.path.getsize(path):
+        journal.warning("filters stay slow: too little space beside %s for the indexes %s", path, ", ".join(missing))
         return
     started = time.monotonic()
     connection.set_progress_handler(tick, _STEPS)
