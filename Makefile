@@ -93,7 +93,11 @@ docs: venv ## Write the generated tables into the READMEs
 
 .PHONY: bench
 bench: venv ## Measure against stock Chroma, ROUNDS=10 interleaved runs; fails where a promised limit does not hold
-	$(BIN)/python -m tests.bench start writes checkpoint recovery operate --rounds $(ROUNDS)
+	$(BIN)/python -m tests.bench start writes checkpoint recovery operate filters --rounds $(ROUNDS)
+
+.PHONY: bench-million
+bench-million: venv ## Measure filters among 1,000,000 records beside stock Chroma; takes half an hour
+	$(BIN)/python -m tests.bench million --rounds $(ROUNDS)
 
 .PHONY: bench-backup
 bench-backup: venv ## Measure backups beside tar and rsync at 10,000 to 1,000,000 vectors; takes hours (root)

@@ -296,7 +296,7 @@ class Adoption:
         with proof.scratch(self._config, copy, self._tick):
             self._progress("bringing the schema up to date", 0, 0)
         sqlite.check_schema(copy)
-        sqlite.keep_log(copy)
+        sqlite.keep_log(copy, self._tick)
         with sqlite.connect(copy) as connection:
             log.drop_unreadable_metadata(connection)
         settings = self._config.model_copy(update={"data_dir": copy})

@@ -16,8 +16,9 @@ from typing import IO
 from chromad import signals, texts, threads
 from chromad.api import Api
 from chromad.config import Config
-from chromad.errors import EngineError, one_line
+from chromad.errors import ChromadError, EngineError, one_line
 from chromad.output import log
+from chromad.store import sqlite
 
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
 _START_LIMIT = 600.0  # seconds
@@ -44,6 +45,11 @@ class Engine:
 
     def start(self) -> None:
         """Starts the process; it does not answer yet."""
+        try:
+            sqlite.inform_planner(self._config.data_dir)
+        except ChromadError as error:
+            # The engine has its own words for a database that it cannot open.
+            log.debug("SQLite's planner is not told what makes filters fast: %s", error.message)
         self._full = False
         self._complaints = texts.Complaints()
         settings = os.memfd_create("engine.yml")

@@ -142,7 +142,7 @@ class Daemon:
         self._note_last_stop(self._before)
         self._checkpoints.prepare()
         sqlite.use_wal(data_dir)
-        sqlite.keep_log(data_dir)
+        sqlite.keep_log(data_dir, lambda: notify.extend_timeout(EXTENSION))
         startup = Startup(self._config, engine, self._checkpoints, self._enter)
         startup.recover(self._before)
         # Not before: a recovery that is cut short is to be done again, and by what was known of the last stop.

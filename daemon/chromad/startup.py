@@ -104,7 +104,7 @@ class Startup:
             if signals.stop:
                 return
             sqlite.check_schema(self._config.data_dir)
-            sqlite.keep_log(self._config.data_dir)
+            sqlite.keep_log(self._config.data_dir, _tick)
             broken = self._warm()
             if broken is None:
                 return

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import backup, checkpoint, operate, recovery, start, writes
+from . import backup, checkpoint, filters, operate, recovery, start, writes
 from .figure import Figure, file_system, show, to_json
 from .options import Options
 
@@ -16,6 +16,8 @@ _BENCHMARKS: dict[str, Callable[[Options], list[Figure]]] = {
     "checkpoint": checkpoint.measure,
     "recovery": recovery.measure,
     "operate": operate.measure,
+    "filters": filters.measure,
+    "million": filters.measure_million,
     "backup": backup.measure,
 }
 

@@ -28,21 +28,22 @@ class Client:
         """Makes a collection and gives its id. sync_threshold: Chroma's default is 1000."""
         hnsw = {"sync_threshold": sync_threshold, "batch_size": min(100, sync_threshold)}
         body = json.dumps({"name": name, "configuration": {"hnsw": hnsw}}).encode()
-        return str(json.loads(self._send("POST", "", body))["id"])
+        return str(json.loads(self.send("POST", "", body))["id"])
 
     def post(self, collection: str, verb: str, body: bytes) -> bytes:
         """Sends add, update, upsert, delete, get or query to a collection, given by its id."""
-        return self._send("POST", f"/{collection}/{verb}", body)
+        return self.send("POST", f"/{collection}/{verb}", body)
 
     def count(self, collection: str) -> int:
         """The records of a collection."""
-        return int(self._send("GET", f"/{collection}/count", None))
+        return int(self.send("GET", f"/{collection}/count", None))
 
     def drop(self, name: str) -> None:
         """Deletes a collection, given by its name."""
-        self._send("DELETE", f"/{name}", None)
+        self.send("DELETE", f"/{name}", None)
 
-    def _send(self, method: str, path: str, body: bytes | None) -> bytes:
+    def send(self, method: str, path: str, body: bytes | None) -> bytes:
+        """Any request; path: below the collections of the default database."""
         headers = {"Content-Type": "application/json"}
         self._connection.request(method, f"{_DATABASE}/collections{path}", body, headers)
         response = self._connection.getresponse()

@@ -9,7 +9,7 @@ from chromad.checks import Data, Fix, Result, fail, ok, skip, warn
 from chromad.checks.host import Host
 from chromad.errors import ChromadError
 from chromad.output import human_bytes
-from chromad.store import audit, fence, lock, log, quarantine, record_ids, segment, soundness, sqlite, state
+from chromad.store import audit, fence, lock, log, planner, quarantine, record_ids, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Store
 from chromad.store.finding import Finding
 
@@ -103,6 +103,7 @@ def _database(host: Host) -> Iterator[Result]:
             connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
         )
         size, _ = log.size_after(connection, 0)
+        informed, missing = planner.is_informed(connection), planner.missing_indexes(connection)
         (ahead,) = connection.execute(
             "SELECT unixepoch(max(created_at)) - unixepoch('now') FROM embeddings_queue"
         ).fetchone()
@@ -110,6 +111,14 @@ def _database(host: Host) -> Iterator[Result]:
         yield ok("journal_mode", "the database is in WAL mode")
     else:
         yield warn("journal_mode", f"the database is in {mode} mode", "systemctl restart chromadb puts it right")
+    if informed and not missing:
+        yield ok("filters", "SQLite's planner has its statistics and indexes")
+    else:
+        lacks = [*([] if informed else ["statistics"]), *([f"the indexes {', '.join(missing)}"] if missing else [])]
+        fact = f"filters are slow: SQLite's planner lacks {' and '.join(lacks)}"
+        yield warn(
+            "filters", fact, "systemctl restart chromadb puts it right, with as much space free as the database takes"
+        )
     fact, data = f"the log holds {human_bytes(size)}", {"bytes": size}
     if size > _LOG_PARTS * host.config.checkpoint.after_log:
         hint = "it is kept until checkpoints and the last backup cover it: chromactl status says which of them fails"

@@ -17,7 +17,7 @@ from pathlib import Path
 from chromad import names
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
 from chromad.output import log as journal
-from chromad.store import changes
+from chromad.store import changes, planner
 
 FILE = "chroma.sqlite3"
 
@@ -130,11 +130,11 @@ def use_wal(data_dir: Path, *, flush: bool = True) -> None:
         )
 
 
-def keep_log(data_dir: Path) -> None:
+def keep_log(data_dir: Path, tick: Callable[[], None] = lambda: None) -> None:
     """Makes the engine keep the log, gives the log the index that keeps writes fast beside it, has list values deleted with
-    their records, and has recorded which collections come and go.
+    their records, has recorded which collections come and go, and gives the planner what makes filters fast.
 
-    Does nothing on a database that the engine has yet to make or to migrate.
+    Does nothing on a database that the engine has yet to make or to migrate. tick: called while it takes long, once.
     """
     with connect(data_dir) as connection:
         if not has_table(connection, "embeddings_queue_config"):
@@ -145,8 +145,17 @@ def keep_log(data_dir: Path) -> None:
         index_log(connection)
         if removed := keep_lists(connection):
             journal.info("%s: removed %d list values of records that are no more", data_dir / FILE, removed)
+        planner.inform(connection)
         if not _outdated(connection):
             changes.keep(connection)
+            planner.index(connection, tick)
+
+
+def inform_planner(data_dir: Path) -> None:
+    """Before an engine opens a database, of whatever Chroma: as `planner.inform`. Nothing where there is none."""
+    if exists(data_dir):
+        with connect(data_dir) as connection:
+            planner.inform(connection)
 
 
 def index_log(connection: sqlite3.Connection) -> None:
