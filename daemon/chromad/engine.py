@@ -16,7 +16,7 @@ from typing import IO
 from chromad import signals, texts, threads
 from chromad.api import Api
 from chromad.config import Config
-from chromad.errors import EngineError, one_line
+from chromad.errors import EngineError, PermissionProblem, one_line
 from chromad.output import log
 
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
@@ -43,7 +43,11 @@ class Engine:
         self._complaints = texts.Complaints()
 
     def start(self) -> None:
-        """Starts the process; it does not answer yet."""
+        """Starts the process; it does not answer yet. Raises PermissionProblem for root, who has to permit that."""
+        if os.geteuid() == 0 and not self._config.allow_root:
+            raise PermissionProblem(
+                "the engine does not run as root", "give the data to the service's user, or set allow_root: true"
+            )
         self._full = False
         self._complaints = texts.Complaints()
         settings = os.memfd_create("engine.yml")

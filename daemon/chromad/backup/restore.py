@@ -6,6 +6,7 @@ data that were there stay in `<data>/../restore/replaced-…` until an operator 
 
 import os
 import re
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,10 +21,15 @@ from chromad.backup.stage import Choice, Staged
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import BackupError, ConfigurationError, EngineError, NotFound, PermissionProblem, TryAgain
+from chromad.host import files, privileges
+from chromad.host.privileges import Step
 from chromad.store import history, lock, segment, state, swap
 from chromad.store.swap import DataSwap, Staging
 
 Progress = Callable[[str, int, int], None]
+
+# See `make_within`
+_WITHIN = re.compile(r"\.chromad-restore-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -67,27 +73,66 @@ def run_in_place(
 
 
 def run_aside(
-    config: Config, repository: Repository, choice: Choice, target: Path, *, inexact: bool, progress: Progress
+    config: Config,
+    repository: Repository,
+    choice: Choice,
+    target: Path,
+    *,
+    within: Path,
+    inexact: bool,
+    progress: Progress,
 ) -> Outcome:
-    """Restores a backup into a directory that does not exist or is empty; no service is touched."""
+    """Restores a backup into a directory that does not exist or is empty; no service is touched. within: where the copy is made,
+    the parent of the target or what root's part has made there."""
     check_target(config, target)
-    swap.sweep(target.parent)
-    with Staging(target.parent) as staging:
+    swap.sweep(within)
+    with Staging(within) as staging:
         staged = stage.stage(config, repository, choice, staging, progress)
         need_exact(staged.notes, inexact)
         like = target if target.exists() else target.parent
         mode = like.stat().st_mode & 0o7777 if target.exists() else 0o750
         dress(staged.directory, versions.engine(), like, mode, staged.manifest.data_id)
+        # A history that is damaged is told of by the next start.
+        with suppress(ConfigurationError, OSError):
+            history.accept_target(config.checkpoint_dir, staged.directory)
         with signals.deferred():
-            if target.exists():
-                target.rmdir()
-            staged.directory.rename(target)
-            state.fsync_path(target.parent)
+            if privileges.may("put in place"):
+                privileges.ask("put in place")
+            else:
+                _put_in_place(staged.directory, target)
             signals.finished()
-    # A history that is damaged is told of by the next start.
-    with suppress(ConfigurationError, OSError):
-        history.accept_target(config.checkpoint_dir, target)
     return _outcome(choice, staged, target, None, restarted=False, changed=[])
+
+
+def _put_in_place(copy: Path, target: Path) -> None:
+    if target.exists():
+        files.remove_directory(target)
+    files.rename(copy, target)
+    files.sync(target.parent)
+
+
+def make_within(target: Path, uid: int, gid: int) -> Path:
+    """Makes a directory beside a target in which a user works for root, and removes those of the killed."""
+    with files.directory(target.parent) as parent:
+        for name in filter(_WITHIN.fullmatch, os.listdir(parent)):
+            if not lock.is_held_directory(target.with_name(name)):
+                files.remove_tree(target.with_name(name), ignore_errors=True)
+    within = target.with_name(f".chromad-restore-{secrets.token_hex(8)}")
+    files.make_directory(within, 0o700, (uid, gid))
+    lock.hold_directory(within)
+    return within
+
+
+def steps(target: Path, within: Path, uid: int) -> dict[str, Step]:
+    """What root does for a restore into a directory, by its word. uid: of the one who works for it."""
+
+    def put_in_place() -> None:
+        copy = swap.settled(within)
+        like = (target if target.exists() else target.parent).stat()
+        files.give_tree(copy, uid, like.st_uid, like.st_gid)
+        _put_in_place(copy, target)
+
+    return {"put in place": put_in_place}
 
 
 def check_target(config: Config, target: Path) -> None:
@@ -108,7 +153,7 @@ def check_target(config: Config, target: Path) -> None:
         raise ConfigurationError(f"{target} exists and is not an empty directory", "give a new one")
     if not target.parent.is_dir():
         raise ConfigurationError(f"{target.parent} does not exist", "create it first")
-    if not os.access(target.parent, os.W_OK):
+    if not privileges.may("put in place") and not os.access(target.parent, os.W_OK):
         raise PermissionProblem(f"{target.parent} is not writable for this user", "run as root")
 
 
@@ -136,7 +181,7 @@ def check_place(config: Config) -> None:
             f"mount the volume at {data_dir.parent} or above, so that copies lie beside the data",
         )
     history.check_readable(config.checkpoint_dir)
-    if not os.access(data_dir.parent, os.W_OK):
+    if not privileges.may("exchange") and not os.access(data_dir.parent, os.W_OK):
         raise PermissionProblem(f"{data_dir.parent} is not writable for this user", "run as root")
 
 
@@ -153,7 +198,7 @@ def check_service(config: Config, *, may_stop: bool, verb: str = "restore") -> b
         raise TryAgain(
             f"chromad runs outside systemd (pid {running['pid']})", "stop it first, and start it again afterwards"
         )
-    if supervised and os.geteuid() != 0:
+    if supervised and not service.permitted():
         raise PermissionProblem(f"only root may stop {service.UNIT}", f"sudo chromactl {verb} …")
     return bool(supervised)
 
@@ -182,11 +227,13 @@ def dress(directory: Path, engine_version: str, like: Path, mode: int, former: s
 
 
 def hand_over(directory: Path, like: Path, mode: int) -> None:
-    """Gives all in a directory the owner that `like` has, and modes, and puts it on disk. mode: of the directory itself."""
+    """Gives all in a directory the owner that `like` has, unless root's part does, and modes, and puts it on disk. mode: of the
+    directory itself."""
     owner = like.stat()
     for path in (directory, *directory.rglob("*")):
         os.chmod(path, 0o750 if path.is_dir() else 0o640)
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        if not privileges.split():
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         if path.is_dir():
             state.fsync_path(path)
         else:

@@ -5,15 +5,68 @@ import pwd
 import shlex
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from chromad import errors
 from chromad.checks import Fix, Result, fail, ok, warn
 from chromad.checks.host import Host, unit_properties, user_name
-from chromad.errors import ConfigurationError, PermissionProblem
-from chromad.host import files
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
+from chromad.host import files, privileges
+from chromad.host.privileges import Step
 from chromad.service import UNIT
 
 _SHOWN = 5
+
+
+def look(host: Host) -> Iterator[Result]:
+    """As `check`, by the part of this program that may see all of it."""
+    if not privileges.may("look at files"):
+        yield from check(host)
+        return
+    done: dict[str, str] = {}
+
+    def mend(what: str) -> None:
+        if not done:
+            # All of what was shown
+            done.update(privileges.ask("mend files"))
+        if problem := done.get(what, ""):
+            raise ChromadError(problem)
+
+    for name, status, fact, hint, kind, data, what in privileges.ask("look at files"):
+        fix = Fix(what, partial(mend, what)) if what else None
+        yield Result(name, status, fact, hint, getattr(errors, kind), data, fix)
+
+
+def steps(host: Host) -> dict[str, Step]:
+    """What root does for a doctor that works as the service user, by its word: it looks at owners and modes, and sets them."""
+
+    def see() -> list[list[object]]:
+        return [
+            [
+                each.name,
+                each.status,
+                each.fact,
+                each.hint,
+                each.error.__name__,
+                dict(each.data),
+                each.fix and each.fix.what,
+            ]
+            for each in check(host)
+        ]
+
+    def mend() -> dict[str, str]:
+        return {each.fix.what: _outcome(each.fix) for each in check(host) if each.fix}
+
+    return {"look at files": see, "mend files": mend}
+
+
+def _outcome(fix: Fix) -> str:
+    try:
+        fix.do()
+    except (ChromadError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def check(host: Host) -> Iterator[Result]:
