@@ -7,6 +7,7 @@ data that were there stay in `<data>/../restore/replaced-…` until an operator 
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -89,8 +90,9 @@ def run_aside(
     with Staging(within) as staging:
         staged = stage.stage(config, repository, choice, staging, progress)
         need_exact(staged.notes, inexact)
-        like = target if target.exists() else target.parent
-        mode = like.stat().st_mode & 0o7777 if target.exists() else 0o750
+        like, mode = within, 0o750
+        if not privileges.may("put in place"):
+            like, mode = _like(target)
         dress(staged.directory, versions.engine(), like, mode, staged.manifest.data_id)
         # A history that is damaged is told of by the next start.
         with suppress(ConfigurationError, OSError):
@@ -104,6 +106,11 @@ def run_aside(
     return _outcome(choice, staged, target, None, restarted=False, changed=[])
 
 
+def _like(target: Path) -> tuple[Path, int]:
+    """What tells the owner of what is restored into a directory; and its mode."""
+    return (target, target.stat().st_mode & 0o7777) if target.exists() else (target.parent, 0o750)
+
+
 def _put_in_place(copy: Path, target: Path) -> None:
     if target.exists():
         files.remove_directory(target)
@@ -112,15 +119,29 @@ def _put_in_place(copy: Path, target: Path) -> None:
 
 
 def make_within(target: Path, uid: int, gid: int) -> Path:
-    """Makes a directory beside a target in which a user works for root, and removes those of the killed."""
-    with files.directory(target.parent) as parent:
+    """Makes a directory beside a target, or above it, in which a user works for root; removes those of the killed."""
+    place = _reachable(target.parent, uid, gid)
+    with files.directory(place) as parent:
         for name in filter(_WITHIN.fullmatch, os.listdir(parent)):
-            if not lock.is_held_directory(target.with_name(name)):
-                files.remove_tree(target.with_name(name), ignore_errors=True)
-    within = target.with_name(f".chromad-restore-{secrets.token_hex(8)}")
+            if not lock.is_held_directory(place / name):
+                files.remove_tree(place / name, ignore_errors=True)
+    within = place / f".chromad-restore-{secrets.token_hex(8)}"
     files.make_directory(within, 0o700, (uid, gid))
     lock.hold_directory(within)
     return within
+
+
+def _reachable(path: Path, uid: int, gid: int) -> Path:
+    """The directory itself, or else the nearest one above it, on the same file system, that a user can get to."""
+    blocked = [each for each in (path, *path.parents) if not _lets_pass(each.stat(), uid, gid)]
+    place = blocked[-1].parent if blocked else path
+    return place if place.stat().st_dev == path.stat().st_dev else path
+
+
+def _lets_pass(status: os.stat_result, uid: int, gid: int) -> bool:
+    if status.st_uid == uid:
+        return bool(status.st_mode & stat.S_IXUSR)
+    return bool(status.st_mode & (stat.S_IXGRP if status.st_gid == gid else stat.S_IXOTH))
 
 
 def steps(target: Path, within: Path, uid: int) -> dict[str, Step]:
@@ -128,15 +149,19 @@ def steps(target: Path, within: Path, uid: int) -> dict[str, Step]:
 
     def put_in_place() -> None:
         copy = swap.settled(within)
-        like = (target if target.exists() else target.parent).stat()
-        files.give_tree(copy, uid, like.st_uid, like.st_gid)
+        like, mode = _like(target)
+        owner = like.stat()
+        files.give_tree(copy, uid, owner.st_uid, owner.st_gid)
+        files.set_mode(copy, mode)
         _put_in_place(copy, target)
 
     return {"put in place": put_in_place}
 
 
 def check_target(config: Config, target: Path) -> None:
-    """Raises ConfigurationError when nothing can be restored into a directory."""
+    """Raises ConfigurationError when nothing can be restored into a directory. Root's part has looked before."""
+    if privileges.may("put in place"):
+        return
     if not target.is_absolute():
         raise ConfigurationError(f"the path {target} is relative", "give an absolute one")
     for place in filter(
@@ -153,7 +178,7 @@ def check_target(config: Config, target: Path) -> None:
         raise ConfigurationError(f"{target} exists and is not an empty directory", "give a new one")
     if not target.parent.is_dir():
         raise ConfigurationError(f"{target.parent} does not exist", "create it first")
-    if not privileges.may("put in place") and not os.access(target.parent, os.W_OK):
+    if not os.access(target.parent, os.W_OK):
         raise PermissionProblem(f"{target.parent} is not writable for this user", "run as root")
 
 

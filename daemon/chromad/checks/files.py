@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from chromad import errors
-from chromad.checks import Fix, Result, fail, ok, warn
+from chromad.checks import Fix, Result, drift, fail, ok, warn
 from chromad.checks.host import Host, unit_properties, user_name
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
 from chromad.host import files, privileges
@@ -52,7 +52,7 @@ def steps(host: Host) -> dict[str, Step]:
                 dict(each.data),
                 each.fix and each.fix.what,
             ]
-            for each in check(host)
+            for each in (*check(host), *drift.programs())
         ]
 
     def mend() -> dict[str, str]:

@@ -79,7 +79,8 @@ def run(
     if target:
         within = _work_beside(config, target, elsewhere=bool(location))
     else:
-        rights.become_owner(config)
+        made = not swap.exists(config.data_dir)
+        rights.become_owner(config, ended=partial(swap.tidy, config.data_dir) if dry_run and made else _nothing)
         if not dry_run:
             # First: it may put the data back.
             swap.sweep_beside(config.data_dir)
@@ -135,6 +136,10 @@ def _work_beside(config: Config, target: Path, *, elsewhere: bool) -> Path:
             "name a place such as /srv/look",
         )
     return within
+
+
+def _nothing() -> None:
+    pass
 
 
 def _refuse_together(*groups: dict[str, object]) -> None:

@@ -91,6 +91,17 @@ def place_to_look(data_dir: Path) -> Path:
     return _place(data_dir) if _place(data_dir).is_dir() else data_dir.parent
 
 
+def exists(data_dir: Path) -> bool:
+    """Whether there is a directory for copies."""
+    return _place(data_dir).exists()
+
+
+def tidy(data_dir: Path) -> None:
+    """Removes the directory for copies again, where there is nothing in it."""
+    with suppress(OSError):
+        files.remove_directory(_place(data_dir))
+
+
 def _place(data_dir: Path) -> Path:
     return data_dir.parent / "restore"
 
