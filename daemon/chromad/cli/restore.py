@@ -13,7 +13,7 @@ from chromad import events
 from chromad.backup import collection, rehearsal, repository, restore, stage, timetravel
 from chromad.cli import rights, ui
 from chromad.config import Backup, Config
-from chromad.errors import ConfigurationError, PermissionProblem, UsageProblem
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, UsageProblem
 from chromad.host import files
 from chromad.output import human_bytes
 from chromad.store import swap
@@ -75,7 +75,7 @@ def run(
     moment = timetravel.parse(at) if at else None
     config = _elsewhere(location, key, target) if location or key else settings.config
     place = repository.connect(config, cached=target is None)
-    within = None
+    within: Path | ChromadError | OSError | None = None
     if target:
         within = _work_beside(config, target, elsewhere=bool(location))
     else:
@@ -85,6 +85,8 @@ def run(
             # First: it may put the data back.
             swap.sweep_beside(config.data_dir)
     choice = stage.choose(place, name or "latest", moment)
+    if isinstance(within, Exception):
+        raise within
     as_json = json or settings.json
     with ui.progress() as report:
         if dry_run:
@@ -116,14 +118,19 @@ def run(
         _show(outcome, at, as_json=as_json)
 
 
-def _work_beside(config: Config, target: Path, *, elsewhere: bool) -> Path:
-    """Where the copy for a target is made: beside it. Root makes a directory there for the one who works for it."""
+def _work_beside(config: Config, target: Path, *, elsewhere: bool) -> Path | ChromadError | OSError:
+    """Where the copy for a target is made: beside it. Root makes a directory there for the one who works for it. Or why that
+    cannot be, to be told when it is known that there is such a backup."""
     account = None if elsewhere else rights.owner(config, strict=False)
     if os.geteuid() != 0 or (config.allow_root and account is None):
         return target.parent
     account = account or rights.somebody(config.backup.local_path)
-    restore.check_target(config, target)
-    within = restore.make_within(target, account.uid, account.gid)
+    try:
+        restore.check_target(config, target)
+        within = restore.make_within(target, account.uid, account.gid)
+    except (ChromadError, OSError) as error:
+        rights.become_owner(config, account=account)
+        return error
     rights.become_owner(
         config,
         restore.steps(target, within, account.uid),
