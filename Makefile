@@ -85,6 +85,7 @@ lint: venv ## ruff, mypy --strict, yamllint, ansible-lint, systemd-analyze
 	cd ansible && PATH=$(BIN):$$PATH ansible-lint -q
 	cd tests && PATH=$(BIN):$$PATH ANSIBLE_ROLES_PATH=../ansible/roles ansible-lint -q --skip-list command-instead-of-module,risky-shell-pipe molecule
 	tests/lint-units
+	$(BIN)/python -m tests.rights
 	$(BIN)/python -m tests.docs --check
 
 .PHONY: docs

@@ -6,7 +6,6 @@ older layout) is rebuilt from its own vectors and the log. An engine opens the c
 with what was noted; then one rename(2) puts it in place, as a restore does.
 """
 
-import errno
 import os
 import shutil
 import time
@@ -23,7 +22,9 @@ from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
+from chromad.host import files, privileges
 from chromad.output import human_bytes
+from chromad.source import Look, of
 from chromad.store import (
     audit,
     contents,
@@ -44,7 +45,7 @@ from chromad.store.swap import DataSwap, Staging
 
 Progress = Callable[[str, int, int], None]
 
-_CHUNK = 1 << 20
+_TICK = 1.0  # seconds between two looks at what is copied
 # What may be in a data directory that nobody has written to; with anything else, it is kept.
 _NOTHING = {lock.DIRECTORY_LOCK, state.FILE, guard.BALLAST, *(f"{sqlite.FILE}{end}" for end in ("", "-wal", "-shm"))}
 
@@ -131,7 +132,9 @@ class Adoption:
         self._in_place = False
         self._staging: Staging | None = None
         self._copy = Path()
-        self._seen: dict[Path, tuple[int, int]] = {}
+        self._there = of(source)
+        self._originals = source
+        self._found = Look(0, False, [])
 
     def __enter__(self) -> "Adoption":
         swap.sweep_beside(self._config.data_dir)
@@ -148,8 +151,7 @@ class Adoption:
         TryAgain when another process has it open, ChromadError when there is no room for the copy."""
         source, config = self._source, self._config
         self._check()
-        # A torn link_lists.bin can claim terabytes.
-        size = sum(min(status.st_size, status.st_blocks * 512) for status in map(Path.stat, self._files()))
+        size = self._found.bytes
         place = swap.place(config.data_dir)
         if (free := free_bytes(place)) < size:
             raise ChromadError(
@@ -159,7 +161,7 @@ class Adoption:
         self._staging = Staging(place).__enter__()
         self._copy = self._staging.directory
         self._take_copy(size)
-        swap.check_alone(source)
+        self._there.check()
         found = origin.read(self._copy, source)
         unknown = sqlite.unknown_migrations(self._copy)
         if unknown:
@@ -169,9 +171,10 @@ class Adoption:
             )
         mended = self._audit()
         migrated = sqlite.outdated(self._copy)
-        if state.read(source) and not migrated:
+        if self._found.served and not migrated:
             raise ConfigurationError(f"chromad runs on {source} already", "chromactl backup and restore move its data")
         segments = segment.directories(self._copy)
+        self._originals = self._keep_originals(segments)
         known = sqlite.segments(self._copy)
         for path in segments:
             if legacy.is_old(path):
@@ -198,7 +201,7 @@ class Adoption:
             ],
             mended,
             [path.name for path in segments if path.name not in known],
-            sorted(path.name for path in source.iterdir() if not self._is_ours(path)),
+            self._found.left_out,
             self._in_place,
         )
 
@@ -211,7 +214,8 @@ class Adoption:
         data_dir = config.data_dir
         restart = self.check(may_stop=may_stop)
         with Contents(self._beside("contents")) as held:
-            held.read(copy, self._source, self._progress)
+            held.read(copy, self._originals, self._progress)
+            files.remove_tree(self._beside("original"), ignore_errors=True)
             repaired = self._bring_up()
             with sqlite.connect(copy) as connection:
                 entries = proof.entries(connection, {})
@@ -222,7 +226,7 @@ class Adoption:
             seconds = time.monotonic() - started
         stage.tidy(copy)
         restore.dress(copy, versions.engine(), data_dir, data_dir.stat().st_mode & 0o7777)
-        if self._stats() != self._seen:
+        if not self._there.unchanged():
             raise TryAgain(f"{self._source} was written to meanwhile", "stop what writes it; nothing was touched")
         replaced = self._put_in_place(restart)
         repaired = [self._tell(each, replaced) for each in repaired]
@@ -258,6 +262,19 @@ class Adoption:
 
     def _beside(self, name: str) -> Path:
         return self._copy.with_name(f"{self._copy.name}.{name}")
+
+    def _keep_originals(self, segments: Sequence[Path]) -> Path:
+        """Where the segments are as they were found: the directory itself, or what was copied of it by root's part."""
+        if not privileges.may("check source"):
+            return self._source
+        originals = self._beside("original")
+        originals.mkdir(mode=0o700)
+        for path in segments:
+            (originals / path.name).mkdir(mode=0o700)
+            for file in path.iterdir():
+                # What is converted is put in the place of the file, which stays what it is under this name.
+                os.link(file, originals / path.name / file.name)
+        return originals
 
     @property
     def _former(self) -> Path:
@@ -351,17 +368,10 @@ class Adoption:
     def _check(self) -> None:
         source, data_dir = self._source, self._config.data_dir
         restore.check_place(self._config)
-        if not source.is_absolute():
-            raise ConfigurationError(f"the path {source} is relative", "give an absolute one")
-        origin.check_files(source)
+        self._found = self._there.check()
         self._in_place = source.resolve() == data_dir.resolve()
         if not self._in_place and (source.is_relative_to(data_dir) or data_dir.is_relative_to(source)):
             raise ConfigurationError(f"{source} and {data_dir} lie in each other", "move one of them")
-        for path in (*self._files(), *segment.directories(source)):
-            if path.is_symlink():
-                # Another user's directory could lead root to any file.
-                raise ConfigurationError(f"{path} is a symbolic link", "put what it names in its place")
-        swap.check_alone(source)
 
     def _taken(self) -> bool:
         data_dir = self._config.data_dir
@@ -370,29 +380,16 @@ class Adoption:
             not sqlite.has_tables(data_dir) or bool(sqlite.collections(data_dir, counted=False))
         )
 
-    def _is_ours(self, path: Path) -> bool:
-        return path.name.startswith(sqlite.FILE) or path in segment.directories(self._source)
-
-    def _files(self) -> list[Path]:
-        inside = (path for each in segment.directories(self._source) for path in each.iterdir() if path.is_file())
-        database = (self._source / f"{sqlite.FILE}{suffix}" for suffix in ("", "-wal", "-journal"))
-        return [*(path for path in database if path.exists()), *inside]
-
-    def _stats(self) -> dict[Path, tuple[int, int]]:
-        """Sizes and times of the directory's files: what tells whether one has been written."""
-        found = ((path, path.stat()) for path in self._files())
-        return {path: (status.st_size, status.st_mtime_ns) for path, status in found}
-
     def _take_copy(self, size: int) -> None:
-        self._copy.mkdir(mode=0o750)
-        self._seen = self._stats()
-        done = 0
-        for path in self._files():
-            target = self._copy / path.relative_to(self._source)
-            target.parent.mkdir(mode=0o750, exist_ok=True)
-            _copy(path, target)
-            done += min(path.stat().st_size, path.stat().st_blocks * 512)
-            self._progress("copying", done, size)
+        told = 0.0
+
+        def tick() -> None:
+            nonlocal told
+            if time.monotonic() > told + _TICK:
+                told = time.monotonic()
+                self._progress("copying", min(swap.allocated(self._copy), size), size)
+
+        self._there.copy_to(self._copy, tick)
 
     def _put_in_place(self, restart: bool) -> Path | None:
         assert self._staging
@@ -439,32 +436,6 @@ class LostRecords:
 
 def _segment_id(repaired: repair.Repaired) -> str:
     return repaired.broken.name.partition("-broken-")[0]
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copies a file with its holes, and its times: they tell whether the files of a segment were written by one persist."""
-    with open(source, "rb") as reader, open(target, "xb") as writer:
-        size = os.fstat(reader.fileno()).st_size
-        writer.truncate(size)
-        at = 0
-        while at < size:
-            try:
-                at = os.lseek(reader.fileno(), at, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                break  # a hole up to the end
-            end = os.lseek(reader.fileno(), at, os.SEEK_HOLE)
-            reader.seek(at)
-            writer.seek(at)
-            while at < end:
-                chunk = reader.read(min(_CHUNK, end - at))
-                if not chunk:
-                    raise TryAgain(f"{source} became shorter", "stop what writes it")
-                writer.write(chunk)
-                at += len(chunk)
-        writer.flush()
-        segment.keep_times(reader.fileno(), writer.fileno())
 
 
 def _found(collection: sqlite.Collection, records: int, verdict: soundness.Verdict | None) -> Found:

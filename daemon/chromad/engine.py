@@ -16,7 +16,7 @@ from typing import IO
 from chromad import signals, texts, threads
 from chromad.api import Api
 from chromad.config import Config
-from chromad.errors import ChromadError, EngineError, one_line
+from chromad.errors import ChromadError, EngineError, PermissionProblem, one_line
 from chromad.output import log
 from chromad.store import sqlite
 
@@ -44,7 +44,11 @@ class Engine:
         self._complaints = texts.Complaints()
 
     def start(self) -> None:
-        """Starts the process; it does not answer yet."""
+        """Starts the process; it does not answer yet. Raises PermissionProblem for root, who has to permit that."""
+        if os.geteuid() == 0 and not self._config.allow_root:
+            raise PermissionProblem(
+                "the engine does not run as root", "give the data to the service's user, or set allow_root: true"
+            )
         try:
             sqlite.inform_planner(self._config.data_dir)
         except ChromadError as error:

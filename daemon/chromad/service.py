@@ -3,10 +3,13 @@
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from chromad import signals
 from chromad.errors import ChromadError, PermissionProblem
+from chromad.host import privileges
+from chromad.host.privileges import Step
 
 UNIT = "chromadb.service"
 
@@ -22,15 +25,23 @@ def active() -> bool:
     return state in ("active", "activating", "reloading", "deactivating")
 
 
+def permitted() -> bool:
+    """Whether we may control the unit: as root, or with root's part of this program, see `privileges`."""
+    return os.geteuid() == 0 or privileges.may("stop")
+
+
 def need_root(action: str) -> None:
     """Raises PermissionProblem for users who may not control the unit."""
-    if os.geteuid() != 0:
+    if not permitted():
         raise PermissionProblem(f"only root may {action} {UNIT}", f"sudo chromactl … (it runs systemctl {action})")
 
 
 def control(action: str) -> None:
     """Runs `systemctl start`, `stop` or `restart` on the unit and waits for it, whatever signals come. Raises when it fails."""
     need_root(action)
+    if privileges.may(action):
+        privileges.ask(action)
+        return
     with signals.deferred():
         # In a session of its own: Ctrl-C in a terminal reaches us alone.
         result = subprocess.run(
@@ -38,3 +49,8 @@ def control(action: str) -> None:
         )
     if result.returncode:
         raise ChromadError(f"systemctl {action} {UNIT} failed: {result.stderr.strip()}", f"journalctl -u {UNIT} -n 50")
+
+
+def steps() -> dict[str, Step]:
+    """What root does for a verb that works as the service user, by its word."""
+    return {action: partial(control, action) for action in ("start", "stop", "restart")}

@@ -8,31 +8,28 @@ that a client had acknowledged is missing. A journal beside the environments say
 """
 
 import json
-import os
-import shutil
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
 from chromad import environment, guard, service, signals, upgrade_journal, versions
 from chromad.api import Api
-from chromad.backup import proof, repository, restore, run, stage
+from chromad.backup import proof, restore, run, stage
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
+from chromad.backup.repository import Repository
 from chromad.config import Config
 from chromad.control import ask
 from chromad.environment import Environment
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
-from chromad.host import files
 from chromad.output import human_bytes
 from chromad.store import audit, history, hold, lock, log, segment, sqlite, state, swap
 from chromad.upgrade_journal import Journal
+from chromad.upgrade_steps import RootSteps, kept
 
 # Of no use in a copy: the daemon makes them anew.
 _NOT_COPIED = {lock.DIRECTORY_LOCK, guard.BALLAST, f"{sqlite.FILE}-shm"}
@@ -72,10 +69,11 @@ class Outcome:
 class Upgrade:
     """One try, in the order of its methods."""
 
-    def __init__(self, config: Config, path: Path, progress: Progress) -> None:
-        """path: of the configuration."""
+    def __init__(self, config: Config, root: RootSteps, place: Callable[[], Repository], progress: Progress) -> None:
+        """root: what only root may do. place: gives the repository, or raises why there is none."""
         self._config = config
-        self._path = path
+        self._root = root
+        self._place = place
         self._progress = progress
         self._new = environment.own()
         self._copied: dict[str, tuple[int, int]] = {}
@@ -124,28 +122,19 @@ class Upgrade:
     def back_up(self) -> str:
         """Has the old version take a backup; gives its id. Raises UpgradeError with what it says."""
         self._progress("taking a backup", 0, 0)
-        command = [str(self._old.chromactl), "--config", str(self._path), "--json", "backup"]
-        with signals.deferred():
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            said, _ = process.communicate()
-        except BaseException:
-            # It is interrupted as we are, and takes a moment to clear up.
-            process.terminate()
-            process.communicate()
-            raise
+        code, said = self._root.do("upgrade backup")
         try:
             answer = json.loads(said)
         except ValueError:
-            answer = {"error": f"{self._old.chromactl} backup exited with status {process.returncode}", "hint": ""}
-        if process.returncode or "id" not in answer:
+            answer = {"error": f"{self._old.chromactl} backup exited with status {code}", "hint": ""}
+        if code or "id" not in answer:
             raise UpgradeError(f"no backup: {answer.get('error')}; nothing was touched", str(answer.get("hint", "")))
         return str(answer["id"])
 
     def try_out(self, backup: str) -> None:
         """Opens the backup with the new engine, on trial. Raises UpgradeError when it does not answer as the old one did."""
         config = self._config
-        place = repository.connect(config)
+        place = self._place()
         with lock.backup_lock(config.backup_dir) as held:
             place.lock_fd = held.fd
             choice = stage.choose(place, backup, None)
@@ -195,7 +184,7 @@ class Upgrade:
                     self._commit()
                 except BaseException as error:
                     self._take_back(error)
-                replaced = _finish(config, self._journal)
+                replaced = _finish(config, self._root, self._journal)
                 signals.finished()
         records = sum(entry.records for entry in entries)
         seconds = time.monotonic() - held
@@ -229,7 +218,7 @@ class Upgrade:
     def _put_back(self) -> str:
         """Takes the upgrade back; gives why that could not be done."""
         try:
-            undo(self._config)
+            undo(self._config, self._root)
         except (ChromadError, OSError, sqlite3.Error) as error:
             return f"the old version could not be put back: {error}"
         return ""
@@ -237,22 +226,10 @@ class Upgrade:
     # Steps of the switch
 
     def _begin(self) -> None:
-        data_dir = self._config.data_dir
-        # Not in restore/: the service's user could put something else in its place while root writes.
-        copy = data_dir.with_name(f".{data_dir.name}.upgrade-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-        self._journal = Journal(
-            upgrade_journal.FORMAT,
-            datetime.now(UTC).isoformat(timespec="seconds"),
-            self._old.path,
-            self._new.path,
-            self._new.engine,
-            data_dir,
-            data_dir.stat().st_ino,
-            copy,
-            compared=False,
-        )
-        upgrade_journal.write(self._journal)
-        copy.mkdir(mode=0o700)
+        self._root.do("upgrade begin")
+        journal = upgrade_journal.read()
+        assert journal
+        self._journal = journal
 
     def _copy(self) -> None:
         """Copies what has changed since the last time: first while the service runs, then when it has stopped."""
@@ -318,11 +295,11 @@ class Upgrade:
         data_dir = self._config.data_dir
         with lock.directory_lock(data_dir):
             swap.check_alone(data_dir)
-            files.exchange(self._journal.copy, data_dir)
+            self._root.do("upgrade exchange")
         state.fsync_path(data_dir.parent)
 
     def _switch(self) -> None:
-        environment.switch(self._new.path)
+        self._root.do("upgrade switch")
 
     def _start(self) -> None:
         self._progress("starting the new service", 0, 0)
@@ -336,8 +313,7 @@ class Upgrade:
         self._inspect(entries, "comparing answers")
 
     def _commit(self) -> None:
-        self._journal = replace(self._journal, compared=True)
-        upgrade_journal.write(self._journal)
+        self._root.do("upgrade commit")
 
     # What they have in common
 
@@ -370,7 +346,7 @@ class Upgrade:
             time.sleep(_AGAIN)
 
 
-def put_right(config: Config) -> str:
+def put_right(config: Config, root: RootSteps) -> str:
     """Ends an upgrade that did not come to its end, see `undo`. Raises TryAgain while it goes on, in another process."""
     if upgrade_journal.read() is None:
         return ""
@@ -380,7 +356,7 @@ def put_right(config: Config) -> str:
         signals.saying("what an upgrade had left is put right"),
         signals.deferred(),
     ):
-        return undo(config)
+        return undo(config, root)
 
 
 def unfinished() -> str:
@@ -392,7 +368,7 @@ def unfinished() -> str:
     return f"would {verb} the upgrade of {journal.begun} to Chroma {journal.engine}"
 
 
-def undo(config: Config) -> str:
+def undo(config: Config, root: RootSteps) -> str:
     """Ends an upgrade that did not come to its end; gives what was done, empty when there was none.
 
     One that was good already is completed; any other one is taken back: data, environment, service. Can be repeated. The
@@ -409,7 +385,7 @@ def undo(config: Config) -> str:
         )
     restore.check_place(config)
     if journal.compared:
-        _finish(config, journal)
+        _finish(config, root, journal)
         return f"completed the upgrade of {journal.begun} to Chroma {journal.engine}"
     exchanged = data_dir.stat().st_ino != journal.inode
     if exchanged or environment.active() != journal.old:
@@ -417,45 +393,39 @@ def undo(config: Config) -> str:
     if exchanged:
         with lock.directory_lock(data_dir):
             swap.check_alone(data_dir)
-            files.exchange(journal.copy, data_dir)
+            root.do("upgrade exchange")
         copied, found = state.read(journal.copy), state.read(data_dir)
         if copied and found and replace(copied, mark=found.mark) != found:
             # The new version may have taken checkpoints, of files that it has written.
             data_id = state.new_data_id()
             history.accept(config.checkpoint_dir, data_id)
-            _write_state(data_dir, replace(found, data_id=data_id))
-    environment.switch(journal.old)
+            state.write(data_dir, replace(found, data_id=data_id))
+    root.do("upgrade switch back")
     with sqlite.connect(data_dir) as connection:
         hold.drop(connection)
     if (found := state.read(data_dir)) and found.mark:
         # Nobody else has changed the database since the stop.
-        _write_state(data_dir, replace(found, mark=replace(found.mark, database=segment.database_stats(data_dir))))
+        state.write(data_dir, replace(found, mark=replace(found.mark, database=segment.database_stats(data_dir))))
     # What is in the copy, nobody but the upgrade has written.
-    shutil.rmtree(journal.copy, ignore_errors=True)
+    root.do("upgrade drop")
     service.control("start")
-    upgrade_journal.remove()
+    root.do("upgrade end")
     return f"took back the upgrade of {journal.begun} to Chroma {journal.engine}"
 
 
-def _write_state(data_dir: Path, found: state.State) -> None:
-    state.write(data_dir, found)
-    owner = data_dir.stat()
-    os.chown(data_dir / state.FILE, owner.st_uid, owner.st_gid)
-
-
-def _finish(config: Config, journal: Journal) -> Path:
+def _finish(config: Config, root: RootSteps, journal: Journal) -> Path:
     """Lets clients change things again; gives where the former data are."""
-    replaced = swap.place(config.data_dir) / f"replaced-{journal.copy.name.rpartition('-')[2]}"
+    replaced = kept(config, journal)
     with sqlite.connect(config.data_dir) as connection:
         hold.drop(connection)
     if journal.copy.exists():
         with sqlite.connect(journal.copy) as connection:
             hold.drop(connection)
-        journal.copy.rename(replaced)
+        root.do("upgrade keep")
         state.fsync_path(replaced.parent)
         with suppress(OSError):
             (replaced / guard.BALLAST).unlink()
-    upgrade_journal.remove()
+    root.do("upgrade end")
     return replaced
 
 

@@ -253,7 +253,9 @@ def test_no_directory_of_chroma(site: Site, path: str, fact: str) -> None:
 
 def test_source_is_written_to_meanwhile(site: Site, made: Made) -> None:
     source = put(site, made["1.5.9"][0])
-    with Adoption(config.load(site.config), source, lambda *_: None) as adoption:
+    with Adoption(
+        config.load(site.config).model_copy(update={"allow_root": True}), source, lambda *_: None
+    ) as adoption:
         adoption.examine()
         with sqlite3.connect(source / sqlite.FILE) as connection:
             connection.execute("UPDATE collections SET name = 'other' WHERE name = 'plain'")

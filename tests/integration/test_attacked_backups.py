@@ -459,7 +459,7 @@ from pathlib import Path
 from chromad import config
 from chromad.backup import proof
 from chromad.errors import EngineError
-with proof.scratch(config.load(Path(sys.argv[1])), Path(sys.argv[2]), lambda: None) as api:
+with proof.scratch(config.load(Path(sys.argv[1])).model_copy(update={"allow_root": True}), Path(sys.argv[2]), lambda: None) as api:
     try:
         with sqlite3.connect(Path(sys.argv[2], "chroma.sqlite3")) as connection:
             connection.execute("DROP TABLE collection_metadata")

@@ -173,9 +173,8 @@ def test_quarantined(site: Site) -> None:
 # Other environments
 
 
-def test_another_python(serving: Site, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    other = _environment(tmp_path / "other", chromadb="0.6.3")
+def test_another_python(serving: Site) -> None:
+    other = _environment(serving.root / "other", chromadb="0.6.3")
     environment = {"PATH": f"{other / 'bin'}:{BIN}:/usr/bin:/bin", "VIRTUAL_ENV": str(other)}
     found = wrong(doctor(serving, 1, environment=environment))
     assert f"{other / 'bin/python3'} has chromadb 0.6.3" in found["python"]
@@ -194,10 +193,11 @@ def test_service_of_another_environment(serving: Site, tmp_path: Path) -> None:
     assert f"running: the service runs from {BIN.parent.resolve()}, this chromactl is of {other}" in done.stdout
 
 
-def test_another_engine_in_the_environment(serving: Site, tmp_path: Path) -> None:
-    _distribution(tmp_path, "chromadb", "1.0.0")
-    tmp_path.chmod(0o755)
-    found = wrong(doctor(serving, 2, environment={"PYTHONPATH": str(tmp_path)}))
+def test_another_engine_in_the_environment(serving: Site) -> None:
+    place = serving.root / "packages"
+    place.mkdir()
+    _distribution(place, "chromadb", "1.0.0")
+    found = wrong(doctor(serving, 2, environment={"PYTHONPATH": str(place)}))
     assert "chromadb is 1.0.0, chromad was made for 1." in found["packages"]
     assert "PYTHONPATH" in found["environment"]
     assert "Chroma 1.0.0 is installed, the service runs 1." in found["running"]

@@ -270,6 +270,7 @@ def test_former_data_that_were_left_between_two_renames(host: Host) -> None:
     (parent / f"{left.name}.note").write_text(
         json.dumps({"former": left.stat().st_ino, "data_dir": str(host.site.data), "stopped": True})
     )
+    host.site.give(parent / f"{left.name}.note")
     host.site.serve()
     result = host.unit.chromactl("restore", "--stop")
     assert result.code == 0, result.output
@@ -287,6 +288,7 @@ def test_data_that_were_left_aside(host: Host) -> None:
     host.site.data.rename(former)
     note = {"former": former.stat().st_ino, "data_dir": str(host.site.data), "stopped": True}
     left.with_name(f"{left.name}.note").write_text(json.dumps(note))
+    host.site.give_all(left.parent)
     named = [each for each in host.site.chromactl("doctor", "--json").json() if each["name"] == "asides"]
     assert str(left) in named[0]["fact"]
     result = host.unit.chromactl("restore", "none", "--stop")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from chromad.backup import ledger, run
+from chromad.checks.files import may_change
 from chromad.config import Backup, Config
 from chromad.errors import ChromadError
 from chromad.host import files
@@ -235,3 +236,18 @@ def test_nothing_is_renamed_over(tmp_path: Path) -> None:
     files.exchange(tmp_path / "one", tmp_path / "two")
     files.rename(tmp_path / "one", tmp_path / "three")
     assert sorted(os.listdir(tmp_path)) == ["three", "two"]
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("uid", "mode", "changes"),
+    [(ATTACKER, 0o444, True), (0, 0o644, False), (0, 0o664, False), (0, 0o666, True), (1, 0o644, False)],
+)
+def test_programs_that_the_service_user_may_change(tmp_path: Path, uid: int, mode: int, changes: bool) -> None:
+    path = tmp_path / "program"
+    path.touch()
+    path.chmod(mode)
+    os.chown(path, uid, 0)
+    assert may_change(path, ATTACKER) == changes
+    assert not may_change(tmp_path / "none", ATTACKER)
+    assert not may_change(Path("/tmp"), ATTACKER)

@@ -35,6 +35,7 @@ def plan(
     choice: Choice,
     *,
     target: Path | None,
+    within: Path | None,
     only: str,
     into: str,
     inexact: bool,
@@ -54,7 +55,7 @@ def plan(
             restart = restore.check_service(config, may_stop=True)
             if not restart:
                 _check_free(config.data_dir)
-    parent = target.parent if target else swap.place_to_look(config.data_dir)
+    parent = within or swap.place_to_look(config.data_dir)
     if not os.access(parent, os.W_OK):
         raise PermissionProblem(f"{parent} is not writable for this user", "run as root")
     stage.check_room(parent, choice)

@@ -64,14 +64,6 @@ class Added:
     bytes: int
 
 
-@dataclass(frozen=True)
-class Account:
-    """As whom restic runs: root hands over to the owner of the data, so that the repository has one owner."""
-
-    uid: int
-    gid: int
-
-
 class Repository:
     """One restic repository. Every method raises ConfigurationError, TryAgain or BackupError with what restic says.
 
@@ -86,13 +78,11 @@ class Repository:
         cache_dir: Path | None,
         options: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
-        account: Account | None = None,
     ) -> None:
         self.location = location
         self._password = password
         self._options = options or {}
         self._environment = environment or {}
-        self._account = account
         self._cache_dir = cache_dir
         self.lock_fd = -1
         if not shutil.which("restic"):
@@ -148,7 +138,6 @@ class Repository:
         parent = target.with_name(f"{target.name}.restic")
         try:
             parent.mkdir(mode=0o700)
-            self._give(parent)
             self._run(
                 *("restore", "--no-lock", snapshot.id, "--target", str(parent)),
                 tick=lambda: progress(min(_size(parent), size), size),
@@ -208,10 +197,6 @@ class Repository:
 
     # How restic is run
 
-    def _give(self, path: Path) -> None:
-        if self._account:
-            os.chown(path, self._account.uid, self._account.gid)
-
     def _run(
         self,
         *arguments: str,
@@ -251,7 +236,6 @@ class Repository:
                         env=self._variables(arguments[0], fd),
                         pass_fds=inherited,
                         cwd="/",
-                        **self._identity(),
                     ),
                     line,
                     tick,
@@ -281,7 +265,7 @@ class Repository:
         processors = len(os.sched_getaffinity(0))
         return {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-            "HOME": _home(self._account.uid if self._account else os.geteuid()),
+            "HOME": _home(),
             "TMPDIR": tempfile.gettempdir(),
             "RESTIC_PROGRESS_FPS": "5",
             # A commit of the engine passes through many threads. While restic has all processors, each of them waits for
@@ -290,11 +274,6 @@ class Repository:
             **self._environment,
             "RESTIC_PASSWORD_FILE": f"/proc/self/fd/{fd}",
         }
-
-    def _identity(self) -> dict[str, Any]:
-        if self._account is None or os.geteuid() != 0:
-            return {}
-        return {"user": self._account.uid, "group": self._account.gid, "extra_groups": []}
 
     def _error(self, verb: str, code: int, text: str) -> ChromadError:
         """What restic's exit code (0.17 and newer) or words mean."""
@@ -333,42 +312,33 @@ class _Locked(TryAgain):
     pass
 
 
-def account_for(path: Path) -> Account | None:
-    """Who restic is to run as: the owner of a path when we are root and it is another one's, else we ourselves."""
-    status = path.stat()
-    return Account(status.st_uid, status.st_gid) if os.geteuid() == 0 and status.st_uid != 0 else None
-
-
-def connect(config: Config, *, as_owner: bool = True) -> Repository:
-    """The repository that a configuration names. Reads its secrets, so as root before another user is taken on.
-
-    as_owner: whether root lets restic run as the owner of the data; else it keeps no cache either.
-    """
-    return _connect(config, config.backup.repository, config.backup.password_file, as_owner=as_owner)
+def connect(config: Config, *, cached: bool = True) -> Repository:
+    """The repository that a configuration names. Reads its secrets, so as root before another user is taken on: restic runs as
+    whoever we are when it is called. cached: whether it may keep a cache beside the checkpoints."""
+    return _connect(config, config.backup.repository, config.backup.password_file, cached=cached)
 
 
 def connect_copy(config: Config) -> Repository | None:
     """The second repository, where there is one."""
     second = config.backup.copy_to
-    return _connect(config, second.repository, second.password_file, as_owner=True) if second else None
+    return _connect(config, second.repository, second.password_file, cached=True) if second else None
 
 
-def _connect(config: Config, location: str, password_file: Path, *, as_owner: bool) -> Repository:
+def _connect(config: Config, location: str, password_file: Path, *, cached: bool) -> Repository:
     backup = config.backup
     return Repository(
         location,
         secret.read(password_file),
-        cache_dir=config.backup_dir / "cache" if as_owner else None,
+        cache_dir=config.backup_dir / "cache" if cached else None,
         options=backup.options,
         environment=secret.read_environment(backup.environment_file) if backup.environment_file else {},
-        account=account_for(config.data_dir) if as_owner and config.data_dir.exists() else None,
     )
 
 
-def _home(uid: int) -> str:
+def _home() -> str:
     """Where ssh and rclone look for what is theirs."""
     try:
-        return pwd.getpwuid(uid).pw_dir
+        return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:
         return "/"
 

@@ -6,6 +6,8 @@ data that were there stay in `<data>/../restore/replaced-…` until an operator 
 
 import os
 import re
+import secrets
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,10 +22,15 @@ from chromad.backup.stage import Choice, Staged
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import BackupError, ConfigurationError, EngineError, NotFound, PermissionProblem, TryAgain
+from chromad.host import files, privileges
+from chromad.host.privileges import Step
 from chromad.store import history, lock, segment, state, swap
 from chromad.store.swap import DataSwap, Staging
 
 Progress = Callable[[str, int, int], None]
+
+# See `make_within`
+_WITHIN = re.compile(r"\.chromad-restore-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -67,31 +74,94 @@ def run_in_place(
 
 
 def run_aside(
-    config: Config, repository: Repository, choice: Choice, target: Path, *, inexact: bool, progress: Progress
+    config: Config,
+    repository: Repository,
+    choice: Choice,
+    target: Path,
+    *,
+    within: Path,
+    inexact: bool,
+    progress: Progress,
 ) -> Outcome:
-    """Restores a backup into a directory that does not exist or is empty; no service is touched."""
+    """Restores a backup into a directory that does not exist or is empty; no service is touched. within: where the copy is made,
+    the parent of the target or what root's part has made there."""
     check_target(config, target)
-    swap.sweep(target.parent)
-    with Staging(target.parent) as staging:
+    swap.sweep(within)
+    with Staging(within) as staging:
         staged = stage.stage(config, repository, choice, staging, progress)
         need_exact(staged.notes, inexact)
-        like = target if target.exists() else target.parent
-        mode = like.stat().st_mode & 0o7777 if target.exists() else 0o750
+        like, mode = within, 0o750
+        if not privileges.may("put in place"):
+            like, mode = _like(target)
         dress(staged.directory, versions.engine(), like, mode, staged.manifest.data_id)
+        # A history that is damaged is told of by the next start.
+        with suppress(ConfigurationError, OSError):
+            history.accept_target(config.checkpoint_dir, staged.directory)
         with signals.deferred():
-            if target.exists():
-                target.rmdir()
-            staged.directory.rename(target)
-            state.fsync_path(target.parent)
+            if privileges.may("put in place"):
+                privileges.ask("put in place")
+            else:
+                _put_in_place(staged.directory, target)
             signals.finished()
-    # A history that is damaged is told of by the next start.
-    with suppress(ConfigurationError, OSError):
-        history.accept_target(config.checkpoint_dir, target)
     return _outcome(choice, staged, target, None, restarted=False, changed=[])
 
 
+def _like(target: Path) -> tuple[Path, int]:
+    """What tells the owner of what is restored into a directory; and its mode."""
+    return (target, target.stat().st_mode & 0o7777) if target.exists() else (target.parent, 0o750)
+
+
+def _put_in_place(copy: Path, target: Path) -> None:
+    if target.exists():
+        files.remove_directory(target)
+    files.rename(copy, target)
+    files.sync(target.parent)
+
+
+def make_within(target: Path, uid: int, gid: int) -> Path:
+    """Makes a directory beside a target, or above it, in which a user works for root; removes those of the killed."""
+    place = _reachable(target.parent, uid, gid)
+    with files.directory(place) as parent:
+        for name in filter(_WITHIN.fullmatch, os.listdir(parent)):
+            if not lock.is_held_directory(place / name):
+                files.remove_tree(place / name, ignore_errors=True)
+    within = place / f".chromad-restore-{secrets.token_hex(8)}"
+    files.make_directory(within, 0o700, (uid, gid))
+    lock.hold_directory(within)
+    return within
+
+
+def _reachable(path: Path, uid: int, gid: int) -> Path:
+    """The directory itself, or else the nearest one above it, on the same file system, that a user can get to."""
+    blocked = [each for each in (path, *path.parents) if not _lets_pass(each.stat(), uid, gid)]
+    place = blocked[-1].parent if blocked else path
+    return place if place.stat().st_dev == path.stat().st_dev else path
+
+
+def _lets_pass(status: os.stat_result, uid: int, gid: int) -> bool:
+    if status.st_uid == uid:
+        return bool(status.st_mode & stat.S_IXUSR)
+    return bool(status.st_mode & (stat.S_IXGRP if status.st_gid == gid else stat.S_IXOTH))
+
+
+def steps(target: Path, within: Path, uid: int) -> dict[str, Step]:
+    """What root does for a restore into a directory, by its word. uid: of the one who works for it."""
+
+    def put_in_place() -> None:
+        copy = swap.settled(within)
+        like, mode = _like(target)
+        owner = like.stat()
+        files.give_tree(copy, uid, owner.st_uid, owner.st_gid)
+        files.set_mode(copy, mode)
+        _put_in_place(copy, target)
+
+    return {"put in place": put_in_place}
+
+
 def check_target(config: Config, target: Path) -> None:
-    """Raises ConfigurationError when nothing can be restored into a directory."""
+    """Raises ConfigurationError when nothing can be restored into a directory. Root's part has looked before."""
+    if privileges.may("put in place"):
+        return
     if not target.is_absolute():
         raise ConfigurationError(f"the path {target} is relative", "give an absolute one")
     places = [config.data_dir, config.checkpoint_dir, config.quarantine_dir, config.backup.local_path]
@@ -139,7 +209,7 @@ def check_place(config: Config) -> None:
             f"mount the volume at {data_dir.parent} or above, so that copies lie beside the data",
         )
     history.check_readable(config.checkpoint_dir)
-    if not os.access(data_dir.parent, os.W_OK):
+    if not privileges.may("exchange") and not os.access(data_dir.parent, os.W_OK):
         raise PermissionProblem(f"{data_dir.parent} is not writable for this user", "run as root")
 
 
@@ -156,7 +226,7 @@ def check_service(config: Config, *, may_stop: bool, verb: str = "restore") -> b
         raise TryAgain(
             f"chromad runs outside systemd (pid {running['pid']})", "stop it first, and start it again afterwards"
         )
-    if supervised and os.geteuid() != 0:
+    if supervised and not service.permitted():
         raise PermissionProblem(f"only root may stop {service.UNIT}", f"sudo chromactl {verb} …")
     return bool(supervised)
 
@@ -185,11 +255,13 @@ def dress(directory: Path, engine_version: str, like: Path, mode: int, former: s
 
 
 def hand_over(directory: Path, like: Path, mode: int) -> None:
-    """Gives all in a directory the owner that `like` has, and modes, and puts it on disk. mode: of the directory itself."""
+    """Gives all in a directory the owner that `like` has, unless root's part does, and modes, and puts it on disk. mode: of the
+    directory itself."""
     owner = like.stat()
     for path in (directory, *directory.rglob("*")):
         os.chmod(path, 0o750 if path.is_dir() else 0o640)
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        if not privileges.split():
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         if path.is_dir():
             state.fsync_path(path)
         else:

@@ -10,7 +10,7 @@ from chromad.errors import ChromadError
 
 _ROOMS: dict[str, Callable[[Host], Iterator[Result]]] = {
     "running": running.check,
-    "files": files.check,
+    "files": files.look,
     "disks": disks.check,
     "drift": drift.check,
     "storage": storage.check,

@@ -15,6 +15,7 @@ from chromad.checks import Result, fail, ok, preflight, skip, warn
 from chromad.checks.host import Host
 from chromad.errors import ConfigurationError
 from chromad.guard import Aside
+from chromad.host import privileges
 
 # The oldest that Debian 12 has, and that repositories are tested with
 _RESTIC = (0, 14)
@@ -29,7 +30,9 @@ def check(host: Host) -> Iterator[Result]:
     yield _pins()
     yield _running(host)
     yield _restic(host)
-    yield from _programs()
+    # Root's part has looked with the others, see `files`.
+    if not privileges.may("look at files"):
+        yield from programs()
     yield _python()
     yield _environments()
     yield _variables()
@@ -106,7 +109,8 @@ def _holds_repository(host: Host) -> bool:
     return aside.answers() and os.path.exists(path / "config")
 
 
-def _programs() -> Iterator[Result]:
+def programs() -> Iterator[Result]:
+    """Programs of ours in the path of the user who calls."""
     here = Path(sys.prefix).resolve() / "bin"
     other = []
     for name in ("chromactl", "chromad", "chroma"):

@@ -4,16 +4,73 @@ import os
 import pwd
 import shlex
 import stat
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from chromad.checks import Fix, Result, fail, ok, warn
+from chromad import errors, service
+from chromad.checks import Fix, Result, drift, fail, ok, skip, warn
 from chromad.checks.host import Host, unit_properties, user_name
-from chromad.errors import ConfigurationError, PermissionProblem
-from chromad.host import files
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
+from chromad.host import files, privileges
+from chromad.host.privileges import Step
 from chromad.service import UNIT
 
 _SHOWN = 5
+# Where the role puts what calls the service's programs, and their manual
+_WRAPPERS = (Path("/usr/local/bin/chromactl"), Path("/usr/local/bin"))
+_MANUAL = Path("/usr/local/share/man")
+
+
+def look(host: Host) -> Iterator[Result]:
+    """As `check`, by the part of this program that may see all of it."""
+    if not privileges.may("look at files"):
+        yield from check(host)
+        return
+    done: dict[str, str] = {}
+
+    def mend(what: str) -> None:
+        if not done:
+            # All of what was shown
+            done.update(privileges.ask("mend files"))
+        if problem := done.get(what, ""):
+            raise ChromadError(problem)
+
+    for name, status, fact, hint, kind, data, what in privileges.ask("look at files"):
+        fix = Fix(what, partial(mend, what)) if what else None
+        yield Result(name, status, fact, hint, getattr(errors, kind), data, fix)
+
+
+def steps(host: Host) -> dict[str, Step]:
+    """What root does for a doctor that works as the service user, by its word: it looks at owners and modes, and sets them."""
+
+    def see() -> list[list[object]]:
+        return [
+            [
+                each.name,
+                each.status,
+                each.fact,
+                each.hint,
+                each.error.__name__,
+                dict(each.data),
+                each.fix and each.fix.what,
+            ]
+            for each in (*check(host), *drift.programs())
+        ]
+
+    def mend() -> dict[str, str]:
+        return {each.fix.what: _outcome(each.fix) for each in check(host) if each.fix}
+
+    return {"look at files": see, "mend files": mend}
+
+
+def _outcome(fix: Fix) -> str:
+    try:
+        fix.do()
+    except (ChromadError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def check(host: Host) -> Iterator[Result]:
@@ -45,6 +102,7 @@ def check(host: Host) -> Iterator[Result]:
         yield fail("parents", PermissionProblem, fact, f"chmod o+x {shlex.quote(str(blocked[-1]))}")
     else:
         yield ok("parents", f"{user_name(owner)} can reach {data_dir}")
+    yield _programs(owner)
     yield _configuration_file(host.path, owner)
     backup = config.backup
     for secret in (backup.password_file, backup.environment_file, backup.copy_to and backup.copy_to.password_file):
@@ -80,6 +138,37 @@ def _strangers(top: Path, owner: int) -> Result:
     command = f"chown -R {user_name(owner)}: {shlex.quote(str(top))}"
     fix = Fix(command, lambda: files.take_tree(top, owner, _group(owner))) if owner else None
     return fail("owner", PermissionProblem, fact, command, {"files": len(found)}, fix)
+
+
+def _programs(owner: int) -> Result:
+    """What root runs and reads by the way, which the service user must not be able to change."""
+    top = Path(sys.prefix).resolve()
+    if owner == 0 or (top.stat().st_uid == owner and not service.available()):
+        return skip("programs", f"{top} is not root's, or the service runs as root")
+    pages = (page for directory in _MANUAL.glob("man*") for page in directory.glob("chrom*"))
+    found = [path for path in (*_everything(top), *top.parents, *_WRAPPERS, *pages) if may_change(path, owner)]
+    if not found:
+        return ok("programs", f"{user_name(owner)} can change neither {top} nor what is called from it")
+    names = ", ".join(map(str, found[:_SHOWN])) + (" …" if len(found) > _SHOWN else "")
+    return fail(
+        "programs",
+        PermissionProblem,
+        f"{user_name(owner)} can change what root runs: {names}",
+        f"chown -h root and chmod go-w these, when you know what is in them; {top}: apply playbooks/site.yml again",
+    )
+
+
+def may_change(path: Path, uid: int) -> bool:
+    """Whether a user may write a file, or put another one into a directory; not what is there no more."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    mode = status.st_mode
+    if status.st_uid == uid or stat.S_ISLNK(mode) or mode & stat.S_ISVTX:
+        return status.st_uid == uid
+    groups = os.getgrouplist(user_name(uid), _group(uid)) if mode & stat.S_IWGRP else []
+    return bool(mode & stat.S_IWOTH) or status.st_gid in groups
 
 
 def _everything(top: Path) -> Iterator[Path]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from chromad.host import files
+
 # Byte of the -shm file that each connection to a WAL database keeps locked ("DMS",
 # https://www.sqlite.org/walformat.html#wal_locks)
 _SHM_DMS = 128
@@ -93,7 +95,7 @@ def _open_files() -> Iterator[tuple[int, str]]:
 
 def _lock_holder(shm: Path) -> int | None:
     try:
-        fd = os.open(shm, os.O_RDWR | os.O_CLOEXEC)
+        fd = files.open_plain(shm, os.O_RDWR)
     except OSError:
         return None
     try:

@@ -12,10 +12,13 @@ from chromad import signals
 from chromad.adopt import Adoption, Outcome, Report
 from chromad.backup import repository
 from chromad.backup import run as backup
-from chromad.cli import ui
+from chromad.backup.repository import Repository
+from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import ChromadError, from_system, one_line
 from chromad.output import human_bytes
+from chromad.source import Source, belongs_to
+from chromad.store import swap
 
 LOST = 1
 _STATES = {
@@ -48,6 +51,11 @@ def run(
     as_json = json or settings.json
     config = settings.config
     ui.need(config.data_dir)
+    place = _repositories(config)
+    account = rights.owner(config)
+    foreign = account is not None and not belongs_to(source, account.uid)
+    steps = Source(source).steps(lambda: swap.settled(swap.place(config.data_dir))) if foreign else {}
+    rights.become_owner(config, steps)
     with ui.progress() as progress, Adoption(config, source, progress) as adoption:
         if not dry_run:
             adoption.check(may_stop=stop)
@@ -61,7 +69,7 @@ def run(
         if not as_json:
             _show_outcome(outcome, source)
     signals.finished(f"{source} is adopted, but no backup of it was taken: sudo chromactl backup")
-    saved = _back_up(config)
+    saved = _back_up(config, place)
     if as_json:
         ui.print_json({"report": asdict(report), "outcome": asdict(outcome), "backup": saved.text, "hint": saved.hint})
     else:
@@ -96,11 +104,23 @@ class _Saved:
     hint: str = ""
 
 
-def _back_up(config: Config) -> _Saved:
+_Repositories = tuple[Repository, Repository | None]
+
+
+def _repositories(config: Config) -> _Repositories | Exception:
+    """Where the first backup goes; or why that cannot be told, which keeps nobody from an adoption."""
+    try:
+        return repository.connect(config), repository.connect_copy(config)
+    except (ChromadError, OSError) as error:
+        return error
+
+
+def _back_up(config: Config, found: _Repositories | Exception) -> _Saved:
     """Takes a first backup. Whatever goes wrong with it, what was adopted stays."""
     try:
-        primary, second = repository.connect(config), repository.connect_copy(config)
-        ui.become_owner(config.data_dir)
+        if isinstance(found, Exception):
+            raise found
+        primary, second = found
         with ui.progress() as progress:
             return _Saved(backup.run(config, primary, second, full=True, accept_empty=False, progress=progress).id)
     except Exception as error:

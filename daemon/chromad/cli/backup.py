@@ -7,7 +7,7 @@ import typer
 
 from chromad import events
 from chromad.backup import repository, run
-from chromad.cli import ui
+from chromad.cli import rights, ui
 from chromad.errors import ChromadError
 from chromad.output import human_bytes
 
@@ -34,7 +34,9 @@ def take(
     if dry_run:
         ui.need(config.data_dir)
         repository.connect_copy(config)
-        plan = run.plan(config, repository.connect(config), full=full, accept_empty=accept_empty)
+        place = repository.connect(config)
+        rights.become_owner(config)
+        plan = run.plan(config, place, full=full, accept_empty=accept_empty)
         _show_plan(plan, json=json or settings.json)
         return
     ui.need(config.data_dir)
@@ -42,9 +44,10 @@ def take(
         try:
             primary, second = repository.connect(config), repository.connect_copy(config)
         except ChromadError as error:
+            rights.become_owner(config)
             run.failed(config, error)
             raise
-        ui.become_owner(config.data_dir)
+        rights.become_owner(config)
         with ui.progress() as report:
             taken = run.run(config, primary, second, full=full, accept_empty=accept_empty, progress=report)
     text = (

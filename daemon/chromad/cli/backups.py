@@ -13,10 +13,10 @@ from rich.table import Table
 from chromad import signals
 from chromad.backup import catalog, ledger, manifest, repository, run
 from chromad.backup.repository import Snapshot
-from chromad.cli import ui
+from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, one_line
-from chromad.host import files
+from chromad.host import files, privileges
 from chromad.output import human_bytes
 from chromad.store import lock
 
@@ -36,7 +36,9 @@ def everything(context: typer.Context, json: ui.Json = False) -> None:
         return
     settings = ui.settings(context)
     config = settings.config
-    found = repository.connect(config).snapshots()
+    place = repository.connect(config)
+    rights.become_owner(config, strict=False)
+    found = place.snapshots()
     known = ledger.read(config.backup_dir)
     documents = [_document(snapshot, known) for snapshot in found]
     if json or settings.json:
@@ -60,6 +62,7 @@ def show(
     settings = ui.settings(context)
     config = settings.config
     place = repository.connect(config)
+    rights.become_owner(config, strict=False)
     snapshot = catalog.find(place, name)
     held = manifest.parse(place.read_file(snapshot, manifest.FILE), f"the manifest of {snapshot.id}")
     document = {**_document(snapshot, ledger.read(config.backup_dir)), "manifest": asdict(held)}
@@ -116,6 +119,7 @@ def forget(
     settings = ui.settings(context)
     config = settings.config
     place = repository.connect(config)
+    rights.become_owner(config, strict=False)
     ids, found = _choose(place, names)
     if confirm:
         run.prepare(config)
@@ -164,12 +168,20 @@ def _make(config: Config) -> tuple[bool, bool]:
         elif os.geteuid() == 0:
             files.take_tree(local, owner.st_uid, owner.st_gid)
     place = repository.connect(config)
+
+    def withdraw_key() -> None:
+        # It is not that of the repository that is there.
+        if made_key:
+            files.remove(config.backup.password_file)
+
+    rights.become_owner(config, {"withdraw key": withdraw_key}, strict=False)
     try:
         made = not place.exists()
     except ChromadError:
-        if made_key:
-            # It is not that of the repository that is there.
-            files.remove(config.backup.password_file)
+        if privileges.may("withdraw key"):
+            privileges.ask("withdraw key")
+        else:
+            withdraw_key()
         raise
     if made:
         place.init()

@@ -4,7 +4,7 @@ from typing import Any
 
 import typer
 
-from chromad.cli import ui
+from chromad.cli import rights, ui
 
 
 def run(context: typer.Context, json: ui.Json = False) -> None:
@@ -13,6 +13,7 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     Example: sudo chromactl checkpoint
     """
     settings = ui.settings(context)
+    rights.become_owner(settings.config, strict=False)
     with ui.progress() as report:
         answer: dict[str, Any] = ui.ask_daemon(settings, "checkpoint", progress=report)
     if json or settings.json:

@@ -2,7 +2,7 @@
 
 import typer
 
-from chromad.cli import ui
+from chromad.cli import rights, ui
 from chromad.output import human_bytes
 
 
@@ -14,6 +14,7 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     Example: sudo chromactl compact
     """
     settings = ui.settings(context)
+    rights.become_owner(settings.config, strict=False)
     with ui.progress() as report:
         answer = ui.ask_daemon(settings, "compact", progress=report)
     if json or settings.json:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import Annotated
 
@@ -9,11 +10,12 @@ import typer
 from pydantic import ValidationError
 
 from chromad import control, signals
-from chromad.checks import Fix, Result, Status, doctor, fail
+from chromad.checks import Fix, Result, Status, doctor, fail, files
 from chromad.checks.host import Host
-from chromad.cli import ui
+from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain, UsageProblem, one_line
+from chromad.host import privileges
 
 _COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 _WORDS = ("OK", "WARNING", "CRITICAL")
@@ -49,6 +51,7 @@ def run(
     if output is Output.nagios and (json or settings.json):
         raise UsageProblem("--output nagios and --json exclude each other", "give one of them")
     output = Output.json if json or settings.json else output
+    _become_owner(settings)
     results, blind = _examine(settings, deep)
     if fix:
         with signals.saying("what is mended stays so"):
@@ -65,6 +68,15 @@ def run(
     else:
         _show(results)
     raise typer.Exit(code)
+
+
+def _become_owner(settings: ui.Settings) -> None:
+    try:
+        config = settings.config
+    except ChromadError:
+        return  # It is told of among the results.
+    with suppress(PermissionProblem):
+        rights.become_owner(config, files.steps(Host(config, settings.path)), strict=False)
 
 
 def _examine(settings: ui.Settings, deep: bool) -> tuple[list[Result], str]:
@@ -97,7 +109,7 @@ def _mend(results: Sequence[Result], yes: bool, *, quiet: bool) -> None:
     if not fixes:
         ui.err.print("nothing that can be mended here", style="dim")
         return
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and not privileges.may("mend files"):
         raise PermissionProblem("only root may mend", "sudo chromactl doctor --fix")
     if not quiet:
         _show([each for each in results if each.fix])

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from chromad.cli import ui
+from chromad.cli import rights, ui
 
 
 def put(
@@ -17,6 +17,7 @@ def put(
     Example: sudo chromactl fence --reason 'moving to another host until 14:00'
     """
     settings = ui.settings(context)
+    rights.become_owner(settings.config, strict=False)
     answer = ui.ask_daemon(settings, "fence", {"reason": reason})
     if json or settings.json:
         ui.print_json(answer)
@@ -30,6 +31,7 @@ def lift(context: typer.Context, json: ui.Json = False) -> None:
     Example: sudo chromactl unfence
     """
     settings = ui.settings(context)
+    rights.become_owner(settings.config, strict=False)
     answer = ui.ask_daemon(settings, "unfence")
     if json or settings.json:
         ui.print_json(answer)

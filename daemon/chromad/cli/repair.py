@@ -5,7 +5,7 @@ from dataclasses import asdict
 import typer
 
 from chromad import repair, signals
-from chromad.cli import ui
+from chromad.cli import rights, ui
 
 LOST = 1
 
@@ -19,7 +19,7 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     Example: sudo systemctl stop chromadb && sudo chromactl repair && sudo systemctl start chromadb
     """
     settings = ui.settings(context)
-    ui.become_owner(settings.config.data_dir)
+    rights.become_owner(settings.config)
     with (
         signals.saying("the repair was not ended; run it again before the service is started"),
         ui.progress() as report,

@@ -1,6 +1,8 @@
 """chromactl restore."""
 
+import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +11,10 @@ from pydantic import ValidationError
 
 from chromad import events
 from chromad.backup import collection, rehearsal, repository, restore, stage, timetravel
-from chromad.cli import ui
+from chromad.cli import rights, ui
 from chromad.config import Backup, Config
-from chromad.errors import ConfigurationError, UsageProblem
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, UsageProblem
+from chromad.host import files
 from chromad.output import human_bytes
 from chromad.store import swap
 
@@ -71,21 +74,37 @@ def run(
         raise UsageProblem("--inexact is for --at", "what a backup itself holds is exact")
     moment = timetravel.parse(at) if at else None
     config = _elsewhere(location, key, target) if location or key else settings.config
-    if not dry_run and not target:
-        # First: it may put the data back.
-        swap.sweep_beside(config.data_dir)
-    place = repository.connect(config, as_owner=target is None)
+    place = repository.connect(config, cached=target is None)
+    within: Path | ChromadError | OSError | None = None
+    if target:
+        within = _work_beside(config, target, elsewhere=bool(location))
+    else:
+        made = not swap.exists(config.data_dir)
+        rights.become_owner(config, ended=partial(swap.tidy, config.data_dir) if dry_run and made else _nothing)
+        if not dry_run:
+            # First: it may put the data back.
+            swap.sweep_beside(config.data_dir)
     choice = stage.choose(place, name or "latest", moment)
+    if isinstance(within, Exception):
+        raise within
     as_json = json or settings.json
     with ui.progress() as report:
         if dry_run:
             plan = rehearsal.plan(
-                config, place, choice, target=target, only=only, into=into, inexact=inexact, progress=report
+                config,
+                place,
+                choice,
+                target=target,
+                within=within,
+                only=only,
+                into=into,
+                inexact=inexact,
+                progress=report,
             )
         elif only:
             copied = collection.copy(config, place, choice, only, into, inexact=inexact, progress=report)
-        elif target:
-            outcome = restore.run_aside(config, place, choice, target, inexact=inexact, progress=report)
+        elif target and within:
+            outcome = restore.run_aside(config, place, choice, target, within=within, inexact=inexact, progress=report)
         else:
             outcome = restore.run_in_place(config, place, choice, may_stop=stop, inexact=inexact, progress=report)
     if dry_run:
@@ -97,6 +116,37 @@ def run(
             raise typer.Exit(1)
     else:
         _show(outcome, at, as_json=as_json)
+
+
+def _work_beside(config: Config, target: Path, *, elsewhere: bool) -> Path | ChromadError | OSError:
+    """Where the copy for a target is made: beside it. Root makes a directory there for the one who works for it. Or why that
+    cannot be, to be told when it is known that there is such a backup."""
+    account = None if elsewhere else rights.owner(config, strict=False)
+    if os.geteuid() != 0 or (config.allow_root and account is None):
+        return target.parent
+    account = account or rights.somebody(config.backup.local_path)
+    try:
+        restore.check_target(config, target)
+        within = restore.make_within(target, account.uid, account.gid)
+    except (ChromadError, OSError) as error:
+        rights.become_owner(config, account=account)
+        return error
+    rights.become_owner(
+        config,
+        restore.steps(target, within, account.uid),
+        account=account,
+        ended=partial(files.remove_tree, within, ignore_errors=True),
+    )
+    if not os.access(within, os.W_OK):
+        raise PermissionProblem(
+            f"{target.parent} cannot be reached by uid {account.uid}, which works for root",
+            "name a place such as /srv/look",
+        )
+    return within
+
+
+def _nothing() -> None:
+    pass
 
 
 def _refuse_together(*groups: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from chromad import signals, streams
 from chromad.backup import ledger
-from chromad.cli import ui
+from chromad.cli import rights, ui
 from chromad.control import ask
 from chromad.errors import ChromadError, UsageProblem
 from chromad.output import human_bytes
@@ -35,6 +35,7 @@ def run(
     Example: chromactl status --json | jq .records
     """
     settings = ui.settings(context)
+    rights.become_owner(settings.config, strict=False)
     if watch and (json or settings.json):
         raise UsageProblem("--watch is for people, --json for programs", "give one of them")
     if watch:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -80,17 +79,6 @@ def ask_daemon(
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     typer.echo(json.dumps(document, indent=2, default=str))
-
-
-def become_owner(path: Path) -> None:
-    """As root, goes on as the owner of a path, so that what is written belongs to the service user."""
-    if os.geteuid() != 0 or not path.exists():
-        return
-    status = path.stat()
-    if status.st_uid != 0:
-        os.setgroups([status.st_gid])
-        os.setgid(status.st_gid)
-        os.setuid(status.st_uid)
 
 
 def need(path: Path) -> None:

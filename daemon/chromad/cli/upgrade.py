@@ -1,13 +1,19 @@
 """chromactl upgrade."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from chromad import environment, events, upgrade
-from chromad.cli import ui
+from chromad.backup import repository
+from chromad.backup.repository import Repository
+from chromad.cli import rights, ui
+from chromad.config import Config
+from chromad.errors import ChromadError
 from chromad.output import human_bytes
+from chromad.upgrade_steps import RootSteps
 
 
 def run(
@@ -28,11 +34,14 @@ def run(
     as_json = json or settings.json
     config = settings.config
     ui.need(config.data_dir)
+    place = _repository(config)
+    root = RootSteps(config, settings.path)
+    rights.become_owner(config, root.known)
     with ui.failure(events.UPGRADE_FAILED), ui.progress() as progress:
-        undone = upgrade.unfinished() if dry_run else upgrade.put_right(config)
+        undone = upgrade.unfinished() if dry_run else upgrade.put_right(config, root)
         if undone and not as_json:
             ui.out.print(undone, markup=False)
-        work = upgrade.Upgrade(config, settings.path, progress)
+        work = upgrade.Upgrade(config, root, place, progress)
         plan = None if undo else work.plan()
         if plan and not dry_run:
             backup = work.back_up()
@@ -54,6 +63,21 @@ def run(
         "need them",
         markup=False,
     )
+
+
+def _repository(config: Config) -> Callable[[], Repository]:
+    """Reads what is needed of it now, and raises what is wrong when it is asked for: the backup comes first."""
+    try:
+        found = repository.connect(config)
+    except (ChromadError, OSError) as error:
+        wrong = error
+    else:
+        return lambda: found
+
+    def fail() -> Repository:
+        raise wrong
+
+    return fail
 
 
 def _show_plan(plan: upgrade.Plan | None, undone: str, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from chromad import events, signals
 from chromad.backup import drill, repository
-from chromad.cli import ui
+from chromad.cli import rights, ui
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
     ui.need(config.data_dir)
     with ui.failure(events.DRILL_FAILED), signals.saying("the drill was not ended, and is not counted"):
         primary = repository.connect(config)
-        ui.become_owner(config.data_dir)
+        rights.become_owner(config)
         with ui.progress() as report:
             outcome = drill.drill(config, primary, name, report)
     text = (

@@ -12,7 +12,7 @@ import typer
 from chromad import service, signals
 from chromad.api import DEFAULT_DATABASE, DEFAULT_TENANT, Api
 from chromad.backup import run as backup
-from chromad.cli import ui
+from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import ChromadError, EngineError, NotFound, TryAgain
@@ -31,6 +31,7 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     Example: sudo chromactl verify-persistence
     """
     settings = ui.settings(context)
+    rights.become_owner(settings.config, strict=False)
     config = settings.config
     fence.need_none(_serving(config)["fences"], "nothing can be tried")
     service.need_root("restart")

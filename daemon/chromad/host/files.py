@@ -159,6 +159,12 @@ def remove(path: Path) -> None:
         os.unlink(path.name, dir_fd=parent)
 
 
+def remove_directory(path: Path) -> None:
+    """Removes an empty directory."""
+    with directory(path.parent) as parent:
+        os.rmdir(path.name, dir_fd=parent)
+
+
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
     """Removes a directory and all in it, as shutil.rmtree; follows no link within or on the way."""
     try:
@@ -190,9 +196,24 @@ def rename(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swaps two directories, or raises and leaves both as they are."""
+    """Swaps two directories, or raises and leaves both as they are. As root, both must belong to the same user, and be the same
+    when they have changed places."""
     with directory(one.parent) as first, directory(other.parent) as second:
+        before, after = _directory(first, one), _directory(second, other)
+        if os.geteuid() == 0 and before.st_uid != after.st_uid:
+            raise PermissionError(errno.EPERM, "it belongs to another user than what is exchanged for it", str(one))
         renameat2.exchange(first, one.name, second, other.name)
+        there = os.stat(other.name, dir_fd=second, follow_symlinks=False)
+        if (there.st_dev, there.st_ino) != (before.st_dev, before.st_ino):
+            renameat2.exchange(first, one.name, second, other.name)
+            raise PermissionError(errno.EPERM, "something has taken its place", str(one))
+
+
+def _directory(parent: int, path: Path) -> os.stat_result:
+    status = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return status
 
 
 def sync(path: Path) -> None:

@@ -125,3 +125,19 @@ def directory_holder_lives(data_dir: Path) -> bool:
 def _holder(fd: int) -> int | None:
     words = os.pread(fd, 64, 0).decode(errors="replace").split()
     return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+
+
+def hold_directory(path: Path) -> int:
+    """Locks a directory as long as this process lives; gives the descriptor."""
+    fd = files.open_directory(path)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd
+
+
+def is_held_directory(path: Path) -> bool:
+    """Whether somebody has locked it, or it cannot be told."""
+    try:
+        os.close(hold_directory(path))
+    except OSError:
+        return True
+    return False

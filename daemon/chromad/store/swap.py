@@ -22,7 +22,8 @@ from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import ChromadError, TryAgain
 from chromad.guard import BALLAST
-from chromad.host import files
+from chromad.host import files, privileges
+from chromad.host.privileges import Step
 from chromad.output import log as journal
 from chromad.store import history, lock, removal, sqlite, state
 
@@ -32,19 +33,73 @@ _FORMER = ".former"
 _TIME = "%Y%m%dT%H%M%S.%fZ"
 _NOTE_BYTES = 4096
 
+# The name of this program's copy, where root's part has to know it, see `steps`
+_settled = ""
+
 
 def place(data_dir: Path) -> Path:
     """The directory beside the data in which copies are made and former data are kept, with the owner of the data."""
-    owner = data_dir.stat()
     parent = _place(data_dir)
     if not parent.exists():
-        files.make_directory(parent, 0o750, (owner.st_uid, owner.st_gid))
+        if privileges.may("make place"):
+            privileges.ask("make place")
+        else:
+            owner = data_dir.stat()
+            files.make_directory(parent, 0o750, (owner.st_uid, owner.st_gid))
     return parent
 
 
+def steps(data_dir: Path) -> dict[str, Step]:
+    """What root does for a verb that works as the service user, by its word. The copy that it exchanges has a name that is
+    settled now."""
+    global _settled  # noqa: PLW0603 (before the program becomes two)
+    _settled = f"{STAGING}{datetime.now(UTC).strftime(_TIME)}"
+    copy = _place(data_dir) / _settled
+    return {
+        "make place": lambda: str(place(data_dir)),
+        "exchange": lambda: files.exchange(copy, data_dir),
+        "exchange back": lambda: files.exchange(_named(copy, REPLACED), data_dir),
+        "put back": lambda: _put_back(data_dir),
+        "who has it open": lambda: [str(each) for each in _who_has_open(data_dir)],
+    }
+
+
+def settled(parent: Path) -> Path:
+    """Where this program's copy is in a directory, after `steps`."""
+    return parent / _settled
+
+
+def exchange(copy: Path, data_dir: Path) -> None:
+    """Swaps the two, or raises and leaves both as they are. copy: of the `Staging` of this program, under whichever name."""
+    if privileges.may("exchange"):
+        privileges.ask("exchange" if copy.name.startswith(STAGING) else "exchange back")
+    else:
+        files.exchange(copy, data_dir)
+
+
+def _put_back(data_dir: Path) -> None:
+    """Former data that an exchange has left beside their place, where nothing else is."""
+    found = [path for path in _place(data_dir).glob(f"{STAGING}*{_FORMER}") if _since(path)]
+    if len(found) == 1 and not found[0].is_symlink() and found[0].is_dir():
+        files.rename(found[0], data_dir)
+
+
 def place_to_look(data_dir: Path) -> Path:
-    """As `place`, for what stays only a moment: makes nothing."""
+    """As `place`, for what stays only a moment: makes nothing where what is above the data will do."""
+    if privileges.may("make place"):
+        return place(data_dir)
     return _place(data_dir) if _place(data_dir).is_dir() else data_dir.parent
+
+
+def exists(data_dir: Path) -> bool:
+    """Whether there is a directory for copies."""
+    return _place(data_dir).exists()
+
+
+def tidy(data_dir: Path) -> None:
+    """Removes the directory for copies again, where there is nothing in it."""
+    with suppress(OSError):
+        files.remove_directory(_place(data_dir))
 
 
 def _place(data_dir: Path) -> Path:
@@ -71,7 +126,7 @@ class Staging:
 
     def __init__(self, parent: Path) -> None:
         """parent: where it is made."""
-        self.directory = parent / f"{STAGING}{datetime.now(UTC).strftime(_TIME)}"
+        self.directory = parent / (_settled or f"{STAGING}{datetime.now(UTC).strftime(_TIME)}")
         self._fd = -1
         self._note = _Note()
 
@@ -105,7 +160,7 @@ class Staging:
 
     def named(self, kind: str) -> Path:
         """The path under which it is kept. kind: REPLACED or FAILED."""
-        return self.directory.with_name(self.directory.name.replace(STAGING, kind, 1))
+        return _named(self.directory, kind)
 
     def will_stop(self) -> None:
         """Notes, on disk, that the service is stopped for it."""
@@ -189,7 +244,7 @@ class DataSwap:
                 # The last moment to go back
                 signals.raise_pending()
                 self._staging.will_exchange(self._data_dir, stopped=self._restart)
-                files.exchange(self._staging.directory, self._data_dir)
+                exchange(self._staging.directory, self._data_dir)
                 self._exchanged = True
         except BaseException as error:
             if self._exchanged:
@@ -242,7 +297,7 @@ class DataSwap:
             if self._restart:
                 service.control("stop")
             with lock.directory_lock(self._data_dir):
-                files.exchange(former, self._data_dir)
+                exchange(former, self._data_dir)
                 self._exchanged = False
             with suppress(OSError):
                 files.rename(former, failed)
@@ -262,11 +317,19 @@ class DataSwap:
         ) from error
 
 
-def check_alone(data_dir: Path) -> None:
-    """Raises TryAgain when a process has the database of a directory open."""
-    found = processes.with_open_database(data_dir / sqlite.FILE, ignore={os.getpid()})
+def _who_has_open(directory: Path) -> list[processes.Process]:
+    return processes.with_open_database(directory / sqlite.FILE, ignore={os.getpid(), privileges.child()})
+
+
+def check_alone(data_dir: Path, *, here: bool = False) -> None:
+    """Raises TryAgain when a process has the database of a directory open. here: as far as this process sees, also where root's
+    part could be asked, which knows the data directory alone."""
+    found = [str(each) for each in _who_has_open(data_dir)]
+    if not here and privileges.may("who has it open"):
+        # Files that others have open are hidden from an ordinary user.
+        found = found or privileges.ask("who has it open")
     if found:
-        names = ", ".join(str(process) for process in found)
+        names = ", ".join(found)
         raise TryAgain(f"{data_dir / sqlite.FILE} is open in {names}", "stop it first")
 
 
@@ -325,7 +388,7 @@ def _leftover(paths: list[Path]) -> Leftover | None:
     return Leftover(
         paths[0],
         paths[0].name.partition("-")[0] + "-",
-        sum(map(_allocated, paths)),
+        sum(map(allocated, paths)),
         _since(paths[0]),
         note is not None and not note.former,
         note.collection if note else "",
@@ -359,9 +422,12 @@ def _settle(note: Path) -> str:
 def _end(directory: Path, note: _Note) -> str:
     data_dir, former = Path(note.data_dir), _former(directory)
     stopped = "; it had stopped the service, if that does not run: systemctl start chromadb" if note.stopped else ""
-    replaced = directory.with_name(directory.name.replace(STAGING, REPLACED, 1))
+    replaced = _named(directory, REPLACED)
     if note.former and former.exists() and not data_dir.exists() and _inode(former) == note.former:
-        files.rename(former, data_dir)
+        if privileges.may("put back"):
+            privileges.ask("put back")
+        else:
+            files.rename(former, data_dir)
         _put_on_disk(data_dir.parent)
         _remove_copies(directory)
         return f"{data_dir} is put back: a restore or an adoption was cut off in the exchange{stopped}"
@@ -445,10 +511,15 @@ def _since(path: Path) -> datetime | None:
         return None
 
 
-def _allocated(directory: Path) -> int:
+def allocated(directory: Path) -> int:
+    """Bytes that a tree takes on disk."""
     return sum(
         os.lstat(os.path.join(top, name)).st_blocks * 512 for top, _, names in os.walk(directory) for name in names
     )
+
+
+def _named(directory: Path, kind: str) -> Path:
+    return directory.with_name(directory.name.replace(STAGING, kind, 1))
 
 
 def _former(directory: Path) -> Path:

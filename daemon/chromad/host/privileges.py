@@ -1,0 +1,207 @@
+"""Root's part of a program, and everybody else's.
+
+A verb that root starts reads what only root can read, then becomes two processes. The one that does the work is the service
+user for good: it has no way back, and leaves no core dump, since it holds a key. The other one stays root, and does nothing
+but what it was given a word for before: it takes words from a pipe, no paths, and answers when it has done what they mean.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+from chromad import signals
+from chromad.errors import ChromadError, from_system
+
+# What a word stands for; gives something that JSON has.
+Step = Callable[[], Any]
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+
+_LONGEST = 1 << 20  # bytes of an answer
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FAILED = 1
+_TICK = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom the work is done as."""
+
+    uid: int
+    gid: int
+
+
+class _Part:
+    """Which part this process is. pipe: to the one that is root, in the one that works. words: that it knows. child: the one
+    that works, in the one that is root. interrupted: a signal has come there that is to end the program."""
+
+    pipe: socket.socket | None = None
+    words: frozenset[str] = frozenset()
+    child = 0
+    interrupted = False
+
+
+def split() -> bool:
+    """Whether this is the part that works for root."""
+    return _Part.pipe is not None
+
+
+def may(word: str) -> bool:
+    """Whether the part that is root knows a word."""
+    return word in _Part.words
+
+
+def child() -> int:
+    """The process that works, for the part that is root; 0 elsewhere."""
+    return _Part.child
+
+
+def interrupted() -> bool:
+    """Whether a signal is to end the program, for steps of root's part that take long: they leave off."""
+    return _Part.interrupted
+
+
+def ask(word: str, tick: Callable[[], None] = lambda: None) -> Any:
+    """Has root's part do what it knows by this word; gives its answer, or raises what was raised there. A signal waits.
+    tick: called a few times a second until then."""
+    assert _Part.pipe
+    with signals.deferred():
+        try:
+            _Part.pipe.sendall(word.encode())
+            while not select.select([_Part.pipe], [], [], _TICK)[0]:
+                tick()
+            answer = json.loads(_Part.pipe.recv(_LONGEST))
+        except (OSError, ValueError):
+            raise ChromadError(
+                f"the part of this program that is root did not answer to: {word}", "try again"
+            ) from None
+    if "error" in answer:
+        kinds = {kind.__name__: kind for kind in _kinds(ChromadError)}
+        raise kinds.get(answer["kind"], ChromadError)(answer["error"], answer["hint"])
+    return answer["done"]
+
+
+def become(account: Account) -> None:
+    """Goes on as somebody else, for good."""
+    os.setgroups([account.gid])
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
+    confine()
+
+
+def confine() -> None:
+    """This process and those that it starts get no more rights than it has, and leave no core dump."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise ChromadError("the kernel does not know no_new_privs", "Linux 3.5 has it")
+
+
+@contextmanager
+def acting_as(uid: int, gid: int) -> Iterator[None]:
+    """What root opens within is opened with the rights of another user: the way back is there, so nothing of that user's runs
+    here."""
+    if os.geteuid() != 0 or uid == 0:
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups([gid])
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def part(account: Account, steps: Mapping[str, Step], ended: Callable[[], None], tell: Callable[[str], None]) -> None:
+    """Returns in a process of its own, which is that account; the one that was called stays root, takes its words, and ends as
+    it does. steps: what they mean. ended: called when it has ended, to clear up. tell: of an error that it could not tell of.
+
+    Signals that would end the program are for the part that works, which root's part hands them on to.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    parent = os.getpid()
+    _Part.child = os.fork()
+    if _Part.child:
+        theirs.close()
+        for number in _ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _hand_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        _serve(ours, steps, ended, tell)
+    ours.close()
+    _Part.pipe, _Part.words = theirs, frozenset(steps)
+    become(account)
+    # After that: it is forgotten when the user changes. Without root's part nothing can be put back.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(_FAILED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+
+def _hand_on(number: int, _frame: FrameType | None) -> None:
+    _Part.interrupted = True
+    # It is not reaped yet, so the id is still its own.
+    os.kill(_Part.child, number)
+
+
+def _serve(
+    pipe: socket.socket, steps: Mapping[str, Step], ended: Callable[[], None], tell: Callable[[str], None]
+) -> NoReturn:
+    """Root's part, to its end. Nothing that the caller has begun is ended here: all of it is the other part's."""
+    code = _FAILED
+    try:
+        while word := _receive(pipe):
+            pipe.sendall(json.dumps(_answer(steps.get(word))).encode())
+    except OSError:
+        pass  # it has ended
+    try:
+        # Before it is reaped no other process can have its id.
+        os.waitid(os.P_PID, _Part.child, os.WEXITED | os.WNOWAIT)
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        _, status = os.waitpid(_Part.child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            tell(f"the process that did the work was ended by signal {-code}")
+            code = _FAILED
+        ended()
+    finally:
+        os._exit(code)
+
+
+def _receive(pipe: socket.socket) -> str:
+    return pipe.recv(64).decode(errors="replace")
+
+
+def _answer(step: Step | None) -> dict[str, Any]:
+    if step is None:
+        return {"error": "root's part knows no such word", "hint": "", "kind": "ChromadError"}
+    try:
+        return {"done": step()}
+    except Exception as error:
+        told = error if isinstance(error, ChromadError) else from_system(error)
+        return {"error": told.message, "hint": told.hint, "kind": type(told).__name__}
+
+
+def _kinds(kind: type[ChromadError]) -> Iterator[type[ChromadError]]:
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _kinds(each)

@@ -1,0 +1,240 @@
+"""Verbs that root starts, traced: who opens what, and as whom engines and restic run."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.integration import records
+from tests.integration.account import AS_ROOT, BIN, current
+from tests.integration.site import Result, Site
+from tests.integration.unit import Unit
+
+pytestmark = [
+    pytest.mark.skipif(not AS_ROOT, reason="is about what root does"),
+    pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
+]
+
+_FILES = "open,openat,creat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,link,linkat,symlink,symlinkat,chmod,fchmodat,chown,lchown,fchownat,truncate"
+_PROCESSES = "clone,clone3,fork,vfork,execve,setresuid,chdir"
+# With which file system calls root's part works: these follow no link, and are relative to a directory that it has opened.
+_BY_DESCRIPTOR = re.compile(r"(openat|renameat2?|unlinkat|mkdirat|linkat)\(\d+<")
+
+
+@dataclass
+class Process:
+    """euid: 0 until it changes. lines: of its trace, from when root's part and the one that works are two."""
+
+    pid: int
+    text: str
+    children: list[int] = field(default_factory=list)
+
+    @property
+    def became(self) -> bool:
+        """Whether it became another user for good."""
+        return bool(re.search(r"setresuid\((\d+), \1, \1\) = 0", self.text))
+
+    @property
+    def programs(self) -> list[str]:
+        return re.findall(r"execve\((.*) = 0$", self.text, re.MULTILINE)
+
+
+class Trace:
+    """All processes of one chromactl."""
+
+    def __init__(self, site: Site, *words: str, environment: dict[str, str] | None = None) -> None:
+        where = site.root / "trace"
+        shutil.rmtree(where, ignore_errors=True)
+        where.mkdir()
+        calls = f"trace={_FILES},{_PROCESSES}"
+        strace: list[str | Path] = ["strace", "-ff", "-y", "-a", "1", "-s", "400", "-e", calls, "-o", where / "of"]
+        argv = [*strace, BIN / "chromactl", "--config", site.config, *words]
+        process = site.spawn(argv, current(), environment)
+        output, _ = process.communicate(timeout=180)
+        self.result = Result(process.returncode, output.decode())
+        self.processes = {}
+        for path in where.iterdir():
+            pid = int(path.name.rpartition(".")[2])
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found = re.findall(r"^(?:clone|clone3|fork|vfork)\(.*\) = (\d+)", text, re.MULTILINE)
+            self.processes[pid] = Process(pid, text, [int(each) for each in found])
+        if not self.processes:
+            pytest.skip("strace may not trace processes here")
+
+    @property
+    def worker(self) -> Process:
+        """The process that works."""
+        [found] = [each for each in self.processes.values() if each.became]
+        return found
+
+    def below(self, pid: int) -> set[int]:
+        """A process, and all that it has started."""
+        found = {pid}
+        for each in self.processes[pid].children if pid in self.processes else ():
+            found |= self.below(each)
+        return found
+
+    def of_root(self) -> Iterator[tuple[Process, str]]:
+        """The lines of processes with euid 0, from when root's part is one of two."""
+        servants = self.below(self.worker.pid)
+        for process in self.processes.values():
+            if process.pid in servants:
+                continue
+            lines = process.text.splitlines()
+            if self.worker.pid in process.children:
+                [begin] = [number for number, line in enumerate(lines) if line.endswith(f" = {self.worker.pid}")]
+                lines = lines[begin + 1 :]
+            yield from ((process, line) for line in lines)
+
+
+@pytest.fixture(scope="module")
+def _made() -> Iterator[Site]:
+    site = Site()
+    daemon = site.serve()
+    records.fill(daemon.client(), "kept", 150, sync_threshold=100)
+    site.backup()
+    daemon.stop()
+    yield site
+    site.remove()
+
+
+def _check(site: Site, trace: Trace, *, touched: tuple[str, ...] = ()) -> None:
+    """touched: last parts of the paths below what the service user can write which root's part may go to, by descriptors."""
+    own = [str(path) for path in (site.data, site.checkpoints, site.quarantine, site.backups, site.root / "restore")]
+    for _, line in trace.of_root():
+        if not any(f'"{place}/' in line or f"<{place}" in line or f'"{place}"' in line for place in own):
+            continue
+        assert _BY_DESCRIPTOR.match(line), line
+        assert any(each in line for each in touched), line
+    for process in trace.processes.values():
+        for program in process.programs:
+            if "engine_main" in program or '"restic"' in program:
+                assert process.pid in trace.below(trace.worker.pid), program
+
+
+def _source(site: Site) -> Path:
+    """A directory of stock Chroma that is root's alone."""
+    source = site.root / "old"
+    if not source.exists():
+        shutil.copytree(site.data, source, ignore=shutil.ignore_patterns("chromad.*", ".chromad-*"))
+        source.chmod(0o700)
+    return source
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["backup", "--full"],
+        ["backup", "--dry-run"],
+        ["verify"],
+        ["backups"],
+        ["backups", "show", "latest"],
+        ["backups", "init"],
+        ["repair"],
+        ["status"],
+        ["restore", "--dry-run"],
+    ],
+    ids=" ".join,
+)
+def test_work_is_the_service_users(_made: Site, words: list[str]) -> None:
+    trace = Trace(_made, *words)
+    assert trace.result.code in (0, 3), trace.result.output
+    _check(_made, trace, touched=('"."', "data", '"restore"'))
+
+
+def test_doctor(_made: Site) -> None:
+    trace = Trace(_made, "doctor", "--deep")
+    assert trace.result.code in (0, 1), trace.result.output
+    servants = trace.below(trace.worker.pid)
+    for process in trace.processes.values():
+        for line in process.text.splitlines():
+            # It looks at what there is, and opens none of it.
+            opened = re.match(rf'openat\(.*"{_made.data}/[^"]*", (\S+)', line)
+            assert process.pid in servants or not opened or "O_DIRECTORY" in line, line
+
+
+def test_restore_in_place(_made: Site) -> None:
+    unit = Unit(_made)
+    try:
+        trace = Trace(_made, "restore", "--stop", environment={"PATH": f"{_made.root}/bin:{os.environ['PATH']}"})
+        assert trace.result.code == 0, trace.result.output
+        _check(_made, trace, touched=('"staging-', '"."', '"restore"', '"data"', "shm"))
+        # The one step that takes root, and that it is seen
+        assert any("renameat2" in line and '"data"' in line for _, line in trace.of_root())
+    finally:
+        unit.close()
+        shutil.rmtree(_made.root / "bin")
+
+
+def test_restore_aside(_made: Site) -> None:
+    target = _made.root / "look"
+    trace = Trace(_made, "restore", "--target", str(target))
+    assert trace.result.code == 0, trace.result.output
+    _check(_made, trace)
+    # As it was: the owner of the directory in which it was made.
+    assert {path.stat().st_uid for path in (target, *target.rglob("*"))} == {0}
+    assert [path.name for path in _made.root.iterdir() if path.name.startswith((".chromad-", "staging-"))] == []
+
+
+def test_adoption(_made: Site, site: Site) -> None:
+    source = _source(_made)
+    trace = Trace(site, "adopt", str(source))
+    assert trace.result.code == 0, trace.result.output
+    servants = trace.below(trace.worker.pid)
+    for process in trace.processes.values():
+        if process.pid in servants:
+            assert not re.search(rf'open(at)?\(.*"{source}/', process.text)
+    _check(site, trace, touched=('"staging-', '"."', '"restore"', "staging-", "chroma.sqlite3"))
+    assert {path.stat().st_uid for path in (site.data, *site.data.rglob("*"))} == {site.account.uid}
+
+
+def test_data_of_root_need_permission(site: Site) -> None:
+    for path in (site.data, site.checkpoints):
+        os.chown(path, 0, 0)
+    for words in (["backup"], ["verify"], ["repair"], ["restore"], ["adopt", str(site.root)]):
+        result = site.chromactl(*words)
+        assert result.code == 77, result.output
+        assert "belongs to root" in result.output
+
+
+def test_a_link_of_the_service_users_is_not_its_data(site: Site) -> None:
+    """Where the directory of the data is its own as well."""
+    home = site.root / "home"
+    home.mkdir()
+    other = site.root / "other"
+    other.mkdir()
+    os.chown(other, 61234, 61234)
+    (home / "data").symlink_to(other)
+    os.chown(home / "data", site.account.uid, site.account.gid, follow_symlinks=False)
+    site.configure({"data_dir": str(home / "data")})
+    result = site.chromactl("backup")
+    assert result.code == 77, result.output
+    assert "is a symbolic link that root has not made" in result.output
+
+
+def test_nothing_more_can_be_had(_made: Site) -> None:
+    """No way back, no core dump, and nobody of the same user reads the memory, which holds the key."""
+    code = (
+        "import os, sys; from chromad.host import privileges as p\n"
+        f"p.part(p.Account({_made.account.uid}, {_made.account.gid}), {{'one': lambda: os.getuid()}}, lambda: None, print)\n"
+        "assert os.getresuid() == (1, 1, 1) or len(set(os.getresuid())) == 1 and os.getuid()\n"
+        "status = open('/proc/self/status').read()\n"
+        "assert 'NoNewPrivs:\\t1' in status and 'CapEff:\\t0000000000000000' in status, status\n"
+        "import resource; assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)\n"
+        "assert os.stat('/proc/self/fd').st_uid == 0\n"
+        "assert p.ask('one') == 0\n"
+        "for word in ('two', '', '/etc/passwd'):\n"
+        "    try: p.ask(word or ' ')\n"
+        "    except Exception as error: print('refused', error)\n"
+        "for call in (lambda: os.setuid(0), lambda: os.setresuid(0, 0, 0), lambda: os.setgroups([0])):\n"
+        "    try: call()\n"
+        "    except PermissionError: print('denied')\n"
+        "sys.exit(7)\n"
+    )
+    done = subprocess.run([BIN / "python", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("refused"), done.stdout.count("denied")) == (7, 3, 3), done

@@ -1,0 +1,131 @@
+"""Upgrades between two environments of one version, on a host whose systemctl knows one unit; molecule has the real ones."""
+
+import json
+import os
+import signal
+import site as python
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration import records
+from tests.integration.account import AS_ROOT, BIN, current
+from tests.integration.records import Record
+from tests.integration.site import Result, Site
+from tests.integration.unit import Unit, ended
+
+pytestmark = pytest.mark.skipif(not AS_ROOT, reason="is about what root does")
+
+
+class Host:
+    """A service that runs from the environment `old`, beside which there is `new`."""
+
+    def __init__(self) -> None:
+        self.site = Site()
+        self.held = records.fill(self.site.serve().client(), "kept", 150, sync_threshold=100)
+        self.site.make_repository()
+        self.unit = Unit(self.site)
+        self.home = self.site.root / "home"
+        self.home.mkdir()
+        for name in ("old", "new"):
+            _environment(self.home / "venvs" / name)
+        (self.home / "venv").symlink_to("venvs/old")
+
+    def spawn(self, *words: str) -> subprocess.Popen[bytes]:
+        """Starts the chromactl of the new environment."""
+        argv: list[str | Path] = ["setsid", self.home / "venvs/new/bin/chromactl", "--config", self.site.config, *words]
+        return self.site.spawn(argv, current(), {"PATH": f"{self.site.root}/bin:{os.environ['PATH']}"})
+
+    def upgrade(self, *words: str) -> Result:
+        return ended(self.spawn("upgrade", *words))
+
+    def assert_sound(self, environment: str, held: dict[str, Record] | None = None) -> None:
+        """It serves what it held, from that environment; nothing is left but former data, all is the service user's."""
+        assert self.unit.serving
+        records.assert_equal(self.site.daemon.client(), "kept", held or self.held)
+        collection = self.site.daemon.client().get_collection("kept", embedding_function=None)
+        records.upsert(collection, {"more": records.make("more", 1)})
+        collection.delete(ids=["more"])
+        assert os.readlink(self.home / "venv") == f"venvs/{environment}"
+        assert not (self.home / "venvs/upgrade.json").exists()
+        assert [path.name for path in self.site.root.iterdir() if path.name.startswith(".data")] == []
+        for top in (self.site.data, self.site.root / "restore"):
+            assert {path.stat().st_uid for path in (top, *top.rglob("*"))} == {self.site.account.uid}
+
+
+def _environment(path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True)
+    inside = path / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    (inside / "ours.pth").write_text(
+        "".join(f"import site; site.addsitedir({each!r})\n" for each in python.getsitepackages())
+    )
+    program = (BIN / "chromactl").read_text(encoding="utf-8").splitlines()
+    (path / "bin/chromactl").write_text("\n".join([f"#!{path}/bin/python", *program[1:]]) + "\n", encoding="utf-8")
+    (path / "bin/chromactl").chmod(0o755)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    made = Host()
+    yield made
+    made.unit.close()
+    made.site.remove()
+
+
+def test_there(host: Host) -> None:
+    before = host.site.data.stat().st_ino
+    result = host.upgrade("--json")
+    assert result.code == 0, result.output
+    upgraded = result.json()["upgraded"]
+    assert (upgraded["collections"], upgraded["records"]) == (1, 150)
+    assert host.unit.asked == ["stop", "start"]
+    [replaced] = host.site.asides()
+    assert replaced.stat().st_ino == before
+    host.assert_sound("new")
+    again = host.upgrade("--json")
+    assert json.loads(again.output)["upgraded"] is None
+
+
+def test_and_back_where_the_service_does_not_start(host: Host) -> None:
+    host.unit.broken["start"] = 1
+    result = host.upgrade()
+    assert result.code == 1, result.output
+    assert "did not take over" in result.output
+    host.assert_sound("old")
+
+
+@pytest.mark.parametrize("moment", ["stop", "start"])
+def test_interrupted(host: Host, moment: str) -> None:
+    upgrade: list[subprocess.Popen[bytes]] = []
+
+    def strike() -> None:
+        host.unit.before.clear()
+        upgrade[0].send_signal(signal.SIGTERM)
+
+    host.unit.before[moment] = strike
+    upgrade.append(host.spawn("upgrade"))
+    result = ended(upgrade[0])
+    assert result.code == 143, result.output
+    [line] = result.output.strip().splitlines()
+    assert line.startswith("interrupted by SIGTERM: ")
+    host.assert_sound("old")
+
+
+@pytest.mark.parametrize("moment", ["stop", "start"])
+def test_killed(host: Host, moment: str) -> None:
+    upgrade: list[subprocess.Popen[bytes]] = []
+
+    def strike() -> None:
+        host.unit.before.clear()
+        upgrade[0].kill()
+
+    host.unit.before[moment] = strike
+    upgrade.append(host.spawn("upgrade"))
+    assert ended(upgrade[0]).code == -signal.SIGKILL
+    result = host.upgrade("--undo")
+    assert result.code == 0, result.output
+    assert "took back the upgrade" in result.output
+    host.assert_sound("old")

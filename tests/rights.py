@@ -1,0 +1,144 @@
+"""Looks for code that root may run, and that reaches a file by its name where the service user could have put something else.
+
+`python -m tests.rights` is part of `make lint`. What makes, writes, renames, removes or gives away files goes by `host.files`;
+exempt are the modules that never run as root where the data are not root's, and single functions of others.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+_HOUSE = Path(__file__).parents[1] / "daemon/chromad"
+
+# What these do to files is done as the service user, see `privileges`; packages end with a slash.
+SERVICE_USER = {
+    # The daemon
+    "control.py",
+    "guard.py",
+    "checks/preflight.py",
+    # Its data, and copies of these
+    "store/archive.py",
+    "store/checkpoint.py",
+    "store/contents.py",
+    "store/legacy.py",
+    "store/quarantine.py",
+    "store/recovery.py",
+    "store/removal.py",
+    "store/segment.py",
+    "store/sqlite.py",
+    "backup/assemble.py",
+    "backup/readback.py",
+    "backup/rehearsal.py",
+    "backup/repository.py",
+    "backup/snapshot.py",
+    "backup/stage.py",
+    "backup/timetravel.py",
+    "adopt.py",
+    "repair.py",
+    "upgrade.py",
+}
+# Parts of modules that root runs other parts of
+FUNCTIONS = {
+    "backup/restore.py": {"hand_over"},
+    "store/state.py": {"fsync_file"},
+    # By hand, into /usr/local/share/man, where the service user writes nothing
+    "manual.py": {"main"},
+    "streams.py": {"prepare"},
+}
+
+_MODULES = {
+    "os": {
+        "chown",
+        "lchown",
+        "chmod",
+        "rename",
+        "renames",
+        "replace",
+        "unlink",
+        "remove",
+        "mkdir",
+        "makedirs",
+        "symlink",
+        "link",
+        "rmdir",
+        "truncate",
+        "mkfifo",
+    },
+    "shutil": {"rmtree", "chown", "move", "copy", "copy2", "copyfile", "copytree"},
+}
+_METHODS = {
+    "write_text",
+    "write_bytes",
+    "chmod",
+    "lchmod",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "symlink_to",
+    "hardlink_to",
+    "touch",
+}
+
+
+def problems(house: Path = _HOUSE) -> list[str]:
+    """A line for each place that is neither done by `host.files` nor exempt, and for each exemption that nothing needs."""
+    found = []
+    needed: set[str] = set()
+    for path in sorted(house.rglob("*.py")):
+        name = str(path.relative_to(house))
+        if name.startswith("host/"):
+            continue
+        for function, line, what in _calls(ast.parse(path.read_text(encoding="utf-8"))):
+            if name in SERVICE_USER:
+                needed.add(name)
+            elif function in FUNCTIONS.get(name, ()):
+                needed.add(f"{name}: {function}")
+            else:
+                found.append(f"{name}:{line}: {what} in {function or 'the module'}: host.files does that")
+    allowed = SERVICE_USER | {f"{name}: {each}" for name, functions in FUNCTIONS.items() for each in functions}
+    return found + [f"tests/rights.py: {each} needs no exemption" for each in sorted(allowed - needed)]
+
+
+def _calls(tree: ast.AST, function: str = "") -> Iterator[tuple[str, int, str]]:
+    """The function it is in, the line and the words of each call that reaches a file by its name."""
+    for node in ast.iter_child_nodes(tree):
+        inside = function
+        if isinstance(node, ast.FunctionDef) and not function:
+            inside = node.name
+        if isinstance(node, ast.Call) and (what := _reaches(node)):
+            yield function, node.lineno, what
+        yield from _calls(node, inside)
+
+
+def _reaches(call: ast.Call) -> str:
+    target = call.func
+    if isinstance(target, ast.Name):
+        return "open to write" if target.id == "open" and _writes(call.args[1:2], call.keywords) else ""
+    if not isinstance(target, ast.Attribute):
+        return ""
+    if isinstance(target.value, ast.Name) and target.value.id in _MODULES:
+        by_descriptor = {each.arg for each in call.keywords} & {"dir_fd", "src_dir_fd"}
+        return (
+            "" if by_descriptor or target.attr not in _MODULES[target.value.id] else f"{target.value.id}.{target.attr}"
+        )
+    if isinstance(target.value, ast.Name) and target.value.id == "files":
+        return ""
+    if target.attr == "open" and _writes(call.args[:1], call.keywords):
+        return "open to write"
+    # Of text, it has two arguments.
+    moves = target.attr in ("rename", "replace") and len(call.args) == 1 and not call.keywords
+    if target.attr in _METHODS or moves:
+        return f".{target.attr}"
+    return ""
+
+
+def _writes(mode: list[ast.expr], keywords: list[ast.keyword]) -> bool:
+    given = [*mode, *(each.value for each in keywords if each.arg == "mode")]
+    return any(isinstance(each, ast.Constant) and set("wax+") & set(str(each.value)) for each in given)
+
+
+if __name__ == "__main__":
+    wrong = problems()
+    print("\n".join(wrong), end="\n" if wrong else "")
+    sys.exit(bool(wrong))
