@@ -52,7 +52,7 @@ def main() -> int:
         command = f"sudo {arguments.environment}/bin/python - {step} {how} '{known}'"
         if how == "kill":
             command = f"{command}; code=$?; {_LOOK.format(arguments.environment)}; exit $code"
-        _during(arguments.host, arguments.file, _ssh(host, command), 137 if how == "kill" else 1)
+        _during(arguments.host, arguments.file, _ssh(host, command), 1)
         if how == "kill":
             _was_told_and_undone(host)
         _serves_as_before(host)

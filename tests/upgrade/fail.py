@@ -1,7 +1,7 @@
 """Runs on a host, in a new environment, as its `chromactl upgrade`: fails as soon as a step has been done.
 
-Arguments: STEP (a method of Upgrade), HOW (`raise` or `kill`), BACKUP (the id of one that was taken before and was tried, to
-save time; empty to take one and try it).
+Arguments: STEP (a method of Upgrade), HOW (`raise`, or `kill` of the part that works, so that root's part ends with 1), BACKUP
+(the id of one that was taken before and was tried, to save time; empty to take one and try it).
 """
 
 import os
