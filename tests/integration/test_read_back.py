@@ -3,11 +3,11 @@
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.integration import records
+from tests.integration.account import until
 from tests.integration.site import Site
 
 # Flips a bit in the middle of a file, and leaves its time as it was
@@ -61,12 +61,19 @@ def flip(name: str) -> str:
     return f"python3 $(dirname $0)/flip.py $(ls $directory/{name} | head -n 1)"
 
 
-def assert_not_proven(site: Site, said: str, environment: dict[str, str], *words: str) -> None:
+def assert_not_proven(
+    site: Site,
+    said: str,
+    environment: dict[str, str],
+    *words: str,
+    why: str = "what was stored is not what was proven",
+) -> None:
     """It is told, is not what a restore takes, lets nothing be purged, and the next one begins anew."""
     held, before = write(site), site.ledger
     result = site.chromactl("backup", *words, environment=environment)
     assert result.code == 1, result.output
-    assert "is stored, but not proven: what was stored is not what was proven" in result.output
+    assert "is stored, but not proven: " in result.output
+    assert why in result.output
     assert said in result.output
     assert "HINT: " in result.output
     assert "Traceback" not in result.output
@@ -106,22 +113,20 @@ def test_new_base_changed_after_the_proof(good: Site, name: str) -> None:
 
 
 def test_killed_before_it_was_read_back(good: Site) -> None:
-    """It is in the repository as proven; the next run sees to that, and takes a good one."""
+    """It is in the repository, and nowhere as proven."""
     write(good)
-    before = good.ledger["last_good"]
-    # The process above the shell is chromactl.
-    result = good.chromactl("backup", environment=around_restic(good, "dump", "kill -KILL $PPID; sleep 1"))
-    assert result.code == -signal.SIGKILL
-    unread = good.listed()[-1]
-    assert unread["proven"]
-    assert good.ledger["storing"] == unread["created"] != before
+    before = good.listed()
+    # The process above the shell is the one that works.
+    result = good.chromactl("backup", environment=around_restic(good, "dump", "kill -KILL $PPID; exit 1"))
+    assert result.code in (-signal.SIGKILL, 1), result.output
+    until(lambda: good.chromactl("backup", "--dry-run").code == 0, "the end of restic")
+    [unread] = good.listed()[len(before) :]
+    assert not unread["proven"]
+    last = next(each["id"] for each in reversed(before) if each["proven"])
+    assert good.chromactl("restore", "--dry-run", "--json").json()["id"] == last
     held = write(good)
-    taken = good.backup()
-    assert taken["records"] == held
-    found = {each["created"]: each["proven"] for each in good.listed()}
-    assert not found[unread["created"]]
-    assert found[taken["created"]]
-    assert good.ledger["storing"] == ""
+    assert good.backup()["records"] == held
+    assert [each["proven"] for each in good.listed()[-2:]] == [False, True]
 
 
 def test_repository_that_cannot_be_read(good: Site) -> None:
@@ -130,15 +135,18 @@ def test_repository_that_cannot_be_read(good: Site) -> None:
 
 
 def test_repository_that_takes_no_new_tag(good: Site) -> None:
-    """Last in this file: it still counts as proven there, and that is said with what to do."""
-    write(good)
-    before = good.ledger["last_seq_id"]
-    environment = around_restic(good, "dump", "exit 1")
-    script = Path(environment["PATH"].split(":")[0]) / "restic"
-    script.write_text(script.read_text().replace("*' dump '*", "*' dump '* | *' tag '*"), encoding="ascii")
-    result = good.chromactl("backup", environment=environment)
-    assert result.code == 1, result.output
-    stored = good.listed()[-1]["id"]
-    assert "in the repository it still counts as proven" in result.output
-    assert f"HINT: chromactl backups forget {stored} --confirm" in result.output
-    assert good.ledger["last_seq_id"] == before
+    """What was read back does not count as proven when the repository cannot be told so."""
+    assert_not_proven(good, "", around_restic(good, "tag", "echo Fatal: no >&2; exit 1"), why="restic tag: no")
+    assert_not_proven(good, "", around_restic(good, "tag", "exit 0"), why="did not take the tag proven")
+
+
+def test_repository_that_removes_nothing(good: Site) -> None:
+    """The former snapshot stays beside the one that is proven."""
+    held, before = write(good), good.listed()
+    keep = 'cp -a {0}/snapshots {0}/kept; /usr/bin/restic "$@"; cp -an {0}/kept/. {0}/snapshots; exit'
+    result = good.chromactl("backup", "--json", environment=around_restic(good, "tag", keep.format(good.backups)))
+    assert result.code == 0, result.output
+    assert result.json()["records"] == held
+    found = good.listed()[len(before) :]
+    assert sorted(each["proven"] for each in found) == [False, True]
+    assert next(each["id"] for each in found if each["proven"]) == result.json()["id"]

@@ -61,8 +61,7 @@ class Drill:
 class Ledger:
     """data_id: of the history that last_seq_id and last_good belong to. problem: of the last backup, empty when it was good.
     suspect: its proof failed, so nothing is to be built on it. parts: how many rotating checks there were. retained: when
-    retention was applied last. kept: what it leaves alone, the newest last. storing: the creation of a backup that is on its way
-    into the repository, until it is read back."""
+    retention was applied last. kept: what it leaves alone, the newest last."""
 
     format: int = FORMAT
     data_id: str = ""
@@ -71,7 +70,6 @@ class Ledger:
     attempted: MomentOrNone = ""
     problem: str = ""
     suspect: bool = False
-    storing: MomentOrNone = ""
     parts: Number = 0
     retained: MomentOrNone = ""
     kept: list[Kept] = field(default_factory=list)

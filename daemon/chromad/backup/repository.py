@@ -171,10 +171,15 @@ class Repository:
         self._run("forget", *ids)
 
     def retag(self, snapshot: Snapshot, remove: str, add: str) -> str:
-        """Gives a backup another tag; restic stores it anew then. Gives its id."""
+        """Gives a backup another tag; restic stores it anew then, and removes the former one where the repository lets it. Gives
+        its id. Raises BackupError when it has not got the tag."""
         self._run("tag", "--remove", remove, "--add", add, snapshot.id)
-        same = [each for each in self.snapshots() if (each.time, each.path) == (snapshot.time, snapshot.path)]
-        return next((each.id for each in same if add in each.tags), snapshot.id)
+        for each in self.snapshots():
+            if (each.time, each.path) == (snapshot.time, snapshot.path) and add in each.tags:
+                return each.id
+        raise BackupError(
+            f"{self.location} did not take the tag {add} for {snapshot.id}", "chromactl backups lists what there is"
+        )
 
     def prune(self, tick: Callable[[], None]) -> None:
         """Gives back the space of what no backup holds any more."""

@@ -118,7 +118,6 @@ def run(
         attempted = ledger.now()
         remove_leftovers(config)
         try:
-            _settle_unread(config, primary)
             if former.has_nothing(config) and not accept_empty:
                 _refuse_nothing(config, primary)
             _begin_history(config)
@@ -281,9 +280,9 @@ def _store(
     kept = [*former.active(before.kept, found.created), *([shrunk] if shrunk else [])]
     kept = list({each.created: each for each in kept}.values())
     # Before it is stored: whoever is killed in between has stored it, and the next one must not let the former go.
-    known = replace(ledger.read(config.backup_dir), kept=kept, storing="" if problem else found.created)
-    ledger.write(config.backup_dir, known)
-    tags = [UNPROVEN if problem else PROVEN, *(f"{key}={value}" for key, value in facts.items()), *former.tags(kept)]
+    ledger.write(config.backup_dir, replace(ledger.read(config.backup_dir), kept=kept))
+    # Proven it is when it was read back, whatever becomes of us until then.
+    tags = [UNPROVEN, *(f"{key}={value}" for key, value in facts.items()), *former.tags(kept)]
     added = primary.backup(taken.directory, host(), tags, lambda done, total: progress("storing", done, total))
     if not problem:
         added, problem = _read_back(config, primary, taken, looks, added, progress)
@@ -298,7 +297,7 @@ def _store(
         len(found.collections),
         found.records,
     )
-    known = replace(known, attempted=found.created, taken=[*known.taken, entry], storing="")
+    known = replace(known, attempted=found.created, taken=[*known.taken, entry])
     if problem:
         known = replace(known, problem=_one_line(problem), suspect=True)
     else:
@@ -331,50 +330,25 @@ def _store(
 def _read_back(
     config: Config, primary: Repository, taken: Snapshot, looks: readback.Looks, added: Added, progress: Progress
 ) -> tuple[Added, BackupError | None]:
-    """Reads back what was stored as proven. Where that fails it does not stay proven: gives it as it is stored then, and why."""
+    """Reads back what was stored, and marks it proven. Gives it as it is stored then, and why it is not proven."""
     found = taken.manifest
     stored = repository.Snapshot(added.id, found.created, host(), str(taken.directory), frozenset(), {})
-    try:
-        readback.check(
-            primary,
-            stored,
-            taken.directory,
-            found,
-            looks,
-            base=bool(taken.base),
-            place=config.backup_dir / _PROOF,
-            tick=lambda: progress("reading back", 0, 0),
-        )
-    except signals.Interrupted as interrupted:
-        with signals.deferred():
-            try:
-                left = primary.retag(stored, PROVEN, UNPROVEN)
-                interrupted.done = f"the backup {left} is stored, but not proven; the last good one is as it was"
-            except ChromadError as error:
-                interrupted.done = (
-                    f"the backup {added.id} is stored, was not read back, and still counts as proven ({error.message}): "
-                    f"chromactl backups forget {added.id} --confirm"
-                )
-        raise
-    except BackupError as problem:
+    with signals.saying(f"the backup {added.id} is stored, but not proven; the last good one is as it was"):
         try:
-            return replace(added, id=primary.retag(stored, PROVEN, UNPROVEN)), problem
-        except ChromadError as error:
-            message = f"{problem.message}; in the repository it still counts as proven: {error.message}"
-            return added, BackupError(message, f"chromactl backups forget {added.id} --confirm")
-    return added, None
-
-
-def _settle_unread(config: Config, primary: Repository) -> None:
-    """A backup that was stored, and whose run was killed before it was read back, does not stay proven."""
-    known = ledger.read(config.backup_dir)
-    if not known.storing:
-        return
-    for each in primary.snapshots():
-        if (each.host, each.time) == (host(), known.storing) and PROVEN in each.tags:
-            left = primary.retag(each, PROVEN, UNPROVEN)
-            journal.warning("backup: %s was stored and not read back, so it does not count as proven", left)
-    ledger.write(config.backup_dir, replace(known, storing=""))
+            readback.check(
+                primary,
+                stored,
+                taken.directory,
+                found,
+                looks,
+                base=bool(taken.base),
+                place=config.backup_dir / _PROOF,
+                tick=lambda: progress("reading back", 0, 0),
+            )
+            with signals.deferred():
+                return replace(added, id=primary.retag(stored, UNPROVEN, PROVEN)), None
+        except BackupError as problem:
+            return added, problem
 
 
 def _retain(config: Config, primary: Repository, second: Repository | None) -> int:
