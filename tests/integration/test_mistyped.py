@@ -204,16 +204,12 @@ def test_dry_run_of_a_backup(site: Site) -> None:
 
 
 def test_dry_run_of_a_backup_of_a_damaged_database(site: Site) -> None:
-    """What a backup with a base of its own refuses. The index belongs to no log, so that smaller ones know nothing of it."""
-    with closing(sqlite3.connect(site.data / "chroma.sqlite3")) as connection:
-        connection.execute(
-            "UPDATE embedding_fulltext_search_data SET block = zeroblob(length(block)) WHERE id = (SELECT max(id) FROM"
-            " embedding_fulltext_search_data)"
-        )
-        connection.commit()
-        refused_alike(site, 1, "the full-text index is damaged", "backup", "--full")
-        connection.execute("INSERT INTO embedding_fulltext_search(embedding_fulltext_search) VALUES ('rebuild')")
-        connection.commit()
+    """What a backup with a base of its own refuses."""
+    one = "WHERE id = (SELECT max(id) FROM segments WHERE scope = 'METADATA')"
+    with closing(sqlite3.connect(site.data / "chroma.sqlite3", isolation_level=None)) as connection:
+        connection.execute(f"UPDATE segments SET collection = collection || '-' {one}")
+        refused_alike(site, 1, "the database is not worth keeping as it is", "backup", "--full")
+        connection.execute(f"UPDATE segments SET collection = rtrim(collection, '-') {one}")
     site.edit_ledger(problem="", suspect=False)
 
 

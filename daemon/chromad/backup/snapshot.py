@@ -22,6 +22,7 @@ from chromad.output import human_bytes
 from chromad.output import log as journal
 from chromad.store import archive, audit, fence, hold, log, removal, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Checkpoint, Store
+from chromad.store.finding import Finding
 
 CURRENT = "current"
 NEXT = "next"
@@ -109,19 +110,19 @@ class _Purged(Exception):
 
 def check(config: Config, *, base: bool) -> None:
     """Raises what `take` would raise: ConfigurationError where there is no database, BackupError when a collection is in
-    quarantine or the database is damaged. base: whether it would begin with a new base. Then it takes SQLite's write lock, while
-    it checks the full-text index."""
+    quarantine or the database is damaged. base: whether it would begin with a new base. The full-text index is left out, since
+    its own check, of a database that is served, would hold up clients."""
     _check_database(config)
     fenced = fence.read(config.data_dir) if base else {}
     for collection in sqlite.collections(config.data_dir, counted=False):
         _refuse_quarantined(collection, fenced)
     if base:
         with sqlite.connect(config.data_dir) as connection:
-            _refuse_damaged(connection)
+            _refuse_damaged(audit.problems(connection, full_text=False))
 
 
-def _refuse_damaged(connection: sqlite3.Connection) -> None:
-    if found := audit.problems(connection):
+def _refuse_damaged(found: Sequence[Finding]) -> None:
+    if found:
         hint = "systemctl stop chromadb; chromactl repair; systemctl start chromadb"
         raise BackupError(
             "the database is not worth keeping as it is:\n" + "\n".join(each.fact for each in found),
@@ -321,7 +322,7 @@ def _prepare_copy(connection: sqlite3.Connection, store: Store, seq_ids: Mapping
                 collection.name,
             )
     sqlite.set_seq_ids(connection, {each.segment: seq_ids.get(each.segment) for each in collections})
-    _refuse_damaged(connection)
+    _refuse_damaged(audit.problems(connection))
 
 
 def _data_id(config: Config) -> str:

@@ -20,7 +20,7 @@ _INTERVALS = 3
 _MANY_PAGES = 16384
 _CLOCK = 60.0  # seconds
 _REPAIR = "sudo chromactl repair; systemctl start chromadb"
-_UNREACHED = "Chroma's index loses the way to records that come after many deletes; a copy finds them: chromactl restore --collection {} --into NEW"
+_UNREACHED = "Chroma's index has lost the way to them, as after many deletes; a copy finds them: chromactl restore --collection {} --into NEW"
 # Findings of the audit that harm nobody yet
 _MINOR = {"leftovers", "ghosts", "indexes"}
 

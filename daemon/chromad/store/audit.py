@@ -72,13 +72,14 @@ def look(data_dir: Path, *, files: bool) -> list[Finding]:
         return list(_until_damage(_thorough(connection, data_dir, files=files)))
 
 
-def problems(connection: sqlite3.Connection) -> list[Finding]:
+def problems(connection: sqlite3.Connection, *, full_text: bool = True) -> list[Finding]:
     """What a database must not have for a copy of it to be worth keeping: damage by SQLite's own checks, collections that are
-    not seen, writes that would be lost. Takes the write lock while it checks the full-text index."""
+    not seen, writes that would be lost. full_text: whether that index is checked as well, which takes the write lock."""
 
     def found() -> Iterator[Finding]:
         yield from _integrity(connection)
-        yield from fulltext.damage(connection)
+        if full_text:
+            yield from fulltext.damage(connection)
         yield from _quick(connection, _directory(connection))
 
     return list(_until_damage(found()))

@@ -32,7 +32,7 @@ def verdict(directory: Path, claim: Claim | None = None, *, with_reach: bool = F
         unlike = vectors.compare(directory, claim) if claim else 0
         if claim:
             ids.compare(directory, claim)
-        cut_off = len(reach.cut_off(directory)) if with_reach and facts.live < facts.elements else 0
+        cut_off = len(reach.cut_off(directory)) if with_reach and facts.live else 0
     except Older as older:
         return _unsound(str(older)) | {"older": True}
     except Damage as damage:

@@ -86,7 +86,7 @@ def examine(
     """Examines segments that no engine has open. Calls `tick` about every 0.2 s meanwhile; it may raise to give up.
 
     claims: of those that are to be compared with the log. reach: count the records that no search comes to, which takes another
-    look at the links of segments with deleted elements.
+    look at the links.
 
     A segment that the child crashes at is not sound. One at which it is ended from outside, as by the kernel for want of
     memory, is unread. Raises ChromadError when the child cannot run at all, which says nothing about segments. The calling
