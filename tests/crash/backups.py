@@ -133,7 +133,7 @@ class Laboratory:
         if self._daemon.status()["state"] != "serving":
             losses.append("the service does not serve")
         for path in self._targets.iterdir():
-            if path.name.startswith("staging-"):
+            if path.name.startswith(("staging-", ".chromad-restore-")):
                 self.summary.left.add("staging directories of restores")
             elif not (path / "chroma.sqlite3").exists():
                 losses.append(f"{path} is half a restore")

@@ -227,7 +227,8 @@ def test_restored_directory_serves_fast_and_stock_can_have_it(site: Site, told: 
 def test_engine_aside_is_informed_before_it_opens_the_file(site: Site, told: Mapping[str, list[str]]) -> None:
     """As for a proof, a drill and the trial of an upgrade."""
     stock(site)
-    with proof.scratch(configuration.load(site.config), site.data, lambda: None):
+    settings = configuration.load(site.config).model_copy(update={"allow_root": True})
+    with proof.scratch(settings, site.data, lambda: None):
         assert_fast(site.data, told)
 
 
