@@ -2,7 +2,8 @@
 
 Chroma never runs ANALYZE, so that SQLite walks all records of a collection and looks each of them up in a filter's matches.
 With these rows it begins with the matches. They are the same whatever the tables hold: SQLite reads them when it opens the
-file or sees its schema changed, and they need no upkeep. Without the indexes they would make small collections slower. The figures were searched for; daemon/docs/filters.md has what was tried.
+file or sees its schema changed, and they need no upkeep. Without the indexes they would make small collections slower. The
+figures were searched for; daemon/docs/filters.md has what was tried.
 """
 
 import sqlite3
