@@ -214,7 +214,7 @@ class Daemon:
             if self._config.engine.allow_reset and time.monotonic() - kept > KEEP_INTERVAL:
                 kept = time.monotonic()
                 try:
-                    sqlite.keep_log(self._config.data_dir)
+                    sqlite.keep_log(self._config.data_dir, serving=True)
                 except ChromadError as error:
                     log.debug("in the middle of a client's reset: %s", error.message)
             if time.monotonic() - refreshed > REFRESH_INTERVAL:

@@ -117,7 +117,9 @@ def _database(host: Host) -> Iterator[Result]:
         lacks = [*([] if informed else ["statistics"]), *([f"the indexes {', '.join(missing)}"] if missing else [])]
         fact = f"filters are slow: SQLite's planner lacks {' and '.join(lacks)}"
         yield warn(
-            "filters", fact, "systemctl restart chromadb puts it right, with as much space free as the database takes"
+            "filters",
+            fact,
+            "systemctl restart chromadb puts it right, with as much space free as the database takes, in /var/tmp too",
         )
     fact, data = f"the log holds {human_bytes(size)}", {"bytes": size}
     if size > _LOG_PARTS * host.config.checkpoint.after_log:

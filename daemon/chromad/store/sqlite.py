@@ -130,11 +130,12 @@ def use_wal(data_dir: Path, *, flush: bool = True) -> None:
         )
 
 
-def keep_log(data_dir: Path, tick: Callable[[], None] = lambda: None) -> None:
+def keep_log(data_dir: Path, tick: Callable[[], None] = lambda: None, *, serving: bool = False) -> None:
     """Makes the engine keep the log, gives the log the index that keeps writes fast beside it, has list values deleted with
     their records, has recorded which collections come and go, and gives the planner what makes filters fast.
 
-    Does nothing on a database that the engine has yet to make or to migrate. tick: called while it takes long, once.
+    Does nothing on a database that the engine has yet to make or to migrate. tick: called while it takes long, once. serving:
+    clients write meanwhile, and what would take long is left to the next start.
     """
     with connect(data_dir) as connection:
         if not has_table(connection, "embeddings_queue_config"):
@@ -145,10 +146,10 @@ def keep_log(data_dir: Path, tick: Callable[[], None] = lambda: None) -> None:
         index_log(connection)
         if removed := keep_lists(connection):
             journal.info("%s: removed %d list values of records that are no more", data_dir / FILE, removed)
-        planner.inform(connection)
         if not _outdated(connection):
             changes.keep(connection)
-            planner.index(connection, tick)
+            planner.index(connection, tick, serving=serving)
+        planner.inform(connection)
 
 
 def inform_planner(data_dir: Path) -> None:
