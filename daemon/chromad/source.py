@@ -20,13 +20,15 @@ from chromad.host.privileges import Step
 from chromad.store import origin, segment, sqlite, state, swap
 
 _CHUNK = 1 << 20
+_SHOWN = 20
 _DATABASE = tuple(f"{sqlite.FILE}{suffix}" for suffix in ("", "-wal", "-journal"))
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class Look:
-    """bytes: of Chroma's files. served: whether chromad has run on it. left_out: what is not Chroma's."""
+    """bytes: of Chroma's files. served: whether chromad has run on it. left_out: what is not Chroma's; how many more there are,
+    where these are many."""
 
     bytes: int
     served: bool
@@ -68,7 +70,9 @@ class Source:
             found = list(self._files(top))
             # A torn link_lists.bin can claim terabytes.
             size = sum(min(status.st_size, status.st_blocks * 512) for _, status in found)
-            return Look(size, served, sorted(name for name in os.listdir(top) if not _is_chromas(name)))
+            left_out = sorted(name for name in os.listdir(top) if not _is_chromas(name))
+            more = len(left_out) - _SHOWN
+            return Look(size, served, [*left_out[:_SHOWN], f"… and {more} more"] if more > 0 else left_out)
 
     def copy_to(self, target: Path, tick: Callable[[], None]) -> None:
         """See `Readable`. What root copies belongs to the owner of the directory that the target is in."""

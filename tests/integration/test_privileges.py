@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pytest
 from tests.integration import records
 from tests.integration.account import AS_ROOT, BIN, current
 from tests.integration.site import Result, Site
-from tests.integration.unit import Unit
+from tests.integration.unit import Unit, ended
 
 pytestmark = [
     pytest.mark.skipif(not AS_ROOT, reason="is about what root does"),
@@ -215,6 +216,89 @@ def test_a_link_of_the_service_users_is_not_its_data(site: Site) -> None:
     result = site.chromactl("backup")
     assert result.code == 77, result.output
     assert "is a symbolic link that root has not made" in result.output
+
+
+def test_doctor_looks_at_nothing_behind_a_link_of_the_service_users(site: Site) -> None:
+    other = site.root / "other"
+    site.data.rename(other)
+    site.data.symlink_to(other)
+    os.chown(site.data, site.account.uid, site.account.gid, follow_symlinks=False)
+    for words in (["doctor"], ["doctor", "--deep", "--fix", "--yes"]):
+        done = site.chromactl(*words)
+        assert done.code == 2, done.output
+        assert "data_dir: " in done.output
+        assert "is a symbolic link that root has not made" in done.output
+        assert "done: " not in done.output
+    trace = site.root / "trace"
+    argv: list[str | Path] = ["strace", "-f", "-y", "-e", f"trace={_FILES}", "-o", trace]
+    site.spawn([*argv, BIN / "chromactl", "--config", site.config, "doctor", "--deep"], current()).communicate(
+        timeout=60
+    )
+    for line in trace.read_text().splitlines():
+        assert f"{site.data}/" not in line, line
+        assert str(other) not in line, line
+
+
+def test_without_data_root_runs_no_restic(site: Site, _made: Site) -> None:
+    site.configure({"backup.repository": str(_made.backups), "backup.password_file": str(_made.key)})
+    for path in (site.data, site.checkpoints):
+        shutil.rmtree(path)
+    for words in (["backups"], ["backups", "show", "latest"]):
+        trace = Trace(site, *words)
+        ran = [each for each in trace.processes.values() if any('"restic"' in program for program in each.programs)]
+        assert ran, trace.result.output
+        assert all(each.pid in trace.below(trace.worker.pid) for each in ran)
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_killed_work_does_not_leave_the_service_stopped(_made: Site, site: Site, exchanged: bool) -> None:
+    site.copy_from(_made)
+    site.configure({"backup.repository": str(_made.backups), "backup.password_file": str(_made.key)})
+    site.serve()
+    unit = Unit(site)
+    verb: list[subprocess.Popen[bytes]] = []
+
+    def kill() -> None:
+        root = verb[0].pid
+        for each in Path(f"/proc/{root}/task/{root}/children").read_text().split():
+            if (
+                Path(f"/proc/{each}").exists()
+                and f"Uid:\t{site.account.uid}" in Path(f"/proc/{each}/status").read_text()
+            ):
+                os.kill(int(each), signal.SIGKILL)
+        unit.before.clear()
+
+    if exchanged:
+        unit.before["start"] = kill
+        unit.broken["start"] = 1
+    else:
+        unit.after["stop"] = kill
+    try:
+        verb.append(unit.spawn("restore", "latest", "--stop"))
+        done = ended(verb[0])
+        assert done.code == 1, done.output
+        assert "ended by signal 9; chromadb.service" in done.output
+        if exchanged:
+            assert "give the same command again" in done.output
+            assert not unit.serving
+        else:
+            assert "is started again" in done.output
+            assert unit.asked == ["stop", "start"]
+            assert unit.serving
+    finally:
+        unit.close()
+
+
+def test_many_files_that_are_not_chromas(_made: Site, site: Site) -> None:
+    """More names than an answer of root's part may hold."""
+    source = site.root / "many"
+    shutil.copytree(_made.data, source, ignore=shutil.ignore_patterns("chromad.*", ".chromad-*"))
+    source.chmod(0o700)
+    for number in range(2000):
+        (source / f"{'n' * 100}{number:04}").touch()
+    done = site.chromactl("adopt", str(source), "--dry-run")
+    assert done.code == 0, done.output
+    assert "… and 1980 more" in done.output.replace("\n", " ")
 
 
 def test_nothing_more_can_be_had(_made: Site) -> None:

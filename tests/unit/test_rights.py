@@ -1,11 +1,20 @@
-"""The look for code with which root would reach a file by its name."""
+"""The look for code with which root would reach a file by its name; and whom root works as."""
 
 import ast
+import os
+import pwd
 from pathlib import Path
 
 import pytest
+from chromad.checks import files
+from chromad.checks.host import Host
+from chromad.cli import rights as verbs
+from chromad.config import Config
+from chromad.errors import PermissionProblem
 
 from tests import rights
+
+_as_root = pytest.mark.skipif(os.geteuid() != 0, reason="is about whom root works as")
 
 
 @pytest.mark.parametrize(
@@ -42,3 +51,36 @@ def test_let_pass(code: str) -> None:
 
 def test_the_house() -> None:
     assert rights.problems() == []
+
+
+def _config(top: Path, *, allow_root: bool = False) -> Config:
+    return Config(data_dir=top / "data", checkpoint_dir=top / "checkpoints", allow_root=allow_root)
+
+
+@_as_root
+def test_the_group_is_the_owners_own(tmp_path: Path) -> None:
+    entry = pwd.getpwnam("daemon")
+    config = _config(tmp_path)
+    config.data_dir.mkdir()
+    os.chown(config.data_dir, entry.pw_uid, 0)
+    account = verbs.owner(config)
+    assert account
+    assert (account.uid, account.gid) == (entry.pw_uid, entry.pw_gid)
+    os.chown(config.data_dir, 61234, 0)  # has no entry
+    with pytest.raises(PermissionProblem, match="whose group is root's"):
+        verbs.owner(config)
+
+
+@_as_root
+def test_where_there_are_no_data_it_is_not_root(tmp_path: Path) -> None:
+    account = verbs.owner(_config(tmp_path))
+    assert account
+    assert account.uid
+    assert account.gid
+    assert verbs.owner(_config(tmp_path, allow_root=True)) is None
+
+
+def test_only_a_doctor_that_mends_knows_the_word(tmp_path: Path) -> None:
+    host = Host(_config(tmp_path), tmp_path / "chromad.yml")
+    assert set(files.steps(host, fix=False)) == {"look at files"}
+    assert set(files.steps(host, fix=True)) == {"look at files", "mend files"}

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from chromad import errors, service
 from chromad.checks import Fix, Result, drift, fail, ok, skip, warn
-from chromad.checks.host import Host, unit_properties, user_name
-from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
+from chromad.checks.host import Host, group_name, unit_properties, user_name
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, one_line
 from chromad.host import files, privileges
 from chromad.host.privileges import Step
 from chromad.service import UNIT
 
 _SHOWN = 5
+_LONGEST = 1000  # characters of names that anybody may have chosen
 # Where the role puts what calls the service's programs, and their manual
 _WRAPPERS = (Path("/usr/local/bin/chromactl"), Path("/usr/local/bin"))
 _MANUAL = Path("/usr/local/share/man")
@@ -42,8 +43,9 @@ def look(host: Host) -> Iterator[Result]:
         yield Result(name, status, fact, hint, getattr(errors, kind), data, fix)
 
 
-def steps(host: Host) -> dict[str, Step]:
-    """What root does for a doctor that works as the service user, by its word: it looks at owners and modes, and sets them."""
+def steps(host: Host, *, fix: bool) -> dict[str, Step]:
+    """What root does for a doctor that works as the service user, by its word: it looks at owners and modes. fix: and sets
+    them."""
 
     def see() -> list[list[object]]:
         return [
@@ -62,14 +64,14 @@ def steps(host: Host) -> dict[str, Step]:
     def mend() -> dict[str, str]:
         return {each.fix.what: _outcome(each.fix) for each in check(host) if each.fix}
 
-    return {"look at files": see, "mend files": mend}
+    return {"look at files": see, **({"mend files": mend} if fix else {})}
 
 
 def _outcome(fix: Fix) -> str:
     try:
         fix.do()
     except (ChromadError, OSError) as error:
-        return str(error)
+        return one_line(str(error), _LONGEST)
     return ""
 
 
@@ -123,7 +125,7 @@ def _service_user(host: Host) -> int:
 
 
 def _missing(top: Path, owner: int) -> Result:
-    command = f"install -d -m 0750 -o {user_name(owner)} {shlex.quote(str(top))}"
+    command = f"install -d -m 0750 -o {user_name(owner)} -g {group_name(owner)} {shlex.quote(str(top))}"
     fix = Fix(command, lambda: files.make_directory(top, 0o750, (owner, _group(owner))))
     return warn("directories", f"{top} does not exist", command, fix=fix)
 
@@ -132,7 +134,7 @@ def _strangers(top: Path, owner: int) -> Result:
     found = [path for path in _everything(top) if path.lstat().st_uid != owner]
     if not found:
         return ok("owner", f"all below {top} belongs to {user_name(owner)}")
-    names = ", ".join(str(path) for path in found[:_SHOWN]) + (" …" if len(found) > _SHOWN else "")
+    names = one_line(", ".join(map(str, found[:_SHOWN])), _LONGEST) + (" …" if len(found) > _SHOWN else "")
     count = "1 file" if len(found) == 1 else f"{len(found)} files"
     fact = f"{count} at or below {top} not of {user_name(owner)}: {names}"
     command = f"chown -R {user_name(owner)}: {shlex.quote(str(top))}"

@@ -1,5 +1,6 @@
 """What the checks of a host look at, and small questions that several of them ask."""
 
+import grp
 import pwd
 import subprocess
 from dataclasses import dataclass
@@ -28,6 +29,14 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
+
+
+def group_name(uid: int) -> str:
+    """The name of a user's own group, `the group of uid N` where there is none."""
+    try:
+        return grp.getgrgid(pwd.getpwuid(uid).pw_gid).gr_name
+    except KeyError:
+        return f"the group of {user_name(uid)}"
 
 
 def unit_properties(unit: str, *names: str) -> dict[str, str]:

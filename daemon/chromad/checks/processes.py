@@ -13,6 +13,8 @@ from chromad.host import files
 # https://www.sqlite.org/walformat.html#wal_locks)
 _SHM_DMS = 128
 
+_MOST = 20
+
 # struct flock of fcntl(2) on 64-bit Linux: type, whence, start, len, pid
 _FLOCK = "hhqqi4x"
 
@@ -27,7 +29,7 @@ class Process:
 
 
 def with_open_database(path: Path, ignore: set[int]) -> list[Process]:
-    """The processes that have an SQLite file open.
+    """The processes that have an SQLite file open, some of them where they are very many.
 
     Open files of other users are hidden from an ordinary user; their lock on the WAL index is not.
     """
@@ -46,7 +48,7 @@ def with_open_database(path: Path, ignore: set[int]) -> list[Process]:
     holder = _lock_holder(path.with_name(path.name + "-shm"))
     if holder is not None:
         pids.add(holder)
-    return [Process(pid, command(pid) if pid > 0 else "in another container") for pid in sorted(pids - ignore)]
+    return [Process(pid, command(pid) if pid > 0 else "in another container") for pid in sorted(pids - ignore)[:_MOST]]
 
 
 def with_listening_port(port: int) -> str:

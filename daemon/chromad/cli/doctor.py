@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import StrEnum
 from typing import Annotated
 
@@ -51,9 +50,11 @@ def run(
     if output is Output.nagios and (json or settings.json):
         raise UsageProblem("--output nagios and --json exclude each other", "give one of them")
     output = Output.json if json or settings.json else output
-    _become_owner(settings)
-    results, blind = _examine(settings, deep)
-    if fix:
+    if problem := _become_owner(settings, fix):
+        results, blind = [problem], ""
+    else:
+        results, blind = _examine(settings, deep)
+    if fix and not problem:
         with signals.saying("what is mended stays so"):
             _mend(results, yes, quiet=output is not Output.text)
         results, blind = _examine(settings, deep)
@@ -70,13 +71,17 @@ def run(
     raise typer.Exit(code)
 
 
-def _become_owner(settings: ui.Settings) -> None:
+def _become_owner(settings: ui.Settings, fix: bool) -> Result | None:
+    """Why it cannot be known whom to work as: then there is nothing that root should look at."""
     try:
         config = settings.config
     except ChromadError:
-        return  # It is told of among the results.
-    with suppress(PermissionProblem):
-        rights.become_owner(config, files.steps(Host(config, settings.path)), strict=False)
+        return None  # It is told of among the results.
+    try:
+        rights.become_owner(config, files.steps(Host(config, settings.path), fix=fix), strict=False)
+    except PermissionProblem as error:
+        return fail("data_dir", PermissionProblem, error.message, error.hint)
+    return None
 
 
 def _examine(settings: ui.Settings, deep: bool) -> tuple[list[Result], str]:

@@ -4,12 +4,13 @@ import os
 import pwd
 import stat
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from chromad import service
 from chromad.cli import ui
 from chromad.config import Config
-from chromad.errors import PermissionProblem
+from chromad.errors import ChromadError, PermissionProblem
 from chromad.host import privileges
 from chromad.host.privileges import Account, Step
 from chromad.store import swap
@@ -19,24 +20,41 @@ _OTHERS = ("chromadb", "nobody")
 
 
 def owner(config: Config, *, strict: bool = True) -> Account | None:
-    """Whom a verb that root starts works as: the owner of the data. None to go on as we are: not root, or nobody's data but
-    root's. strict: raise PermissionProblem for data of root's which the configuration does not permit."""
+    """Whom a verb that root starts works as: the owner of the data, or `somebody` where there are none. None to go on as we are:
+    not root, or data of root's, or none where the configuration permits that they are root's. strict: raise PermissionProblem
+    for data of root's which it does not permit."""
     if os.geteuid() != 0:
         return None
     for path in (config.data_dir, config.checkpoint_dir):
         try:
             status = path.lstat()
-            if stat.S_ISLNK(status.st_mode) and status.st_uid != 0:
-                raise PermissionProblem(f"{path} is a symbolic link that root has not made", "name what it points to")
-            status = path.stat()
+            if stat.S_ISLNK(status.st_mode):
+                if status.st_uid != 0:
+                    raise PermissionProblem(
+                        f"{path} is a symbolic link that root has not made", "name what it points to"
+                    )
+                status = path.stat()
         except FileNotFoundError:
             continue
         if status.st_uid != 0:
-            return Account(status.st_uid, status.st_gid)
+            return Account(status.st_uid, _group(status))
         if strict and not config.allow_root:
             raise PermissionProblem(f"{path} belongs to root", "give it to the service's user, or set allow_root: true")
         return None
-    return None
+    return None if config.allow_root else somebody(config.backup.local_path)
+
+
+def _group(status: os.stat_result) -> int:
+    """The group of the owner of a directory: its own one says nothing, the owner could have given it to any of theirs."""
+    try:
+        gid = pwd.getpwuid(status.st_uid).pw_gid
+    except KeyError:  # as in a container
+        gid = status.st_gid
+    if gid == 0:
+        raise PermissionProblem(
+            f"the data belong to {status.st_uid}, whose group is root's", "give that user a group of its own"
+        )
+    return gid
 
 
 def become_owner(
@@ -46,18 +64,65 @@ def become_owner(
     account: Account | None = None,
     ended: Callable[[], None] = lambda: None,
     strict: bool = True,
+    resumes: bool = False,
 ) -> None:
     """As root, goes on as the owner of the data, for good; what root has to do is done by `privileges.part`. Comes after
     everything that only root can read has been read.
 
     steps: beside those of the service and of the exchange of directories. account: another one than the owner. ended: called at
-    the end, as root.
+    the end, as root. resumes: the verb itself puts right what one that was killed has left, before the service starts.
     """
     account = account or owner(config, strict=strict)
     if account is None or privileges.split():
         return
-    known = {**service.steps(), **swap.steps(config.data_dir), **(steps or {})}
-    privileges.part(account, known, ended, lambda text: ui.err.print(f"ERROR: {text}", style="red", markup=False))
+    unit = _Unit(config.data_dir, resumes=resumes)
+    known = {**unit.steps(), **swap.steps(config.data_dir), **(steps or {})}
+    tell = partial(ui.err.print, style="red", markup=False)
+    privileges.part(account, known, ended, lambda text: tell(f"ERROR: {text}"), unit.killed)
+
+
+class _Unit:
+    """The service, which root's part stops and starts. One that was stopped for somebody who is killed would stay so."""
+
+    def __init__(self, data_dir: Path, *, resumes: bool) -> None:
+        self._resumes = resumes
+        self._data_dir = data_dir
+        # The data that it was stopped with
+        self._stopped: tuple[int, int] | None = None
+
+    def steps(self) -> dict[str, Step]:
+        """Those of the service, by their words."""
+        known = service.steps()
+
+        def stop() -> None:
+            self._stopped = self._stopped or self._data()
+            known["stop"]()
+
+        def start() -> None:
+            known["start"]()
+            self._stopped = None
+
+        return {**known, "stop": stop, "start": start}
+
+    def killed(self) -> str:
+        """Starts it again where the data are those that it was stopped with; gives what there is to say."""
+        if not self._stopped:
+            return ""
+        try:
+            if self._resumes or self._data() != self._stopped:
+                return f"{service.UNIT} is stopped, and the data or the environment may be others: give the same command again"
+            service.control("start")
+        except (ChromadError, OSError) as error:
+            told = error.message if isinstance(error, ChromadError) else str(error)
+            return f"{service.UNIT} is stopped: {told}; look at chromactl doctor, then systemctl start {service.UNIT}"
+        return f"{service.UNIT}, which was stopped for it, is started again"
+
+    def _data(self) -> tuple[int, int]:
+        try:
+            status = self._data_dir.stat()
+        except OSError:
+            return 0, 0
+        return status.st_dev, status.st_ino
 
 
 def somebody(repository: Path | None) -> Account:

@@ -3,6 +3,9 @@
 A verb that root starts reads what only root can read, then becomes two processes. The one that does the work is the service
 user for good: it has no way back, and leaves no core dump, since it holds a key. The other one stays root, and does nothing
 but what it was given a word for before: it takes words from a pipe, no paths, and answers when it has done what they mean.
+
+The one that works has a session of its own. Root's terminal is open to it, but not its controlling terminal: nothing that runs
+as the service user can type there.
 """
 
 import ctypes
@@ -13,8 +16,9 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -27,12 +31,18 @@ Step = Callable[[], Any]
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 
-_LONGEST = 1 << 20  # bytes of an answer
+_LONGEST = 1 << 16  # bytes of an answer; a socket takes about three times that at once
+_TOLD = 2000  # characters of an error, or of a hint
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FAILED = 1
 _TICK = 0.2  # seconds
+# A part that works and does not end is killed by the next signal after so many. Those of one moment are one: a terminal that is
+# closed sends several.
+_PATIENCE = 3
+_MOMENT = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -45,12 +55,14 @@ class Account:
 
 class _Part:
     """Which part this process is. pipe: to the one that is root, in the one that works. words: that it knows. child: the one
-    that works, in the one that is root. interrupted: a signal has come there that is to end the program."""
+    that works, in the one that is root. interrupted: how often a signal has come there that is to end the program, and heard: when
+    it was last counted."""
 
     pipe: socket.socket | None = None
     words: frozenset[str] = frozenset()
     child = 0
-    interrupted = False
+    interrupted = 0
+    heard = 0.0
 
 
 def split() -> bool:
@@ -70,7 +82,7 @@ def child() -> int:
 
 def interrupted() -> bool:
     """Whether a signal is to end the program, for steps of root's part that take long: they leave off."""
-    return _Part.interrupted
+    return bool(_Part.interrupted)
 
 
 def ask(word: str, tick: Callable[[], None] = lambda: None) -> Any:
@@ -102,9 +114,12 @@ def become(account: Account) -> None:
 
 
 def confine() -> None:
-    """This process and those that it starts get no more rights than it has, and leave no core dump."""
+    """This process and those that it starts get no more rights than it has, and leave no core dump. Nobody but root reads the
+    memory of this one."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise ChromadError("the kernel does not know no_new_privs", "Linux 3.5 has it")
 
 
@@ -127,62 +142,96 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def part(account: Account, steps: Mapping[str, Step], ended: Callable[[], None], tell: Callable[[str], None]) -> None:
+def part(
+    account: Account,
+    steps: Mapping[str, Step],
+    ended: Callable[[], None],
+    tell: Callable[[str], None],
+    killed: Callable[[], str] = str,
+) -> None:
     """Returns in a process of its own, which is that account; the one that was called stays root, takes its words, and ends as
     it does. steps: what they mean. ended: called when it has ended, to clear up. tell: of an error that it could not tell of.
+    killed: called before, when a signal has ended it; what it gives is told.
 
-    Signals that would end the program are for the part that works, which root's part hands them on to.
+    Signals that would end the program are for the part that works, which root's part hands them on to. So is what stops it in a
+    terminal.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    # Where it is ignored nobody learns how a process has ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    handlers = {**dict.fromkeys(_ENDING, _hand_on), signal.SIGTSTP: _stop_both}
+    signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
     parent = os.getpid()
     _Part.child = os.fork()
     if _Part.child:
         theirs.close()
-        for number in _ENDING:
+        for number, handler in handlers.items():
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, _hand_on)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-        _serve(ours, steps, ended, tell)
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+        _serve(ours, steps, ended, tell, killed)
     ours.close()
+    os.setsid()
     _Part.pipe, _Part.words = theirs, frozenset(steps)
     become(account)
     # After that: it is forgotten when the user changes. Without root's part nothing can be put back.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(_FAILED)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
 
 
 def _hand_on(number: int, _frame: FrameType | None) -> None:
-    _Part.interrupted = True
+    now = time.monotonic()
+    if not _Part.interrupted or now - _Part.heard >= _MOMENT:
+        _Part.interrupted += 1
+        _Part.heard = now
     # It is not reaped yet, so the id is still its own.
-    os.kill(_Part.child, number)
+    os.kill(_Part.child, number if _Part.interrupted <= _PATIENCE else signal.SIGKILL)
+    # Somebody may have stopped it: then it would not hear.
+    os.kill(_Part.child, signal.SIGCONT)
+
+
+def _stop_both(_number: int, _frame: FrameType | None) -> None:
+    """Ctrl-Z in a terminal: until somebody has this process go on, and it the other one. SIGTSTP itself is not for a session
+    without a terminal."""
+    with suppress(ProcessLookupError):
+        os.killpg(_Part.child, signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    with suppress(ProcessLookupError):
+        os.killpg(_Part.child, signal.SIGCONT)
 
 
 def _serve(
-    pipe: socket.socket, steps: Mapping[str, Step], ended: Callable[[], None], tell: Callable[[str], None]
+    pipe: socket.socket,
+    steps: Mapping[str, Step],
+    ended: Callable[[], None],
+    tell: Callable[[str], None],
+    killed: Callable[[], str],
 ) -> NoReturn:
     """Root's part, to its end. Nothing that the caller has begun is ended here: all of it is the other part's."""
     code = _FAILED
     try:
-        while word := _receive(pipe):
-            pipe.sendall(json.dumps(_answer(steps.get(word))).encode())
-    except OSError:
-        pass  # it has ended
-    try:
+        with suppress(OSError):  # it has ended
+            while word := _receive(pipe):
+                pipe.sendall(_answer(steps.get(word)))
+        # It must not wait for an answer while it is waited for.
+        pipe.close()
         # Before it is reaped no other process can have its id.
         os.waitid(os.P_PID, _Part.child, os.WEXITED | os.WNOWAIT)
-        for number in _ENDING:
+        for number in (*_ENDING, signal.SIGTSTP):
             signal.signal(number, signal.SIG_IGN)
         _, status = os.waitpid(_Part.child, 0)
-        code = os.waitstatus_to_exitcode(status)
-        if code < 0:
-            tell(f"the process that did the work was ended by signal {-code}")
-            code = _FAILED
-        ended()
+        try:
+            if os.WIFEXITED(status):
+                code = os.WEXITSTATUS(status)
+            else:
+                by = f"the process that did the work was ended by signal {os.WTERMSIG(status)}"
+                tell("; ".join(filter(None, (by, killed()))))
+        finally:
+            ended()
     finally:
         os._exit(code)
 
@@ -191,14 +240,20 @@ def _receive(pipe: socket.socket) -> str:
     return pipe.recv(64).decode(errors="replace")
 
 
-def _answer(step: Step | None) -> dict[str, Any]:
-    if step is None:
-        return {"error": "root's part knows no such word", "hint": "", "kind": "ChromadError"}
+def _answer(step: Step | None) -> bytes:
     try:
-        return {"done": step()}
+        if step is None:
+            raise ChromadError("root's part knows no such word")
+        text = json.dumps({"done": step()}).encode()
+        if len(text) > _LONGEST:
+            raise ChromadError(
+                "the answer of the part that is root is too long", "look at the names of the files there"
+            )
+        return text
     except Exception as error:
         told = error if isinstance(error, ChromadError) else from_system(error)
-        return {"error": told.message, "hint": told.hint, "kind": type(told).__name__}
+        kind = type(told).__name__
+        return json.dumps({"error": told.message[:_TOLD], "hint": told.hint[:_TOLD], "kind": kind}).encode()
 
 
 def _kinds(kind: type[ChromadError]) -> Iterator[type[ChromadError]]:
