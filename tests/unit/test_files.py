@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -236,6 +239,124 @@ def test_nothing_is_renamed_over(tmp_path: Path) -> None:
     files.exchange(tmp_path / "one", tmp_path / "two")
     files.rename(tmp_path / "one", tmp_path / "three")
     assert sorted(os.listdir(tmp_path)) == ["three", "two"]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Of the service user's data, in a directory that the service user can write; `data` lie in one of root's."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "restore/copy").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    for path in (tmp_path / "restore", tmp_path / "restore/copy", tmp_path / "data"):
+        os.chown(path, ATTACKER, ATTACKER)
+    return tmp_path / "restore/copy"
+
+
+@contextmanager
+def racing(step: Callable[[int], None], parent: Path) -> Iterator[None]:
+    """The service user does something again and again in a directory of its own, in another process."""
+    fd = os.open(parent, os.O_RDONLY)
+    racer = os.fork()
+    if not racer:
+        os.setgid(ATTACKER)
+        os.setuid(ATTACKER)
+        while True:
+            with suppress(OSError):
+                step(fd)
+    try:
+        yield
+    finally:
+        os.kill(racer, signal.SIGKILL)
+        os.waitpid(racer, 0)
+        os.close(fd)
+
+
+# Says when it is about to rename, and waits for a line.
+_STEPWISE = """
+import sys
+from pathlib import Path
+from chromad.host import files
+
+def wait(event, words):
+    if event == "ctypes.dlsym" and words[1] == "renameat2":
+        print("renames", flush=True)
+        sys.stdin.readline()
+
+sys.addaudithook(wait)
+getattr(files, sys.argv[1])(*map(Path, sys.argv[2:]))
+"""
+
+
+@as_root
+@pytest.mark.parametrize("call", ["exchange", "bring"])
+def test_a_link_never_takes_the_place_of_the_data(copy: Path, call: str) -> None:
+    """Not even where the owner of the copy puts a link in its place when it has been looked at, and takes away whatever is
+    to be put back."""
+    data, restore = copy.parent.parent / "data", copy.parent
+    if call == "bring":
+        data.rmdir()
+    root = subprocess.Popen(
+        [sys.executable, "-c", _STEPWISE, call, copy, data],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert root.stdin
+    assert root.stdout
+    steps = 0
+    while root.stdout.readline():
+        assert not data.is_symlink()
+        steps += 1
+        if os.path.lexists(copy):
+            copy.rename(restore / f"gone-{steps}")
+        copy.symlink_to("/etc")
+        root.stdin.write("\n")
+        root.stdin.flush()
+    root.communicate()
+    assert steps
+    assert root.returncode == 1
+    assert not data.is_symlink()
+    assert set(os.listdir(restore.parent)) - {"data"} == {"restore"}
+
+
+@as_root
+def test_what_is_put_where_a_copy_was_loses_nothing(copy: Path) -> None:
+    """Its name is taken again and again while it is away: either all is exchanged or nothing, and the data are there."""
+    data, restore = copy.parent.parent / "data", copy.parent
+    inodes = {copy.stat().st_ino, data.stat().st_ino}
+
+    def take(fd: int) -> None:
+        os.symlink("/etc", "copy", dir_fd=fd)
+
+    with racing(take, restore):
+        for _ in range(500):
+            with suppress(OSError):
+                files.exchange(copy, data)
+            [other] = [path for path in restore.iterdir() if not path.is_symlink()]
+            assert {other.stat().st_ino, data.stat().st_ino} == inodes
+            if other != copy:
+                copy.unlink(missing_ok=True)
+                with suppress(OSError):
+                    files.rename(other, copy)
+    assert sorted(os.listdir(restore.parent)) == ["data", "restore"]
+
+
+@as_root
+def test_what_is_brought_is_a_directory_of_its_place(copy: Path) -> None:
+    data = copy.parent.parent / "data"
+    data.rmdir()
+    for make in (lambda path: path.symlink_to("/etc"), Path.touch, Path.mkdir):
+        odd = copy.with_name("odd")
+        make(odd)
+        with pytest.raises(OSError):
+            files.bring(odd, data)
+        assert not os.path.lexists(data)
+        assert os.path.lexists(odd)
+        odd.rename(copy.parent.parent / f"odd-{odd.is_dir()}-{odd.is_symlink()}")
+    files.bring(copy, data)
+    assert data.stat().st_uid == ATTACKER
+    assert not copy.exists()
 
 
 @as_root

@@ -6,6 +6,7 @@ away, nor what is no plain file. An ordinary user can do no more here than the k
 """
 
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -14,7 +15,7 @@ import stat
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
 
 from chromad.host import renameat2
@@ -196,17 +197,63 @@ def rename(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swaps two directories, or raises and leaves both as they are. As root, both must belong to the same user, and be the same
-    when they have changed places."""
-    with directory(one.parent) as first, directory(other.parent) as second:
+    """Swaps two directories, or raises and leaves both as they are. As root, both must belong to the same user.
+
+    Where the directory that `one` is in may be somebody else's, root does it beside `other`, to which `one` comes under its own
+    name after a dot: what is looked at there is what is exchanged. A kill leaves one of the two under that name.
+    """
+    with directory(one.parent) as first, directory(other.parent) as second, ExitStack() as end:
         before, after = _directory(first, one), _directory(second, other)
-        if os.geteuid() == 0 and before.st_uid != after.st_uid:
-            raise PermissionError(errno.EPERM, "it belongs to another user than what is exchanged for it", str(one))
-        renameat2.exchange(first, one.name, second, other.name)
-        there = os.stat(other.name, dir_fd=second, follow_symlinks=False)
-        if (there.st_dev, there.st_ino) != (before.st_dev, before.st_ino):
+        if os.geteuid() != 0 or os.path.samestat(os.fstat(first), os.fstat(second)):
+            _same_owner(one, before, after)
             renameat2.exchange(first, one.name, second, other.name)
-            raise PermissionError(errno.EPERM, "something has taken its place", str(one))
+            return
+        for parent, path in ((first, one), (second, other)):
+            fd = os.open(path.name, _DIRECTORY, dir_fd=parent)
+            end.callback(os.close, fd)
+            # For whoever comes to clear away; what the owner does to itself is of no account.
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _beside(first, one, second) as (way, there):
+            if not os.path.samestat(there, before):
+                raise PermissionError(errno.EPERM, "something has taken its place", str(one))
+            _same_owner(one, there, after)
+            renameat2.exchange(second, way, second, other.name)
+            try:
+                renameat2.rename(second, way, first, one.name)
+            except OSError:
+                renameat2.exchange(second, way, second, other.name)
+                raise
+
+
+def _same_owner(path: Path, one: os.stat_result, other: os.stat_result) -> None:
+    if os.geteuid() == 0 and one.st_uid != other.st_uid:
+        raise PermissionError(errno.EPERM, "it belongs to another user than what is exchanged for it", str(path))
+
+
+def bring(one: Path, other: Path) -> None:
+    """Renames a directory to what is not there. As root, it must belong to the owner of the directory that it is in, and comes
+    beside `other` first, as in `exchange`."""
+    with directory(one.parent) as first, directory(other.parent) as second, _beside(first, one, second) as (way, there):
+        if os.geteuid() == 0 and there.st_uid != os.fstat(first).st_uid:
+            raise PermissionError(errno.EPERM, "it belongs to somebody else", str(one))
+        renameat2.rename(second, way, second, other.name)
+
+
+@contextmanager
+def _beside(first: int, path: Path, second: int) -> Iterator[tuple[str, os.stat_result]]:
+    """A directory is in another one meanwhile, under a name of its own; an error puts it back, whatever it is."""
+    way = f".{path.name}"
+    renameat2.rename(first, path.name, second, way)
+    try:
+        yield way, _directory(second, path.with_name(way))
+    except BaseException:
+        try:
+            renameat2.rename(second, way, first, path.name)
+        except FileExistsError:
+            # The owner has put something else there.
+            renameat2.rename(second, way, first, f"{path.name}.{secrets.token_hex(8)}")
+        raise
 
 
 def _directory(parent: int, path: Path) -> os.stat_result:
