@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from chromad.backup import ledger, run
 from chromad.checks.files import may_change
 from chromad.config import Backup, Config
 from chromad.errors import ChromadError
-from chromad.host import files
+from chromad.host import files, renameat2
 from chromad.store import history, lock, state, swap
 
 # Not the owner of anything on this host
@@ -221,6 +222,65 @@ def test_a_tree_is_given_only_where_all_of_it_was_the_users(place: Place) -> Non
         (tree / "odd").unlink()
 
 
+@as_root
+def test_nothing_is_added_to_a_tree_while_it_is_given(copy: Path) -> None:
+    """By one who sees that it goes, and has it open; nor is what others may change left so."""
+    for number in range(100):
+        (copy / f"file-{number}").touch()
+        (copy / f"file-{number}").chmod(0o666)
+        os.chown(copy / f"file-{number}", ATTACKER, ATTACKER)
+    copy.chmod(0o777)
+    for _ in range(20):
+        inner = os.open(copy, os.O_RDONLY)
+
+        def add(_: int, inner: int = inner) -> None:
+            if any(os.stat(f"file-{number}", dir_fd=inner).st_uid == 0 for number in (0, 30, 60, 99)):
+                os.symlink("/etc/shadow", "link", dir_fd=inner)
+
+        with racing(add, copy.parent):
+            time.sleep(0.02)
+            files.give_tree(copy, ATTACKER, 0, 0)
+            time.sleep(0.01)
+        os.close(inner)
+        assert not (copy / "link").is_symlink()
+        assert {oct(path.stat().st_mode & 0o7777) for path in copy.iterdir()} == {"0o640"}
+        assert copy.stat().st_mode & 0o7777 == 0o750
+        for path in (copy, *copy.iterdir()):
+            os.chown(path, ATTACKER, ATTACKER)
+
+
+@as_root
+def test_what_is_taken_is_what_was_looked_at(place: Place) -> None:
+    """Files that have another name stay root's, whatever takes the place of what is looked at."""
+    (place.home / "tree").mkdir()
+    os.link(place.secret, place.home / "tree/other")
+    place.before = place._looks()
+    for number in range(100):
+        (place.home / f"tree/file-{number}").touch()
+    fd = os.open(place.home / "tree", os.O_RDONLY)
+    over = threading.Event()
+
+    def flip() -> None:
+        while not over.is_set():
+            for number in range(0, 100, 7):
+                renameat2.exchange(fd, "other", fd, f"file-{number}")
+                renameat2.exchange(fd, "other", fd, f"file-{number}")
+
+    racer = threading.Thread(target=flip)
+    racer.start()
+    try:
+        for round_ in range(100):
+            files.take_tree(place.home / "tree", ATTACKER + round_ % 2, ATTACKER)
+            assert place.secret.stat().st_uid == 0
+    finally:
+        over.set()
+        racer.join()
+        os.close(fd)
+    place.link(place.home / "tree/link", place.secret)
+    files.take_tree(place.home / "tree", 1, 1)
+    assert {path.lstat().st_uid for path in (place.home / "tree").iterdir() if path.name != "other"} == {1}
+
+
 def test_drafts_of_the_killed_go(tmp_path: Path) -> None:
     old, new = (tmp_path / f".file.{digit * 16}.new" for digit in "ab")
     for path in (old, new, tmp_path / ".file.new"):
@@ -275,7 +335,7 @@ def racing(step: Callable[[int], None], parent: Path) -> Iterator[None]:
 _STEPWISE = """
 import sys
 from pathlib import Path
-from chromad.host import files
+from chromad.host import files, renameat2
 
 def wait(event, words):
     if event == "ctypes.dlsym" and words[1] == "renameat2":
