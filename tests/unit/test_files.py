@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from chromad.backup import ledger, run
+from chromad.backup import ledger, restore, run
 from chromad.checks.files import may_change
 from chromad.config import Backup, Config
 from chromad.errors import ChromadError
@@ -279,6 +280,65 @@ def test_what_is_taken_is_what_was_looked_at(place: Place) -> None:
     place.link(place.home / "tree/link", place.secret)
     files.take_tree(place.home / "tree", 1, 1)
     assert {path.lstat().st_uid for path in (place.home / "tree").iterdir() if path.name != "other"} == {1}
+
+
+@as_root
+def test_the_place_of_the_copy_is_roots_while_it_goes_to_a_target(tmp_path: Path) -> None:
+    """Its user sees the copy given away, and puts a link in its place."""
+    tmp_path.chmod(0o755)
+    swap.steps(tmp_path / "data")
+    for round_ in range(20):
+        target = tmp_path / f"look-{round_}"
+        within = restore.make_within(target, ATTACKER, ATTACKER)
+        copy = swap.settled(within)
+        copy.mkdir()
+        for number in range(30):
+            (copy / f"file-{number}").touch()
+            os.chown(copy / f"file-{number}", ATTACKER, ATTACKER)
+        os.chown(copy, ATTACKER, ATTACKER)
+
+        def flip(fd: int, name: str = copy.name) -> None:
+            with suppress(FileExistsError):
+                os.symlink("/etc", "link", dir_fd=fd)
+            if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid != ATTACKER:
+                renameat2.exchange(fd, "link", fd, name)
+
+        with racing(flip, within):
+            time.sleep(0.02)
+            restore.steps(target, within, ATTACKER)["put in place"]()
+        assert not target.is_symlink()
+        assert {path.lstat().st_uid for path in (target, *target.iterdir())} == {0}
+        # For the one who works there, to clear up
+        assert within.stat().st_uid == ATTACKER
+        files.remove_tree(within)
+
+
+@as_root
+def test_what_others_have_put_beside_a_target(tmp_path: Path) -> None:
+    """Where everybody may write: one of thousands of levels, and one of somebody else, are not in the way."""
+    tmp_path.chmod(0o1777)
+    deep, other = (tmp_path / f".chromad-restore-{digit * 16}" for digit in "ab")
+    deep.mkdir()
+    other.mkdir()
+    at = os.open(deep, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    for path, uid in ((deep, ATTACKER), (other, ATTACKER + 1)):
+        os.chown(path, uid, uid)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        assert restore.make_within(tmp_path / "look", ATTACKER, ATTACKER).is_dir()
+        with pytest.raises(OSError, match="too many levels"):
+            files.remove_tree(deep)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        subprocess.run(["rm", "-r", deep], check=True)
+    assert other.is_dir()
 
 
 def test_drafts_of_the_killed_go(tmp_path: Path) -> None:

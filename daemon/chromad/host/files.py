@@ -171,10 +171,14 @@ def remove_directory(path: Path) -> None:
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Removes a directory and all in it, as shutil.rmtree; follows no link within or on the way."""
+    """Removes a directory and all in it, as shutil.rmtree; follows no link within or on the way. Raises OSError also for one
+    that has too many levels."""
     try:
         with directory(path.parent) as parent:
             shutil.rmtree(path.name, ignore_errors, dir_fd=parent)
+    except RecursionError:
+        if not ignore_errors:
+            raise OSError(errno.ENAMETOOLONG, "it has too many levels, remove it with rm -r", str(path)) from None
     except OSError:
         if not ignore_errors:
             raise
@@ -322,6 +326,20 @@ def _need_plain(fd: int, path: Path) -> None:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise PermissionError(errno.EPERM, "it is no plain file with one name", str(path))
+
+
+@contextmanager
+def taken_away(path: Path) -> Iterator[None]:
+    """A directory is root's and closed meanwhile, so that its owner puts nothing in the place of what is in it."""
+    with directory(path) as fd:
+        before = os.fstat(fd)
+        os.fchown(fd, 0, 0)
+        os.fchmod(fd, 0o700)
+        try:
+            yield
+        finally:
+            os.fchmod(fd, stat.S_IMODE(before.st_mode))
+            os.fchown(fd, before.st_uid, before.st_gid)
 
 
 def take_tree(path: Path, uid: int, gid: int) -> None:
