@@ -102,11 +102,11 @@ def _ways(data_dir: Path) -> list[Path]:
 
 
 def _ways_of(directory: Path, note: "_Note") -> list[Path]:
+    """As `_ways`, of one exchange; by name, since the directory may be root's alone to list."""
     if not note.former:
         return []
-    return [
-        path for path in _ways(Path(note.data_dir)) if _stem(path) in (directory.name, _named(directory, REPLACED).name)
-    ]
+    names = [f".{path.name}{end}" for path in (directory, _named(directory, REPLACED)) for end in ("", _FORMER)]
+    return [path for name in names if os.path.lexists(path := Path(note.data_dir).with_name(name))]
 
 
 def place_to_look(data_dir: Path) -> Path:
@@ -201,7 +201,9 @@ class Staging:
         self._write(_Note(collection=collection))
 
     def was_not_exchanged(self) -> None:
-        """Notes that it is a copy and nothing else, if the data are where they were."""
+        """Notes that it is a copy and nothing else, if the data are where they were, and the copy as well."""
+        if _ways_of(self.directory, self._note):
+            return
         if self._note.former and _inode(Path(self._note.data_dir)) == self._note.former:
             self._write(_Note())
 
