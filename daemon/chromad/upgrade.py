@@ -406,9 +406,9 @@ def undo(config: Config, root: RootSteps) -> str:
     if (found := state.read(data_dir)) and found.mark:
         # Nobody else has changed the database since the stop.
         state.write(data_dir, replace(found, mark=replace(found.mark, database=segment.database_stats(data_dir))))
+    service.control("start")
     # What is in the copy, nobody but the upgrade has written.
     root.do("upgrade drop")
-    service.control("start")
     root.do("upgrade end")
     return f"took back the upgrade of {journal.begun} to Chroma {journal.engine}"
 

@@ -13,7 +13,7 @@ import pytest
 from chromad.store import sqlite
 
 from tests.integration import records
-from tests.integration.account import until
+from tests.integration.account import AS_ROOT, BIN, until
 from tests.integration.records import Record
 from tests.integration.site import Site
 from tests.integration.unit import Unit, ended
@@ -297,6 +297,45 @@ def test_data_that_were_left_aside(host: Host) -> None:
     assert host.site.asides() == []
     host.site.serve()
     host.holds(host.now)
+
+
+@pytest.mark.skipif(not AS_ROOT or shutil.which("strace") is None, reason="is about what root does; needs strace")
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_root_is_killed_while_it_exchanges(host: Host, call: int) -> None:
+    """At each of its renames, after it: one of the two directories is on the way then, and the next run brings it back."""
+    host.site.daemon.stop()
+    delay = ["strace", "-f", "-o", str(host.site.root / "trace"), "-e", "trace=renameat2"]
+    delay += ["-e", f"inject=renameat2:delay_exit=3000000:when={call}"]
+    restore = subprocess.Popen(
+        [*delay, BIN / "chromactl", "--config", host.site.config, "restore"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    before = host.site.data.stat().st_ino
+
+    def done() -> bool:
+        away, other = bool(list(host.site.root.glob(".staging-*"))), host.site.data.stat().st_ino != before
+        return (away, other) == {1: (True, False), 2: (True, True), 3: (False, True)}[call]
+
+    until(lambda: done() or restore.poll() is not None, "the rename", pause=0)
+    os.killpg(restore.pid, signal.SIGKILL)
+    restore.wait()
+    on_the_way = list(host.site.root.glob(".staging-*"))
+    assert len(on_the_way) == (0 if call == 3 else 1)
+    named = [each for each in host.site.chromactl("doctor", "--json").json() if each["name"] == "asides"]
+    assert all(str(path) in named[0]["fact"] for path in on_the_way), named
+    host.site.serve()
+    host.holds(host.now if call == 1 else host.then)
+    result = host.unit.chromactl("restore", "none", "--stop")
+    assert result.code == 1, result.output
+    assert not list(host.site.root.glob(".staging-*"))
+    left = host.site.asides()
+    if call == 1:
+        assert left == []
+    else:
+        assert [path.name.partition("-")[0] for path in left] == ["replaced"]
+        assert left[0].stat().st_ino == before
 
 
 def test_systemctl_that_fails_although_the_service_serves(host: Host) -> None:

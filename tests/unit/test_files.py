@@ -2,18 +2,23 @@
 
 import json
 import os
+import resource
+import signal
 import stat
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from chromad.backup import ledger, run
+from chromad.backup import ledger, restore, run
 from chromad.checks.files import may_change
 from chromad.config import Backup, Config
 from chromad.errors import ChromadError
-from chromad.host import files
+from chromad.host import files, renameat2
 from chromad.store import history, lock, state, swap
 
 # Not the owner of anything on this host
@@ -218,6 +223,124 @@ def test_a_tree_is_given_only_where_all_of_it_was_the_users(place: Place) -> Non
         (tree / "odd").unlink()
 
 
+@as_root
+def test_nothing_is_added_to_a_tree_while_it_is_given(copy: Path) -> None:
+    """By one who sees that it goes, and has it open; nor is what others may change left so."""
+    for number in range(100):
+        (copy / f"file-{number}").touch()
+        (copy / f"file-{number}").chmod(0o666)
+        os.chown(copy / f"file-{number}", ATTACKER, ATTACKER)
+    copy.chmod(0o777)
+    for _ in range(20):
+        inner = os.open(copy, os.O_RDONLY)
+
+        def add(_: int, inner: int = inner) -> None:
+            if any(os.stat(f"file-{number}", dir_fd=inner).st_uid == 0 for number in (0, 30, 60, 99)):
+                os.symlink("/etc/shadow", "link", dir_fd=inner)
+
+        with racing(add, copy.parent):
+            time.sleep(0.02)
+            files.give_tree(copy, ATTACKER, 0, 0)
+            time.sleep(0.01)
+        os.close(inner)
+        assert not (copy / "link").is_symlink()
+        assert {oct(path.stat().st_mode & 0o7777) for path in copy.iterdir()} == {"0o640"}
+        assert copy.stat().st_mode & 0o7777 == 0o750
+        for path in (copy, *copy.iterdir()):
+            os.chown(path, ATTACKER, ATTACKER)
+
+
+@as_root
+def test_what_is_taken_is_what_was_looked_at(place: Place) -> None:
+    """Files that have another name stay root's, whatever takes the place of what is looked at."""
+    (place.home / "tree").mkdir()
+    os.link(place.secret, place.home / "tree/other")
+    place.before = place._looks()
+    for number in range(100):
+        (place.home / f"tree/file-{number}").touch()
+    fd = os.open(place.home / "tree", os.O_RDONLY)
+    over = threading.Event()
+
+    def flip() -> None:
+        while not over.is_set():
+            for number in range(0, 100, 7):
+                renameat2.exchange(fd, "other", fd, f"file-{number}")
+                renameat2.exchange(fd, "other", fd, f"file-{number}")
+
+    racer = threading.Thread(target=flip)
+    racer.start()
+    try:
+        for round_ in range(100):
+            files.take_tree(place.home / "tree", ATTACKER + round_ % 2, ATTACKER)
+            assert place.secret.stat().st_uid == 0
+    finally:
+        over.set()
+        racer.join()
+        os.close(fd)
+    place.link(place.home / "tree/link", place.secret)
+    files.take_tree(place.home / "tree", 1, 1)
+    assert {path.lstat().st_uid for path in (place.home / "tree").iterdir() if path.name != "other"} == {1}
+
+
+@as_root
+def test_the_place_of_the_copy_is_roots_while_it_goes_to_a_target(tmp_path: Path) -> None:
+    """Its user sees the copy given away, and puts a link in its place."""
+    tmp_path.chmod(0o755)
+    swap.steps(tmp_path / "data")
+    for round_ in range(20):
+        target = tmp_path / f"look-{round_}"
+        within = restore.make_within(target, ATTACKER, ATTACKER)
+        copy = swap.settled(within)
+        copy.mkdir()
+        for number in range(30):
+            (copy / f"file-{number}").touch()
+            os.chown(copy / f"file-{number}", ATTACKER, ATTACKER)
+        os.chown(copy, ATTACKER, ATTACKER)
+
+        def flip(fd: int, name: str = copy.name) -> None:
+            with suppress(FileExistsError):
+                os.symlink("/etc", "link", dir_fd=fd)
+            if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid != ATTACKER:
+                renameat2.exchange(fd, "link", fd, name)
+
+        with racing(flip, within):
+            time.sleep(0.02)
+            restore.steps(target, within, ATTACKER)["put in place"]()
+        assert not target.is_symlink()
+        assert {path.lstat().st_uid for path in (target, *target.iterdir())} == {0}
+        # For the one who works there, to clear up
+        assert within.stat().st_uid == ATTACKER
+        files.remove_tree(within)
+
+
+@as_root
+def test_what_others_have_put_beside_a_target(tmp_path: Path) -> None:
+    """Where everybody may write: one of thousands of levels, and one of somebody else, are not in the way."""
+    tmp_path.chmod(0o1777)
+    deep, other = (tmp_path / f".chromad-restore-{digit * 16}" for digit in "ab")
+    deep.mkdir()
+    other.mkdir()
+    at = os.open(deep, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    for path, uid in ((deep, ATTACKER), (other, ATTACKER + 1)):
+        os.chown(path, uid, uid)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        assert restore.make_within(tmp_path / "look", ATTACKER, ATTACKER).is_dir()
+        with pytest.raises(OSError, match="too many levels"):
+            files.remove_tree(deep)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        subprocess.run(["rm", "-r", deep], check=True)
+    assert other.is_dir()
+
+
 def test_drafts_of_the_killed_go(tmp_path: Path) -> None:
     old, new = (tmp_path / f".file.{digit * 16}.new" for digit in "ab")
     for path in (old, new, tmp_path / ".file.new"):
@@ -236,6 +359,124 @@ def test_nothing_is_renamed_over(tmp_path: Path) -> None:
     files.exchange(tmp_path / "one", tmp_path / "two")
     files.rename(tmp_path / "one", tmp_path / "three")
     assert sorted(os.listdir(tmp_path)) == ["three", "two"]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Of the service user's data, in a directory that the service user can write; `data` lie in one of root's."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "restore/copy").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    for path in (tmp_path / "restore", tmp_path / "restore/copy", tmp_path / "data"):
+        os.chown(path, ATTACKER, ATTACKER)
+    return tmp_path / "restore/copy"
+
+
+@contextmanager
+def racing(step: Callable[[int], None], parent: Path) -> Iterator[None]:
+    """The service user does something again and again in a directory of its own, in another process."""
+    fd = os.open(parent, os.O_RDONLY)
+    racer = os.fork()
+    if not racer:
+        os.setgid(ATTACKER)
+        os.setuid(ATTACKER)
+        while True:
+            with suppress(OSError):
+                step(fd)
+    try:
+        yield
+    finally:
+        os.kill(racer, signal.SIGKILL)
+        os.waitpid(racer, 0)
+        os.close(fd)
+
+
+# Says when it is about to rename, and waits for a line.
+_STEPWISE = """
+import sys
+from pathlib import Path
+from chromad.host import files, renameat2
+
+def wait(event, words):
+    if event == "ctypes.dlsym" and words[1] == "renameat2":
+        print("renames", flush=True)
+        sys.stdin.readline()
+
+sys.addaudithook(wait)
+getattr(files, sys.argv[1])(*map(Path, sys.argv[2:]))
+"""
+
+
+@as_root
+@pytest.mark.parametrize("call", ["exchange", "bring"])
+def test_a_link_never_takes_the_place_of_the_data(copy: Path, call: str) -> None:
+    """Not even where the owner of the copy puts a link in its place when it has been looked at, and takes away whatever is
+    to be put back."""
+    data, restore = copy.parent.parent / "data", copy.parent
+    if call == "bring":
+        data.rmdir()
+    root = subprocess.Popen(
+        [sys.executable, "-c", _STEPWISE, call, copy, data],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert root.stdin
+    assert root.stdout
+    steps = 0
+    while root.stdout.readline():
+        assert not data.is_symlink()
+        steps += 1
+        if os.path.lexists(copy):
+            copy.rename(restore / f"gone-{steps}")
+        copy.symlink_to("/etc")
+        root.stdin.write("\n")
+        root.stdin.flush()
+    root.communicate()
+    assert steps
+    assert root.returncode == 1
+    assert not data.is_symlink()
+    assert set(os.listdir(restore.parent)) - {"data"} == {"restore"}
+
+
+@as_root
+def test_what_is_put_where_a_copy_was_loses_nothing(copy: Path) -> None:
+    """Its name is taken again and again while it is away: either all is exchanged or nothing, and the data are there."""
+    data, restore = copy.parent.parent / "data", copy.parent
+    inodes = {copy.stat().st_ino, data.stat().st_ino}
+
+    def take(fd: int) -> None:
+        os.symlink("/etc", "copy", dir_fd=fd)
+
+    with racing(take, restore):
+        for _ in range(500):
+            with suppress(OSError):
+                files.exchange(copy, data)
+            [other] = [path for path in restore.iterdir() if not path.is_symlink()]
+            assert {other.stat().st_ino, data.stat().st_ino} == inodes
+            if other != copy:
+                copy.unlink(missing_ok=True)
+                with suppress(OSError):
+                    files.rename(other, copy)
+    assert sorted(os.listdir(restore.parent)) == ["data", "restore"]
+
+
+@as_root
+def test_what_is_brought_is_a_directory_of_its_place(copy: Path) -> None:
+    data = copy.parent.parent / "data"
+    data.rmdir()
+    for make in (lambda path: path.symlink_to("/etc"), Path.touch, Path.mkdir):
+        odd = copy.with_name("odd")
+        make(odd)
+        with pytest.raises(OSError):
+            files.bring(odd, data)
+        assert not os.path.lexists(data)
+        assert os.path.lexists(odd)
+        odd.rename(copy.parent.parent / f"odd-{odd.is_dir()}-{odd.is_symlink()}")
+    files.bring(copy, data)
+    assert data.stat().st_uid == ATTACKER
+    assert not copy.exists()
 
 
 @as_root

@@ -123,8 +123,11 @@ def make_within(target: Path, uid: int, gid: int) -> Path:
     place = _reachable(target.parent, uid, gid)
     with files.directory(place) as parent:
         for name in filter(_WITHIN.fullmatch, os.listdir(parent)):
-            if not lock.is_held_directory(place / name):
-                files.remove_tree(place / name, ignore_errors=True)
+            # Anybody may have made one where everybody may write.
+            with suppress(FileNotFoundError):
+                owner = os.stat(name, dir_fd=parent, follow_symlinks=False).st_uid
+                if owner in (0, uid) and not lock.is_held_directory(place / name):
+                    files.remove_tree(place / name, ignore_errors=True)
     within = place / f".chromad-restore-{secrets.token_hex(8)}"
     files.make_directory(within, 0o700, (uid, gid))
     lock.hold_directory(within)
@@ -151,9 +154,13 @@ def steps(target: Path, within: Path, uid: int) -> dict[str, Step]:
         copy = swap.settled(within)
         like, mode = _like(target)
         owner = like.stat()
-        files.give_tree(copy, uid, owner.st_uid, owner.st_gid)
-        files.set_mode(copy, mode)
-        _put_in_place(copy, target)
+        with files.taken_away(within):
+            files.give_tree(copy, uid, owner.st_uid, owner.st_gid)
+            files.set_mode(copy, mode)
+            given = copy.lstat()
+            _put_in_place(copy, target)
+            if not os.path.samestat(given, target.lstat()):
+                raise PermissionProblem(f"something has taken the place of {target}", "look at it, then try again")
 
     return {"put in place": put_in_place}
 

@@ -5,7 +5,9 @@ root makes belongs to the owner of the directory that it is in. Nothing that has
 away, nor what is no plain file. An ordinary user can do no more here than the kernel permits anyway, and goes the short way.
 """
 
+import ctypes
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -14,12 +16,15 @@ import stat
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
 
 from chromad.host import renameat2
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# linux/fcntl.h
+_AT_EMPTY_PATH = 0x1000
+_ACCESS_LISTS = {"system.posix_acl_access", "system.posix_acl_default"}
 _LINKS = 40  # that path_resolution(7) follows at most
 # Seconds after which a draft is one of a writer that was killed
 _ABANDONED = 3600.0
@@ -166,10 +171,14 @@ def remove_directory(path: Path) -> None:
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Removes a directory and all in it, as shutil.rmtree; follows no link within or on the way."""
+    """Removes a directory and all in it, as shutil.rmtree; follows no link within or on the way. Raises OSError also for one
+    that has too many levels."""
     try:
         with directory(path.parent) as parent:
             shutil.rmtree(path.name, ignore_errors, dir_fd=parent)
+    except RecursionError:
+        if not ignore_errors:
+            raise OSError(errno.ENAMETOOLONG, "it has too many levels, remove it with rm -r", str(path)) from None
     except OSError:
         if not ignore_errors:
             raise
@@ -196,17 +205,63 @@ def rename(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swaps two directories, or raises and leaves both as they are. As root, both must belong to the same user, and be the same
-    when they have changed places."""
-    with directory(one.parent) as first, directory(other.parent) as second:
+    """Swaps two directories, or raises and leaves both as they are. As root, both must belong to the same user.
+
+    Where the directory that `one` is in may be somebody else's, root does it beside `other`, to which `one` comes under its own
+    name after a dot: what is looked at there is what is exchanged. A kill leaves one of the two under that name.
+    """
+    with directory(one.parent) as first, directory(other.parent) as second, ExitStack() as end:
         before, after = _directory(first, one), _directory(second, other)
-        if os.geteuid() == 0 and before.st_uid != after.st_uid:
-            raise PermissionError(errno.EPERM, "it belongs to another user than what is exchanged for it", str(one))
-        renameat2.exchange(first, one.name, second, other.name)
-        there = os.stat(other.name, dir_fd=second, follow_symlinks=False)
-        if (there.st_dev, there.st_ino) != (before.st_dev, before.st_ino):
+        if os.geteuid() != 0 or os.path.samestat(os.fstat(first), os.fstat(second)):
+            _same_owner(one, before, after)
             renameat2.exchange(first, one.name, second, other.name)
-            raise PermissionError(errno.EPERM, "something has taken its place", str(one))
+            return
+        for parent, path in ((first, one), (second, other)):
+            fd = os.open(path.name, _DIRECTORY, dir_fd=parent)
+            end.callback(os.close, fd)
+            # For whoever comes to clear away; what the owner does to itself is of no account.
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _beside(first, one, second) as (way, there):
+            if not os.path.samestat(there, before):
+                raise PermissionError(errno.EPERM, "something has taken its place", str(one))
+            _same_owner(one, there, after)
+            renameat2.exchange(second, way, second, other.name)
+            try:
+                renameat2.rename(second, way, first, one.name)
+            except OSError:
+                renameat2.exchange(second, way, second, other.name)
+                raise
+
+
+def _same_owner(path: Path, one: os.stat_result, other: os.stat_result) -> None:
+    if os.geteuid() == 0 and one.st_uid != other.st_uid:
+        raise PermissionError(errno.EPERM, "it belongs to another user than what is exchanged for it", str(path))
+
+
+def bring(one: Path, other: Path) -> None:
+    """Renames a directory to what is not there. As root, it must belong to the owner of the directory that it is in, and comes
+    beside `other` first, as in `exchange`."""
+    with directory(one.parent) as first, directory(other.parent) as second, _beside(first, one, second) as (way, there):
+        if os.geteuid() == 0 and there.st_uid != os.fstat(first).st_uid:
+            raise PermissionError(errno.EPERM, "it belongs to somebody else", str(one))
+        renameat2.rename(second, way, second, other.name)
+
+
+@contextmanager
+def _beside(first: int, path: Path, second: int) -> Iterator[tuple[str, os.stat_result]]:
+    """A directory is in another one meanwhile, under a name of its own; an error puts it back, whatever it is."""
+    way = f".{path.name}"
+    renameat2.rename(first, path.name, second, way)
+    try:
+        yield way, _directory(second, path.with_name(way))
+    except BaseException:
+        try:
+            renameat2.rename(second, way, first, path.name)
+        except FileExistsError:
+            # The owner has put something else there.
+            renameat2.rename(second, way, first, f"{path.name}.{secrets.token_hex(8)}")
+        raise
 
 
 def _directory(parent: int, path: Path) -> os.stat_result:
@@ -223,8 +278,12 @@ def sync(path: Path) -> None:
 
 
 def give_tree(path: Path, before: int, uid: int, gid: int) -> None:
-    """Gives a directory and what is in it to somebody else. before: whose all of it must be. Raises PermissionError for what
-    is neither a directory nor a plain file, belongs to another one, or has another name elsewhere."""
+    """Gives a directory and what is in it to somebody else, for whom alone it is to change: 0750, files 0640, no access lists.
+    before: whose all of it must be. Raises PermissionError for what is neither a directory nor a plain file, belongs to another
+    one, or has another name elsewhere.
+
+    A directory is closed to its former owner before it is looked into: nothing is added behind our back.
+    """
     with directory(path.parent) as parent:
         _give(parent, path.name, path, before, (uid, gid))
 
@@ -233,16 +292,54 @@ def _give(parent: int, name: str, path: Path, before: int, owner: tuple[int, int
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
     try:
         status = os.fstat(fd)
-        if stat.S_ISDIR(status.st_mode):
-            for each in os.listdir(fd):
-                _give(fd, each, path / each, before, owner)
-        elif not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise PermissionError(errno.EPERM, "it is no plain file with one name", str(path))
+        is_directory = stat.S_ISDIR(status.st_mode)
         if status.st_uid != before:
             raise PermissionError(errno.EPERM, "it belongs to somebody else", str(path))
+        if not is_directory:
+            _need_plain(fd, path)
         os.fchown(fd, *owner)
+        os.fchmod(fd, 0o700 if is_directory else 0o600)
+        _remove_access_lists(fd)
+        if is_directory:
+            for each in os.listdir(fd):
+                _give(fd, each, path / each, before, owner)
+        else:
+            # Nobody else can make another name now.
+            _need_plain(fd, path)
+        os.fchmod(fd, 0o750 if is_directory else 0o640)
     finally:
         os.close(fd)
+
+
+def _remove_access_lists(fd: int) -> None:
+    try:
+        found = os.listxattr(fd)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return  # where there are none
+    for each in _ACCESS_LISTS.intersection(found):
+        os.removexattr(fd, each)
+
+
+def _need_plain(fd: int, path: Path) -> None:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise PermissionError(errno.EPERM, "it is no plain file with one name", str(path))
+
+
+@contextmanager
+def taken_away(path: Path) -> Iterator[None]:
+    """A directory is root's and closed meanwhile, so that its owner puts nothing in the place of what is in it."""
+    with directory(path) as fd:
+        before = os.fstat(fd)
+        os.fchown(fd, 0, 0)
+        os.fchmod(fd, 0o700)
+        try:
+            yield
+        finally:
+            os.fchmod(fd, stat.S_IMODE(before.st_mode))
+            os.fchown(fd, before.st_uid, before.st_gid)
 
 
 def take_tree(path: Path, uid: int, gid: int) -> None:
@@ -251,9 +348,22 @@ def take_tree(path: Path, uid: int, gid: int) -> None:
         os.fchown(top, uid, gid)
         for _, names, plain, fd in os.fwalk(".", follow_symlinks=False, dir_fd=top):
             for name in (*names, *plain):
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if status.st_uid != uid and (stat.S_ISDIR(status.st_mode) or status.st_nlink == 1):
-                    os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+                with suppress(FileNotFoundError):
+                    _take(fd, name, uid, gid)
+
+
+def _take(parent: int, name: str, uid: int, gid: int) -> None:
+    """What is looked at is what is given, whatever has its name by then."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        status = os.fstat(fd)
+        if status.st_uid == uid or (not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1):
+            return
+        if ctypes.CDLL(None, use_errno=True).fchownat(fd, b"", uid, gid, _AT_EMPTY_PATH):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), name)
+    finally:
+        os.close(fd)
 
 
 def set_mode(path: Path, mode: int) -> None:

@@ -3,6 +3,9 @@
 Copies are made in `<data>/../restore/staging-TIME`. A note beside each, `staging-TIME.note`, tells whoever comes after a kill
 what it is: a copy that never was the data, or one of the two directories of an exchange; then the inode of the former data
 tells which. What cannot be told is named, and never removed. The one who works on it has the note locked.
+
+Root exchanges beside the data, in a directory that is its own: a kill there leaves one of the two as `.staging-TIME`, or
+`.replaced-TIME` on the way back. It is brought to where its name says first.
 """
 
 import fcntl
@@ -60,6 +63,7 @@ def steps(data_dir: Path) -> dict[str, Step]:
         "exchange": lambda: files.exchange(copy, data_dir),
         "exchange back": lambda: files.exchange(_named(copy, REPLACED), data_dir),
         "put back": lambda: _put_back(data_dir),
+        "bring back": lambda: _bring_back(data_dir),
         "who has it open": lambda: [str(each) for each in _who_has_open(data_dir)],
     }
 
@@ -80,8 +84,29 @@ def exchange(copy: Path, data_dir: Path) -> None:
 def _put_back(data_dir: Path) -> None:
     """Former data that an exchange has left beside their place, where nothing else is."""
     found = [path for path in _place(data_dir).glob(f"{STAGING}*{_FORMER}") if _since(path)]
-    if len(found) == 1 and not found[0].is_symlink() and found[0].is_dir():
-        files.rename(found[0], data_dir)
+    if len(found) == 1:
+        files.bring(found[0], data_dir)
+
+
+def _bring_back(data_dir: Path) -> None:
+    """What was left on the way is again where copies are, but for what an exchange has in hand now."""
+    for way in _ways(data_dir):
+        if not lock.is_held_directory(way):
+            files.rename(way, _place(data_dir) / way.name.removeprefix("."))
+
+
+def _ways(data_dir: Path) -> list[Path]:
+    """What there is on the way between the data and where copies are."""
+    kinds = (f".{STAGING}", f".{REPLACED}")
+    return [path for path in sorted(data_dir.parent.glob(".*-*")) if path.name.startswith(kinds) and _since(path)]
+
+
+def _ways_of(directory: Path, note: "_Note") -> list[Path]:
+    """As `_ways`, of one exchange; by name, since the directory may be root's alone to list."""
+    if not note.former:
+        return []
+    names = [f".{path.name}{end}" for path in (directory, _named(directory, REPLACED)) for end in ("", _FORMER)]
+    return [path for name in names if os.path.lexists(path := Path(note.data_dir).with_name(name))]
 
 
 def place_to_look(data_dir: Path) -> Path:
@@ -149,7 +174,8 @@ class Staging:
         with signals.deferred():
             if not self._note.former or not self.directory.exists():
                 _remove_copies(self.directory)
-            if not self.directory.exists() and not self.beside("former").exists():
+            left = self.directory.exists() or self.beside("former").exists() or _ways_of(self.directory, self._note)
+            if not left:
                 files.remove(self.beside("note"))
             os.close(self._fd)
             self._fd = -1
@@ -175,7 +201,9 @@ class Staging:
         self._write(_Note(collection=collection))
 
     def was_not_exchanged(self) -> None:
-        """Notes that it is a copy and nothing else, if the data are where they were."""
+        """Notes that it is a copy and nothing else, if the data are where they were, and the copy as well."""
+        if _ways_of(self.directory, self._note):
+            return
         if self._note.former and _inode(Path(self._note.data_dir)) == self._note.former:
             self._write(_Note())
 
@@ -371,10 +399,12 @@ def leftovers(data_dir: Path) -> list[Leftover]:
     for kind in (STAGING, REPLACED, FAILED):
         for path in sorted(_place(data_dir).glob(f"{kind}*")):
             found.setdefault(_stem(path), []).append(path)
-    return [left for paths in found.values() if (left := _leftover(paths))]
+    for path in _ways(data_dir):
+        found.setdefault(_stem(path), []).append(path)
+    return [left for stem, paths in found.items() if (left := _leftover(paths, _place(data_dir) / f"{stem}{_NOTE}"))]
 
 
-def _leftover(paths: list[Path]) -> Leftover | None:
+def _leftover(paths: list[Path], note_path: Path) -> Leftover | None:
     """What belongs together by its name; None for what is being worked on, and for what is no directory."""
     if any(path.name.endswith(_NOTE) and _is_locked(path) for path in paths):
         return None
@@ -382,12 +412,12 @@ def _leftover(paths: list[Path]) -> Leftover | None:
     if not paths:
         return None
     try:
-        note = _parse(paths[0].with_name(f"{_stem(paths[0])}{_NOTE}").read_bytes())
+        note = _parse(note_path.read_bytes())
     except OSError:
         note = None
     return Leftover(
         paths[0],
-        paths[0].name.partition("-")[0] + "-",
+        _stem(paths[0]).partition("-")[0] + "-",
         sum(map(allocated, paths)),
         _since(paths[0]),
         note is not None and not note.former,
@@ -410,7 +440,8 @@ def _settle(note: Path) -> str:
         found = _parse(os.pread(fd, _NOTE_BYTES, 0))
         with signals.deferred():
             line = _end(directory, found) if found else f"{note} cannot be read"
-            if not directory.exists() and not _former(directory).exists():
+            left = directory.exists() or _former(directory).exists() or (found and _ways_of(directory, found))
+            if not left:
                 files.remove(note)
     except OSError as error:
         return f"{directory} is left of a restore or an adoption, and could not be dealt with: {error}"
@@ -423,6 +454,14 @@ def _end(directory: Path, note: _Note) -> str:
     data_dir, former = Path(note.data_dir), _former(directory)
     stopped = "; it had stopped the service, if that does not run: systemctl start chromadb" if note.stopped else ""
     replaced = _named(directory, REPLACED)
+    if _ways_of(directory, note):
+        if privileges.may("bring back"):
+            privileges.ask("bring back")
+        else:
+            _bring_back(data_dir)
+        if left := _ways_of(directory, note):
+            return f"{left[0]} is left of an exchange; look at it"
+        _put_on_disk(directory.parent)
     if note.former and former.exists() and not data_dir.exists() and _inode(former) == note.former:
         if privileges.may("put back"):
             privileges.ask("put back")
@@ -487,7 +526,7 @@ def _unknown(parent: Path) -> Iterator[Path]:
 
 def _stem(path: Path) -> str:
     """`staging-20260102T030405.000006Z.restic` -> `staging-20260102T030405.000006Z`"""
-    return ".".join(path.name.split(".")[:2])
+    return ".".join(path.name.removeprefix(".").split(".")[:2])
 
 
 def _is_locked(note: Path) -> bool:
