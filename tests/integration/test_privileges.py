@@ -190,7 +190,7 @@ def test_adoption(_made: Site, site: Site) -> None:
     for process in trace.processes.values():
         if process.pid in servants:
             assert not re.search(rf'open(at)?\(.*"{source}/', process.text)
-    _check(site, trace, touched=('"staging-', '"."', '"restore"', "staging-", "chroma.sqlite3"))
+    _check(site, trace, touched=('"staging-', '"."', '"restore"', '"data"', "staging-", "chroma.sqlite3"))
     assert {path.stat().st_uid for path in (site.data, *site.data.rglob("*"))} == {site.account.uid}
 
 
