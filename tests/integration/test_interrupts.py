@@ -265,6 +265,7 @@ def test_former_data_that_were_left_between_two_renames(host: Host) -> None:
     """As a kill after the exchange leaves them: the note tells by their inode what they are."""
     host.site.daemon.stop()
     parent = host.site.root / "restore"
+    parent.mkdir(exist_ok=True)
     left = parent / "staging-20260102T030405.000006Z"
     subprocess.run(["cp", "-a", host.site.data, left], check=True)
     (parent / f"{left.name}.note").write_text(
