@@ -185,7 +185,8 @@ class DdlClient(threading.Thread):
     def _common(self) -> None:
         """Something with a collection that others may rename or delete at the same time."""
         name = f"common-{self._random.randrange(_COMMON)}"
-        there = (400, 404, 409)
+        # 412: Chroma reads the collection, then its segments, which another client has deleted in between.
+        there = (400, 404, 409, 412)
         made = self._ask("common", "POST", _path(_DEFAULT), {"name": name, "get_or_create": True}, there)
         if not made:
             return
