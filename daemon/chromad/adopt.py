@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from chromad import comparison, guard, repair, versions
+from chromad.adopt_source import Look, of
 from chromad.backup import proof, restore, stage
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
@@ -24,7 +25,6 @@ from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
 from chromad.host import files, privileges
 from chromad.output import human_bytes
-from chromad.source import Look, of
 from chromad.store import (
     audit,
     contents,

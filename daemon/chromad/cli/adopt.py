@@ -10,6 +10,7 @@ from rich.text import Text
 
 from chromad import signals
 from chromad.adopt import Adoption, Outcome, Report
+from chromad.adopt_source import Source, belongs_to
 from chromad.backup import repository
 from chromad.backup import run as backup
 from chromad.backup.repository import Repository
@@ -17,7 +18,6 @@ from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import ChromadError, from_system, one_line
 from chromad.output import human_bytes
-from chromad.source import Source, belongs_to
 from chromad.store import swap
 
 LOST = 1
