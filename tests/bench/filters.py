@@ -155,8 +155,8 @@ def _beside() -> list[_Shape]:
             "get $in of ten strings", lambda i: {"s": {"$in": [f"user-{(i + k) % _SMALL}" for k in range(10)]}}, least
         ),
         _get("get where a list holds what is in 1 %", lambda i: {"l": {"$contains": f"tag-{i % 100}"}}, least),
-        # No index tells which documents match, and each that does elsewhere costs a look at its record.
-        _document("get $contains of 10 %", lambda i: {"$contains": f"kind{i % 10} "}, 0.4),
+        # No index tells which documents match, and each that does elsewhere costs a look at its record. Seen: 0.65 and 0.78.
+        _document("get $contains of 10 %", lambda i: {"$contains": f"kind{i % 10} "}, 0.5),
         _Shape("get by ten ids", "get", lambda i: {"ids": [f"id-{(i + k) % _SMALL}" for k in range(10)]}),
         _Shape("get, limit 10", "get", lambda _i: {"limit": 10}),
         _Shape("count", "count", lambda _i: {}),
