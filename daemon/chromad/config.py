@@ -379,6 +379,14 @@ def differences(old: Config, new: Config) -> list[str]:
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
+def pending(loaded: Config, wanted: Config) -> tuple[Literal["none", "reload", "restart"], list[str]]:
+    """What it takes for a daemon with one configuration to have another, and the dotted keys that differ."""
+    keys = differences(loaded, wanted)
+    if not keys:
+        return "none", []
+    return "reload" if all(map(is_runtime, keys)) else "restart", keys
+
+
 def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in document.items():

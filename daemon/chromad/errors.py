@@ -73,6 +73,12 @@ class BackupError(ChromadError):
     """A backup cannot be taken, or is not what its manifest says."""
 
 
+class RepositoryUnreachable(BackupError):
+    """The place of a repository does not answer, which may pass: a network, a host that restarts (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
 class UpgradeError(ChromadError):
     """A new version does not come up with the data, or does not answer as the old one did."""
 

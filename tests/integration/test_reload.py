@@ -83,3 +83,24 @@ def test_while_starting(site: Site) -> None:
     daemon.ready()
     daemon.notify.wait_for("RELOADING=1")
     daemon.stop()
+
+
+def test_what_is_pending(site: Site) -> None:
+    def pending() -> tuple[str, list[str], bool]:
+        result = site.chromactl("config", "pending", "--json")
+        assert result.code == 0, result.output
+        found = result.json()
+        return found["action"], found["keys"], found["running"]
+
+    assert pending() == ("none", [], False)
+    daemon = site.serve()
+    assert pending() == ("none", [], True)
+    site.configure({"log_level": "error"})
+    assert pending() == ("reload", ["log_level"], True)
+    assert site.chromactl("config", "pending").output == "reload: log_level\n"
+    site.configure({"warm.collections": "none"})
+    assert pending() == ("restart", ["log_level", "warm.collections"], True)
+    reload(daemon)
+    assert pending() == ("restart", ["warm.collections"], True)
+    daemon.stop()
+    assert site.chromactl("config", "pending").output.startswith("none: the service does not run")

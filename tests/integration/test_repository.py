@@ -150,14 +150,14 @@ def processors(site: Site, *words: str) -> set[str]:
     ],
 )
 def test_nobody_answers(backed_up: Site, scheme: str, options: dict[str, str]) -> None:
-    """It is not taken for a repository that is yet to be made: trying again may help, so it is not code 78."""
+    """It is not taken for a repository that is yet to be made (78); trying again may help, which the units do."""
     known = backed_up.ledger
     port = free_port()
     location = scheme.format(port=port)
     filled = {key: value.format(port=port) for key, value in options.items()}
     backed_up.configure({"backup.repository": location, "backup.options": filled})
     for words in (["backups"], ["backup"], ["backups", "init"]):
-        result = fails(backed_up, 1, location, "reachable", *words)
+        result = fails(backed_up, 75, location, "reachable", *words)
         assert "there is no repository" not in result.output
     assert_told(backed_up, known)
 

@@ -320,3 +320,16 @@ def test_what_is_wrong_contradicts_nothing(tmp_path: Path) -> None:
     assert "2 problems" in said
     said = problem(tmp_path, "data_dir: data\ncheckpoint_dir: /opt/chromadb/data/inner")
     assert "1 problem" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "action", "keys"),
+    [
+        ({}, "none", []),
+        ({"log_level": "debug"}, "reload", ["log_level"]),
+        ({"backup": {"keep": {"last": 9}}}, "reload", ["backup.keep.last"]),
+        ({"log_level": "debug", "warm": {"timeout": "1m"}}, "restart", ["log_level", "warm.timeout"]),
+    ],
+)
+def test_what_a_change_takes(changes: dict[str, object], action: str, keys: list[str]) -> None:
+    assert config.pending(config.Config(), config.Config.model_validate(changes)) == (action, keys)

@@ -22,13 +22,19 @@ from typing import IO, Any
 from chromad import names, signals
 from chromad.backup import secret
 from chromad.config import Config, Keep
-from chromad.errors import MORE_MEMORY, BackupError, ChromadError, ConfigurationError, TryAgain
+from chromad.errors import MORE_MEMORY, BackupError, ChromadError, ConfigurationError, RepositoryUnreachable, TryAgain
 from chromad.host import files
 
 MARK = "chromad"  # the tag of every snapshot that is ours
 _TICK = 0.2
 # What a Go program says first when it crashes, before all that its threads were at
 _CRASHES = ("fatal error: ", "runtime/cgo: ", "panic: ")
+# What restic, ssh and Go's network say where nobody answers, or somebody who cannot for now
+_PASSING = re.compile(
+    r"dial tcp|no such host|[Cc]onnection (refused|reset|timed out|closed)|i/o timeout|TLS handshake timeout|unexpected EOF"
+    r"|No route to host|Network is unreachable|network is unreachable|Temporary failure in name resolution"
+    r"|Could not resolve hostname|unable to start the sftp session|unexpected HTTP response \((429|5\d\d)\)|SlowDown|Service Unavailable"
+)
 # Lines that say less than the first one
 _COUNT = re.compile(r"[Tt]here (were|was) \d+ error|unable to create lock")
 
@@ -306,6 +312,8 @@ class Repository:
             return BackupError(f"restic {verb} was ended by signal {-code}", "try again")
         if said.startswith(_CRASHES):
             return TryAgain(f"restic {verb} crashed: {said}", f"is there too little memory for it? Then {MORE_MEMORY}")
+        if not self.location.startswith("/") and _PASSING.search(text):
+            return RepositoryUnreachable(f"restic {verb}: {said}", f"is {self.location} reachable and writable?")
         if verb in ("restore", "dump"):
             return BackupError(
                 f"restic {verb}: {said}", f"look at {self.location}, and at the place that is restored to"

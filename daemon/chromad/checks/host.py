@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chromad import service
+from pydantic import ValidationError
+
+from chromad import control, service
 from chromad.config import Config
+from chromad.errors import ChromadError
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,14 @@ class Host:
     answer: dict[str, Any] | None = None
     loaded: Config | None = None
     silent: str = ""
+
+
+def loaded(config: Config) -> Config | None:
+    """The configuration that the daemon runs with; None when it is of another version, which does not say or is not understood."""
+    try:
+        return Config.model_validate(control.ask(config.control_socket, "configuration"))
+    except (ChromadError, ValidationError):
+        return None
 
 
 def user_name(uid: int) -> str:

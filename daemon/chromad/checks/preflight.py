@@ -188,6 +188,13 @@ def _port(listen: Listen | Metrics, key: str) -> Result:
                     f"{_me()} may not listen on {listen}",
                     f"choose a {key}.port of 1024 or above",
                 )
+            if error.errno == errno.EADDRNOTAVAIL:
+                return fail(
+                    "port",
+                    TryAgain,
+                    f"cannot listen on {listen}: this host has no such address",
+                    f"it may come with the network; else {key}.host must be another one",
+                )
             return fail(
                 "port",
                 ConfigurationError,

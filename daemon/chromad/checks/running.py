@@ -137,12 +137,11 @@ def _clock(answer: dict[str, Any]) -> Result:
 def _configuration(host: Host) -> Result:
     if host.loaded is None:
         return skip("configuration", "the service does not say what it has loaded")
-    changed = configuration.differences(host.loaded, host.config)
-    if not changed:
+    action, keys = configuration.pending(host.loaded, host.config)
+    if action == "none":
         return ok("configuration", f"the service has loaded {host.path} as it is")
-    runtime = all(configuration.is_runtime(key) for key in changed)
-    fact = f"{host.path} was changed and is not loaded: {', '.join(changed)}"
-    return warn("configuration", fact, f"systemctl {'reload' if runtime else 'restart'} chromadb")
+    fact = f"{host.path} was changed and is not loaded: {', '.join(keys)}"
+    return warn("configuration", fact, f"systemctl {action} chromadb")
 
 
 def _unit() -> Iterator[Result]:

@@ -1,4 +1,4 @@
-"""chromactl config validate, chromactl config show."""
+"""chromactl config validate, chromactl config show, chromactl config pending."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 import yaml
 
-from chromad import config
-from chromad.cli import ui
+from chromad import config, control, service
+from chromad.checks.host import loaded
+from chromad.cli import rights, ui
 
 app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, add_completion=False)
 
@@ -46,3 +47,29 @@ def show(context: typer.Context, json: ui.Json = False) -> None:
         ui.print_json(document)
     else:
         typer.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
+
+
+@app.command()
+def pending(context: typer.Context, json: ui.Json = False) -> None:
+    """Say what it takes for the running service to have the file's values: none, reload or restart, and for which keys.
+
+    Example: chromactl config pending --json | jq -r .action
+    """
+    settings = ui.settings(context)
+    wanted = settings.config
+    rights.become_owner(wanted, strict=False)
+    running = control.ask(wanted.control_socket, "status") is not None
+    if running:
+        now = loaded(wanted)
+        # One that does not say is of another version than the file is for.
+        action, keys = config.pending(now, wanted) if now else ("restart", [])
+    elif service.available() and service.active():
+        action, keys = "restart", ["control_socket"]
+    else:
+        action, keys = "none", []
+    if json or settings.json:
+        ui.print_json({"action": action, "keys": keys, "running": running})
+    elif not running and not keys:
+        ui.out.print(f"none: the service does not run, and reads {settings.path} when it starts", markup=False)
+    else:
+        ui.out.print(f"{action}: {', '.join(keys)}" if keys else action, markup=False, highlight=False)

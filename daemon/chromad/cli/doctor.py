@@ -6,13 +6,11 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from chromad import control, signals
 from chromad.checks import Fix, Result, Status, doctor, fail, files
-from chromad.checks.host import Host
+from chromad.checks.host import Host, loaded
 from chromad.cli import rights, ui
-from chromad.config import Config
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain, UsageProblem, one_line
 from chromad.host import privileges
 
@@ -94,19 +92,11 @@ def _examine(settings: ui.Settings, deep: bool) -> tuple[list[Result], str]:
         return [fail("configuration", type(error), error.message, error.hint)], blind
     try:
         answer = control.ask(config.control_socket, "status")
-        host = Host(config, settings.path, answer, _loaded(config) if answer else None)
+        host = Host(config, settings.path, answer, loaded(config) if answer else None)
     except (TryAgain, PermissionProblem) as error:
         blind = error.message if isinstance(error, PermissionProblem) else ""
         host = Host(config, settings.path, silent=error.message)
     return list(doctor.examine(host, deep=deep)), blind
-
-
-def _loaded(config: Config) -> Config | None:
-    """The configuration that the daemon runs with; None when it is of another version, which does not say or is not understood."""
-    try:
-        return Config.model_validate(control.ask(config.control_socket, "configuration"))
-    except (ChromadError, ValidationError):
-        return None
 
 
 def _mend(results: Sequence[Result], yes: bool, *, quiet: bool) -> None:
