@@ -6,14 +6,13 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO
 
-from chromad import signals, texts, threads
+from chromad import engine_room, sandbox, signals, texts, threads
 from chromad.api import Api
 from chromad.config import Config
 from chromad.errors import ChromadError, EngineError, PermissionProblem, one_line
@@ -38,7 +37,7 @@ class Engine:
         self._lock_fd = lock_fd
         self._scratch = scratch
         self._ending = False
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | sandbox.Process | None = None
         self._pumps: list[threads.Task] = []
         self._full = False
         self._complaints = texts.Complaints()
@@ -56,27 +55,7 @@ class Engine:
             log.debug("SQLite's planner is not told what makes filters fast: %s", error.message)
         self._full = False
         self._complaints = texts.Complaints()
-        settings = os.memfd_create("engine.yml")
-        os.write(settings, json.dumps(self._settings()).encode())
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "chromad.engine_main", f"/proc/self/fd/{settings}", str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            # Chroma reads CHROMA_* over its configuration file, so it gets none of ours.
-            env={
-                "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-                "RUST_LOG": f"{_RUST_LOG[self._config.log_level]},{texts.REQUESTS}",
-                "NO_COLOR": "1",
-            },
-            # The directory stays locked as long as the engine lives.
-            pass_fds=(settings, self._lock_fd),
-            # Ctrl-C in a terminal reaches the daemon alone.
-            start_new_session=True,
-        )
-        os.close(settings)
+        self._process = self._start()
         assert self._process.stdout and self._process.stderr
         pump = partial(_pump_traces, self._process.stdout, self._listen, self._ends_unheard, scratch=self._scratch)
         # An engine whose output nobody reads comes to a stop.
@@ -86,6 +65,35 @@ class Engine:
         ]
         for task in self._pumps:
             task.start()
+
+    def _start(self) -> "subprocess.Popen[str] | sandbox.Process":
+        # Chroma reads CHROMA_* over its configuration file, so it gets none of ours.
+        environment = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "RUST_LOG": f"{_RUST_LOG[self._config.log_level]},{texts.REQUESTS}",
+            "NO_COLOR": "1",
+        }
+        settings = os.memfd_create("engine.yml")
+        try:
+            os.write(settings, json.dumps(self._settings()).encode())
+            # The directory stays locked as long as the engine lives.
+            descriptors = (settings, self._lock_fd)
+            if self._scratch and sandbox.wanted():
+                return sandbox.Process(environment, descriptors)
+            return subprocess.Popen(
+                engine_room.command(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env=environment,
+                pass_fds=descriptors,
+                # Ctrl-C in a terminal reaches the daemon alone.
+                start_new_session=True,
+            )
+        finally:
+            os.close(settings)
 
     @property
     def pid(self) -> int:
@@ -97,6 +105,8 @@ class Engine:
         code = self._process.poll() if self._process else None
         if code is None:
             return None
+        if self._lost:
+            return "the sandbox of the engine, a unit of systemd's, did not start, or was ended"
         if self._full:
             return "the engine found the disk full in the middle of a transaction, and was ended"
         if code < 0:
@@ -112,6 +122,8 @@ class Engine:
     def raise_if_dead(self) -> None:
         """Raises EngineError when the process has ended."""
         reason = self.exit_reason()
+        if reason and self._lost:
+            raise EngineError(reason, "what systemd-run has to say is above; see journalctl -n 50, then try again")
         if reason:
             raise EngineError(reason, "its last words, if any, are above")
 
@@ -163,6 +175,10 @@ class Engine:
             self._process.kill()
             self._process.wait()
         self._join()
+
+    @property
+    def _lost(self) -> bool:
+        return isinstance(self._process, sandbox.Process) and self._process.lost
 
     def _ends_unheard(self) -> bool:
         """Whether what it says is nobody's concern: it is our own, and is being ended, or we are and have left its answers."""

@@ -19,6 +19,7 @@ from chromad.checks import processes
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import ChromadError, TryAgain
+from chromad.host import files
 from chromad.output import log as journal
 from chromad.store import audit, fence, lock, log, quarantine, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Store
@@ -186,7 +187,13 @@ class _Repair:
             lost = sorted(needed - salvaged - logged.keys())
             # Before it is done: afterwards nothing tells of them any more.
             lost_file = quarantine.list_lost(collection.segment, self._quarantine_dir, lost) if lost else None
-            connection.execute("COMMIT")
+            try:
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                # Of a disk that fails in the end, it is not known what it holds.
+                if lost_file and error.sqlite_errorcode != sqlite3.SQLITE_IOERR_FSYNC:
+                    files.remove(lost_file)
+                raise
         broken = self._move_out(collection, broken)
         return Repaired(
             collection.name,

@@ -42,6 +42,11 @@ class RootSteps:
         """Does it, or has root's part do it."""
         return privileges.ask(word) if privileges.may(word) else self.known[word]()
 
+    def copies(self) -> list[Path]:
+        """The copy of the data, which the new version's engine is to bring to its schema."""
+        found = upgrade_journal.read()
+        return [found.copy] if found and found.data_dir == self._config.data_dir else []
+
     def _journal(self) -> Journal:
         found = upgrade_journal.read()
         if found is None or found.data_dir != self._config.data_dir:

@@ -14,6 +14,7 @@ import pytest
 from tests.integration import records
 from tests.integration.account import AS_ROOT, BIN, current
 from tests.integration.site import Result, Site
+from tests.integration.test_upgrade import Host as Upgraded
 from tests.integration.unit import Unit, ended
 
 pytestmark = [
@@ -48,13 +49,19 @@ class Process:
 class Trace:
     """All processes of one chromactl."""
 
-    def __init__(self, site: Site, *words: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        *words: str,
+        environment: dict[str, str] | None = None,
+        program: Path = BIN / "chromactl",
+    ) -> None:
         where = site.root / "trace"
         shutil.rmtree(where, ignore_errors=True)
         where.mkdir()
         calls = f"trace={_FILES},{_PROCESSES}"
         strace: list[str | Path] = ["strace", "-ff", "-y", "-a", "1", "-s", "400", "-e", calls, "-o", where / "of"]
-        argv = [*strace, BIN / "chromactl", "--config", site.config, *words]
+        argv = [*strace, program, "--config", site.config, *words]
         process = site.spawn(argv, current(), environment)
         output, _ = process.communicate(timeout=180)
         self.result = Result(process.returncode, output.decode())
@@ -68,10 +75,18 @@ class Trace:
             pytest.skip("strace may not trace processes here")
 
     @property
-    def worker(self) -> Process:
-        """The process that works."""
-        [found] = [each for each in self.processes.values() if each.became]
-        return found
+    def workers(self) -> list[Process]:
+        """The processes that work: of an upgrade and of the backup that it has another chromactl take, more than one."""
+        return [each for each in self.processes.values() if each.became]
+
+    @property
+    def servants(self) -> set[int]:
+        """These, and all that they have started."""
+        return set[int]().union(*(self.below(each.pid) for each in self.workers))
+
+    def started(self, word: str) -> list[Process]:
+        """The processes of programs with a word on their command line."""
+        return [each for each in self.processes.values() if any(word in program for program in each.programs)]
 
     def below(self, pid: int) -> set[int]:
         """A process, and all that it has started."""
@@ -82,13 +97,13 @@ class Trace:
 
     def of_root(self) -> Iterator[tuple[Process, str]]:
         """The lines of processes with euid 0, from when root's part is one of two."""
-        servants = self.below(self.worker.pid)
+        workers, servants = {each.pid for each in self.workers}, self.servants
         for process in self.processes.values():
             if process.pid in servants:
                 continue
             lines = process.text.splitlines()
-            if self.worker.pid in process.children:
-                [begin] = [number for number, line in enumerate(lines) if line.endswith(f" = {self.worker.pid}")]
+            for worker in workers.intersection(process.children):
+                [begin] = [number for number, line in enumerate(lines) if line.endswith(f" = {worker}")]
                 lines = lines[begin + 1 :]
             yield from ((process, line) for line in lines)
 
@@ -107,15 +122,16 @@ def _made() -> Iterator[Site]:
 def _check(site: Site, trace: Trace, *, touched: tuple[str, ...] = ()) -> None:
     """touched: last parts of the paths below what the service user can write which root's part may go to, by descriptors."""
     own = [str(path) for path in (site.data, site.checkpoints, site.quarantine, site.backups, site.root / "restore")]
+    copy = f"{site.root}/.{site.data.name}.upgrade-"
     for _, line in trace.of_root():
-        if not any(f'"{place}/' in line or f"<{place}" in line or f'"{place}"' in line for place in own):
+        if not any(
+            f'"{place}/' in line or f"<{place}" in line or f'"{place}"' in line or copy in line for place in own
+        ):
             continue
         assert _BY_DESCRIPTOR.match(line), line
         assert any(each in line for each in touched), line
-    for process in trace.processes.values():
-        for program in process.programs:
-            if "engine_main" in program or '"restic"' in program:
-                assert process.pid in trace.below(trace.worker.pid), program
+    for process in (*trace.started("engine_main"), *trace.started('"restic"')):
+        assert process.pid in trace.servants, process.programs
 
 
 def _source(site: Site) -> Path:
@@ -151,7 +167,7 @@ def test_work_is_the_service_users(_made: Site, words: list[str]) -> None:
 def test_doctor(_made: Site) -> None:
     trace = Trace(_made, "doctor", "--deep")
     assert trace.result.code in (0, 1), trace.result.output
-    servants = trace.below(trace.worker.pid)
+    servants = trace.servants
     for process in trace.processes.values():
         for line in process.text.splitlines():
             # It looks at what there is, and opens none of it.
@@ -186,12 +202,43 @@ def test_adoption(_made: Site, site: Site) -> None:
     source = _source(_made)
     trace = Trace(site, "adopt", str(source))
     assert trace.result.code == 0, trace.result.output
-    servants = trace.below(trace.worker.pid)
+    servants = trace.servants
     for process in trace.processes.values():
         if process.pid in servants:
             assert not re.search(rf'open(at)?\(.*"{source}/', process.text)
     _check(site, trace, touched=('"staging-', '"."', '"restore"', '"data"', "staging-", "chroma.sqlite3"))
     assert {path.stat().st_uid for path in (site.data, *site.data.rglob("*"))} == {site.account.uid}
+
+
+def test_backups_are_forgotten(_made: Site) -> None:
+    forgotten = _made.backup("--full")["id"]
+    _made.backup("--full")
+    trace = Trace(_made, "backups", "forget", forgotten, "--confirm")
+    assert trace.result.code == 0, trace.result.output
+    assert forgotten not in [each["id"] for each in _made.listed()]
+    _check(_made, trace)
+    assert trace.started('"restic"')
+
+
+def test_upgrade() -> None:
+    host = Upgraded()
+    site = host.site
+    try:
+        path = {"PATH": f"{site.root}/bin:{os.environ['PATH']}"}
+        trace = Trace(site, "upgrade", environment=path, program=host.home / "venvs/new/bin/chromactl")
+        assert trace.result.code == 0, trace.result.output
+        _check(
+            site,
+            trace,
+            touched=('"."', f'".{site.data.name}.upgrade-', f'"{site.data.name}"', '"restore"', '"replaced-', "shm"),
+        )
+        # Those of the backup, the trial, and the migration
+        assert len(trace.started("engine_main")) >= 3
+        assert len(trace.workers) == 2
+        host.assert_sound("new")
+    finally:
+        host.unit.close()
+        site.remove()
 
 
 def test_data_of_root_need_permission(site: Site) -> None:
@@ -201,6 +248,28 @@ def test_data_of_root_need_permission(site: Site) -> None:
         result = site.chromactl(*words)
         assert result.code == 77, result.output
         assert "belongs to root" in result.output
+
+
+@pytest.mark.parametrize("permitted", [False, True])
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["backups"], ["backups", "show", "latest"], ["doctor"], ["fence", "--reason", "one"]],
+    ids=" ".join,
+)
+def test_root_looks_as_itself_where_that_is_permitted(
+    _made: Site, site: Site, words: list[str], permitted: bool
+) -> None:
+    """At data of root's; else it is the service's user, who sees little."""
+    site.copy_from(_made)
+    for top in (site.data, site.checkpoints):
+        for path in (top, *top.rglob("*")):
+            os.chown(path, 0, 0)
+    site.configure({"allow_root": permitted})
+    trace = Trace(site, *words)
+    assert "Traceback" not in trace.result.output
+    assert bool(trace.workers) is not permitted
+    for process in trace.started('"restic"'):
+        assert permitted or process.pid in trace.servants
 
 
 def test_a_link_of_the_service_users_is_not_its_data(site: Site) -> None:
@@ -245,9 +314,9 @@ def test_without_data_root_runs_no_restic(site: Site, _made: Site) -> None:
         shutil.rmtree(path)
     for words in (["backups"], ["backups", "show", "latest"]):
         trace = Trace(site, *words)
-        ran = [each for each in trace.processes.values() if any('"restic"' in program for program in each.programs)]
+        ran = trace.started('"restic"')
         assert ran, trace.result.output
-        assert all(each.pid in trace.below(trace.worker.pid) for each in ran)
+        assert all(each.pid in trace.servants for each in ran)
 
 
 @pytest.mark.parametrize("exchanged", [False, True])

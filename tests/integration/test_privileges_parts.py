@@ -164,6 +164,21 @@ def test_too_long_an_answer_is_an_error(tmp_path: Path) -> None:
     assert (tmp_path / "ended").exists()
 
 
+def test_open_files_are_handed_over(tmp_path: Path) -> None:
+    """And are not kept: root's part would keep the other end of a pipe from ending."""
+    code, out, err = _run(
+        tmp_path,
+        "secret = place / 'secret'\nsecret.write_text('of root')\nsecret.chmod(0o400)\n"
+        "part({'open': lambda: privileges.Descriptors([os.open(secret, os.O_RDONLY), os.open(place, os.O_RDONLY)]),\n"
+        "      'many': lambda: len(os.listdir('/proc/self/fd'))})\n"
+        "before = privileges.ask('many')\n"
+        "one, two = privileges.ask('open')\n"
+        "print(os.read(one, 100).decode(), os.listdir(two), os.get_inheritable(one), before == privileges.ask('many'))\n",
+    )
+    assert (code, err) == (0, "")
+    assert out == "of root ['secret'] False True\n"
+
+
 def test_it_ends_when_its_part_cannot_be_understood(tmp_path: Path) -> None:
     """An empty message looks as the end of the other part does."""
     code, out, err = _run(

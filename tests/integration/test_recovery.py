@@ -381,6 +381,21 @@ def test_segment_that_is_gone_with_its_log(site: Site) -> None:
     main = "from chromad import chromactl\nchromactl.main()"
     command: list[str | Path] = [BIN / "python", "-c", killed + main, "--config", site.config, "repair"]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode in (-signal.SIGKILL, 1)
+    assert list(site.quarantine.glob("*.lost")) == []
+    # And where it cannot be done after that: the list would be of what is not lost yet.
+    full = (
+        "import resource\nfrom chromad.store import quarantine\nlist_lost = quarantine.list_lost\n"
+        "def listed(*arguments):\n"
+        "    path = list_lost(*arguments)\n"
+        "    assert path.read_text()\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))\n"
+        "    return path\n"
+        "quarantine.list_lost = listed\n"
+    )
+    command = [BIN / "python", "-c", full + main, "--config", site.config, "repair", "--json"]
+    failed = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert failed.returncode == 1, failed
+    assert list(site.quarantine.glob("*.lost")) == [], failed
     result = site.chromactl("repair", "--json")
     [repaired] = result.json()
     assert result.code == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration import mounts, repositories
-from tests.integration.account import until
+from tests.integration.account import BIN, current, until
 from tests.integration.site import Result, Site, free_port
 
 
@@ -287,6 +287,21 @@ def test_init(used: Site) -> None:
     assert used.chromactl("backups", "init", "--json").json() == {"key": False, "repository": False}
     assert used.key.read_bytes() == key
     used.backup()
+
+
+def test_what_a_killed_init_has_left_is_removed(used: Site) -> None:
+    used.key.unlink()
+    killed = "import os\nfrom chromad.host import renameat2\nrenameat2.rename = lambda *_: os.kill(os.getpid(), 9)\n"
+    main = "from chromad import chromactl\nchromactl.main()"
+    used.spawn([BIN / "python", "-c", killed + main, "--config", used.config, "backups", "init"], current()).wait(60)
+    [left] = used.root.glob(f".{used.key.name}*")
+    assert (left.stat().st_mode & 0o077, used.key.exists()) == (0, False)
+    # It may be of somebody who is still at it.
+    assert used.chromactl("backups", "init", "--json").json() == {"key": True, "repository": True}
+    assert left.exists()
+    os.utime(left, (0, 0))
+    assert used.chromactl("backups", "init", "--json").json() == {"key": False, "repository": False}
+    assert not left.exists()
 
 
 def test_init_tells_to_keep_the_key(used: Site) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from chromad.backup import ledger, restore, run
+from chromad.checks import files as checks
 from chromad.checks.files import may_change
 from chromad.config import Backup, Config
 from chromad.errors import ChromadError
@@ -492,3 +493,47 @@ def test_programs_that_the_service_user_may_change(tmp_path: Path, uid: int, mod
     assert may_change(path, ATTACKER) == changes
     assert not may_change(tmp_path / "none", ATTACKER)
     assert not may_change(Path("/tmp"), ATTACKER)
+
+
+def test_programs_are_all_that_root_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manual pages and their directories, programs in the path and theirs, environments beside this one."""
+    manual, programs, home = tmp_path / "man", tmp_path / "bin", tmp_path / "home"
+    page, program, other = manual / "man8/chromactl.8", programs / "chromad", home / "venvs/old/lib/module.py"
+    for path in (page, program, other, home / "venvs/new/bin/python"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    program.chmod(0o755)
+    (home / "venv").symlink_to("venvs/old")
+    monkeypatch.setattr(checks, "_MANUAL", manual)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr(sys, "prefix", str(home / "venvs/new"))
+    user = os.geteuid() + 1
+    for path in (page, page.parent, manual, program, programs, other, home / "venvs", home / "venv"):
+        before = path.lstat()
+        if path.is_symlink() and os.geteuid() != 0:
+            continue
+        assert path not in _changed_by(user)
+        if os.geteuid() == 0:
+            os.chown(path, user, 0, follow_symlinks=False)
+        else:
+            path.chmod(0o777)
+        assert path in _changed_by(user)
+        if os.geteuid() == 0:
+            os.chown(path, before.st_uid, before.st_gid, follow_symlinks=False)
+        else:
+            path.chmod(stat.S_IMODE(before.st_mode))
+
+
+def _changed_by(user: int) -> set[Path]:
+    looked = {*checks._environments(Path(sys.prefix).resolve()), *checks._called(), *checks._manual()}
+    return {path for path in looked if may_change(path, user)}
+
+
+def test_what_is_new_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    files.write_atomically(path, "first", 0o400, new=True)
+    with pytest.raises(FileExistsError):
+        files.write_atomically(path, "second", 0o400, new=True)
+    assert path.read_text(encoding="ascii") == "first"
+    assert path.stat().st_mode & 0o777 == 0o400
+    assert os.listdir(tmp_path) == ["key"]

@@ -80,6 +80,19 @@ def test_where_there_are_no_data_it_is_not_root(tmp_path: Path) -> None:
     assert verbs.owner(_config(tmp_path, allow_root=True)) is None
 
 
+@_as_root
+def test_at_data_of_roots_it_is_not_root(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    config.data_dir.mkdir()
+    with pytest.raises(PermissionProblem, match="belongs to root"):
+        verbs.owner(config)
+    account = verbs.owner(config, strict=False)
+    assert account
+    assert account.uid
+    permitted = _config(tmp_path, allow_root=True)
+    assert (verbs.owner(permitted), verbs.owner(permitted, strict=False)) == (None, None)
+
+
 def test_only_a_doctor_that_mends_knows_the_word(tmp_path: Path) -> None:
     host = Host(_config(tmp_path), tmp_path / "chromad.yml")
     assert set(files.steps(host, fix=False)) == {"look at files"}

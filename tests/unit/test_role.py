@@ -248,6 +248,15 @@ def test_what_a_unit_may_write_is_made_at_boot(name: str) -> None:
         assert made[path.removeprefix("-")] == whose
 
 
+@pytest.mark.parametrize("role", SPECS)
+def test_what_is_given_to_the_service_user_is_no_link(role: str) -> None:
+    for path in sorted((ROLES / role / "tasks").glob("*.yml")):
+        for task in yaml.safe_load(path.read_text()):
+            found = task.get("ansible.builtin.file", {})
+            if "_chromadb_owner" in str(found.get("owner", "")).split("{{")[-1]:
+                assert found.get("follow") in (False, "{{ not item.service }}"), f"{path.name}: {task['name']}"
+
+
 def _of_role(variables: Mapping[str, object], name: str) -> object:
     """What a variable of the role chromadb is, with some of the others set."""
     found: dict[str, Any] = yaml.safe_load((ROLES / "chromadb/vars/main.yml").read_text())

@@ -3,19 +3,19 @@
 import os
 import pwd
 import shlex
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from chromad import errors, service
+from chromad import environment, errors, service
 from chromad.checks import Fix, Result, drift, fail, ok, skip, warn
-from chromad.checks.host import Host, group_name, unit_properties, user_name
+from chromad.checks.host import Host, group_name, service_user, user_name
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, one_line
 from chromad.host import files, privileges
 from chromad.host.privileges import Step
-from chromad.service import UNIT
 
 _SHOWN = 5
 _LONGEST = 1000  # characters of names that anybody may have chosen
@@ -117,11 +117,8 @@ def _service_user(host: Host) -> int:
     uid = host.config.data_dir.stat().st_uid
     if uid or host.config.allow_root:
         return uid
-    name = unit_properties(UNIT, "User").get("User") or "chromadb"
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return uid
+    found = service_user()
+    return found.pw_uid if found else uid
 
 
 def _missing(top: Path, owner: int) -> Result:
@@ -147,8 +144,8 @@ def _programs(owner: int) -> Result:
     top = Path(sys.prefix).resolve()
     if owner == 0 or (top.stat().st_uid == owner and not service.available()):
         return skip("programs", f"{top} is not root's, or the service runs as root")
-    pages = (page for directory in _MANUAL.glob("man*") for page in directory.glob("chrom*"))
-    found = [path for path in (*_everything(top), *top.parents, *_WRAPPERS, *pages) if may_change(path, owner)]
+    looked = dict.fromkeys((*_environments(top), *top.parents, *_called(), *_manual()))
+    found = [path for path in looked if may_change(path, owner)]
     if not found:
         return ok("programs", f"{user_name(owner)} can change neither {top} nor what is called from it")
     names = ", ".join(map(str, found[:_SHOWN])) + (" …" if len(found) > _SHOWN else "")
@@ -158,6 +155,35 @@ def _programs(owner: int) -> Result:
         f"{user_name(owner)} can change what root runs: {names}",
         f"chown -h root and chmod go-w these, when you know what is in them; {top}: apply playbooks/site.yml again",
     )
+
+
+def _environments(top: Path) -> Iterator[Path]:
+    """All of an environment; of those beside it as well, between which an upgrade switches, with the link and its journal."""
+    yield from _everything(top)
+    try:
+        home = environment.home()
+    except ConfigurationError:
+        return
+    yield from (home, home.parent / "venv")
+    for path in sorted(home.iterdir()):
+        yield from _everything(path)
+
+
+def _called() -> Iterator[Path]:
+    """Where the role puts what calls the programs, and what root finds in its own path."""
+    yield from _WRAPPERS
+    for name in ("chromactl", "chromad", "chroma"):
+        if found := shutil.which(name):
+            path = Path(os.path.abspath(found))
+            yield from (path, *path.parents, path.resolve())
+
+
+def _manual() -> Iterator[Path]:
+    """The manual pages, and the directories that they are in."""
+    yield from (_MANUAL, *_MANUAL.parents)
+    for directory in _MANUAL.glob("man*"):
+        yield directory
+        yield from directory.glob("chrom*")
 
 
 def may_change(path: Path, uid: int) -> bool:

@@ -3,6 +3,7 @@
 import grp
 import pwd
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ def group_name(uid: int) -> str:
         return grp.getgrgid(pwd.getpwuid(uid).pw_gid).gr_name
     except KeyError:
         return f"the group of {user_name(uid)}"
+
+
+def service_user() -> pwd.struct_passwd | None:
+    """The user of the service's unit, or of the name that it has by default; None where there is none."""
+    name = ""
+    with suppress(subprocess.TimeoutExpired):  # systemd does not answer
+        name = unit_properties(service.UNIT, "User").get("User", "")
+    try:
+        return pwd.getpwnam(name or "chromadb")
+    except KeyError:
+        return None
 
 
 def unit_properties(unit: str, *names: str) -> dict[str, str]:

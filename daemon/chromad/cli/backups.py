@@ -190,17 +190,12 @@ def _make(config: Config) -> tuple[bool, bool]:
 
 def _make_key(path: Path) -> bool:
     """Makes a key where there is none; says whether it did."""
+    files.remove_drafts(path)
     if path.exists():
         return False
     # Under its name it is whole or not there: with half a key a repository would be made that nobody opens again.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with signals.deferred():
-        files.write_atomically(unfinished, f"{secrets.token_urlsafe(_KEY_BYTES)}\n", 0o400)
-        try:
-            files.rename(unfinished, path)
-        finally:
-            files.remove(unfinished)
-        files.sync(path.parent)
+        files.write_atomically(path, f"{secrets.token_urlsafe(_KEY_BYTES)}\n", 0o400, new=True)
     return True
 
 

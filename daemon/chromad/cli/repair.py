@@ -19,7 +19,8 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     Example: sudo systemctl stop chromadb && sudo chromactl repair && sudo systemctl start chromadb
     """
     settings = ui.settings(context)
-    rights.become_owner(settings.config)
+    # Its engine serves nobody, but works on the data themselves.
+    rights.become_owner(settings.config, copies=lambda: [settings.config.data_dir])
     with (
         signals.saying("the repair was not ended; run it again before the service is started"),
         ui.progress() as report,

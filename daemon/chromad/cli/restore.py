@@ -136,6 +136,7 @@ def _work_beside(config: Config, target: Path, *, elsewhere: bool) -> Path | Chr
         restore.steps(target, within, account.uid),
         account=account,
         ended=partial(files.remove_tree, within, ignore_errors=True),
+        copies=lambda: [swap.settled(within)],
     )
     if not os.access(within, os.W_OK):
         raise PermissionProblem(

@@ -3,11 +3,12 @@
 import os
 import pwd
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from chromad import service
+from chromad import sandbox, service
+from chromad.checks import host
 from chromad.cli import ui
 from chromad.config import Config
 from chromad.errors import ChromadError, PermissionProblem
@@ -21,8 +22,8 @@ _OTHERS = ("chromadb", "nobody")
 
 def owner(config: Config, *, strict: bool = True) -> Account | None:
     """Whom a verb that root starts works as: the owner of the data, or `somebody` where there are none. None to go on as we are:
-    not root, or data of root's, or none where the configuration permits that they are root's. strict: raise PermissionProblem
-    for data of root's which it does not permit."""
+    not root, or data of root's, or none, where the configuration permits that they are root's. strict: raise PermissionProblem
+    for data of root's which it does not permit; else they are taken for the service user's, who cannot see much of them."""
     if os.geteuid() != 0:
         return None
     for path in (config.data_dir, config.checkpoint_dir):
@@ -38,9 +39,12 @@ def owner(config: Config, *, strict: bool = True) -> Account | None:
             continue
         if status.st_uid != 0:
             return Account(status.st_uid, _group(status))
-        if strict and not config.allow_root:
+        if config.allow_root:
+            return None
+        if strict:
             raise PermissionProblem(f"{path} belongs to root", "give it to the service's user, or set allow_root: true")
-        return None
+        found = host.service_user()
+        return Account(found.pw_uid, found.pw_gid) if found and found.pw_uid else somebody(config.backup.local_path)
     return None if config.allow_root else somebody(config.backup.local_path)
 
 
@@ -63,6 +67,7 @@ def become_owner(
     *,
     account: Account | None = None,
     ended: Callable[[], None] = lambda: None,
+    copies: Callable[[], Iterable[Path]] = tuple,
     strict: bool = True,
     resumes: bool = False,
 ) -> None:
@@ -70,15 +75,25 @@ def become_owner(
     everything that only root can read has been read.
 
     steps: beside those of the service and of the exchange of directories. account: another one than the owner. ended: called at
-    the end, as root. resumes: the verb itself puts right what one that was killed has left, before the service starts.
+    the end, as root. copies: directories that engines are to work on, beside the copy that is exchanged and those of backups.
+    resumes: the verb itself puts right what one that was killed has left, before the service starts.
     """
     account = account or owner(config, strict=strict)
     if account is None or privileges.split():
         return
     unit = _Unit(config.data_dir, resumes=resumes)
     known = {**unit.steps(), **swap.steps(config.data_dir), **(steps or {})}
+    beside = swap.settled(swap.location(config.data_dir))
+    engines = sandbox.Units(account, lambda: (beside, config.backup_dir, *copies()))
+
+    def end() -> None:
+        try:
+            engines.end()
+        finally:
+            ended()
+
     tell = partial(ui.err.print, style="red", markup=False)
-    privileges.part(account, known, ended, lambda text: tell(f"ERROR: {text}"), unit.killed)
+    privileges.part(account, {**known, **engines.steps()}, end, lambda text: tell(f"ERROR: {text}"), unit.killed)
 
 
 class _Unit:

@@ -105,9 +105,9 @@ def read_plain(path: Path) -> bytes:
         return file.read()
 
 
-def write_atomically(path: Path, text: str, mode: int) -> None:
+def write_atomically(path: Path, text: str, mode: int, *, new: bool = False) -> None:
     """Writes a file under a name that nobody can guess, fsyncs it, renames it, fsyncs the directory: a crash leaves either the
-    old or the new one. A link in its place is replaced, not followed."""
+    old or the new one. A link in its place is replaced, not followed. new: raise FileExistsError where there is something."""
     with directory(path.parent) as parent:
         _remove_drafts(path.name, parent)
         draft = f".{path.name}.{secrets.token_hex(8)}.new"
@@ -121,12 +121,21 @@ def write_atomically(path: Path, text: str, mode: int) -> None:
                     os.fchown(fd, owner.st_uid, owner.st_gid)
                 os.fchmod(fd, mode)
                 os.fsync(fd)
-            os.rename(draft, path.name, src_dir_fd=parent, dst_dir_fd=parent)
+            if new:
+                renameat2.rename(parent, draft, parent, path.name)
+            else:
+                os.rename(draft, path.name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             with suppress(OSError):
                 os.unlink(draft, dir_fd=parent)
             raise
         os.fsync(parent)
+
+
+def remove_drafts(path: Path) -> None:
+    """Removes what writers of a file that were killed have left beside it, an hour ago or more."""
+    with suppress(OSError), directory(path.parent) as parent:
+        _remove_drafts(path.name, parent)
 
 
 def _remove_drafts(name: str, parent: int) -> None:

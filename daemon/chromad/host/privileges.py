@@ -35,6 +35,7 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 
 _LONGEST = 1 << 16  # bytes of an answer; a socket takes about three times that at once
+_MOST = 8  # descriptors of an answer
 _TOLD = 2000  # characters of an error, or of a hint
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FAILED = 1
@@ -43,6 +44,10 @@ _TICK = 0.2  # seconds
 # closed sends several.
 _PATIENCE = 3
 _MOMENT = 1.0  # seconds
+
+
+class Descriptors(list[int]):
+    """What a step gives that hands over open files: they are closed in root's part, and open in the one that works."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ def interrupted() -> bool:
 
 
 def ask(word: str, tick: Callable[[], None] = lambda: None) -> Any:
-    """Has root's part do what it knows by this word; gives its answer, or raises what was raised there. A signal waits.
+    """Has root's part do what it knows by this word; gives its answer, or the descriptors that it hands over, or raises what was
+    raised there. A signal waits.
+
     tick: called a few times a second until then."""
     assert _Part.pipe
     with signals.deferred():
@@ -94,7 +101,10 @@ def ask(word: str, tick: Callable[[], None] = lambda: None) -> Any:
             _Part.pipe.sendall(word.encode())
             while not select.select([_Part.pipe], [], [], _TICK)[0]:
                 tick()
-            answer = json.loads(_Part.pipe.recv(_LONGEST))
+            text, descriptors, _, _ = socket.recv_fds(_Part.pipe, _LONGEST, _MOST)
+            for each in descriptors:
+                os.set_inheritable(each, False)
+            answer = json.loads(text)
         except (OSError, ValueError):
             raise ChromadError(
                 f"the part of this program that is root did not answer to: {word}", "try again"
@@ -102,7 +112,7 @@ def ask(word: str, tick: Callable[[], None] = lambda: None) -> Any:
     if "error" in answer:
         kinds = {kind.__name__: kind for kind in _kinds(ChromadError)}
         raise kinds.get(answer["kind"], ChromadError)(answer["error"], answer["hint"])
-    return answer["done"]
+    return descriptors or answer["done"]
 
 
 def become(account: Account) -> None:
@@ -216,7 +226,7 @@ def _serve(
     try:
         with suppress(OSError):  # it has ended
             while word := _receive(pipe):
-                pipe.sendall(_answer(steps.get(word)))
+                _send(pipe, steps.get(word))
         # It must not wait for an answer while it is waited for.
         pipe.close()
         # Before it is reaped no other process can have its id.
@@ -240,20 +250,33 @@ def _receive(pipe: socket.socket) -> str:
     return pipe.recv(64).decode(errors="replace")
 
 
-def _answer(step: Step | None) -> bytes:
+def _send(pipe: socket.socket, step: Step | None) -> None:
+    text, descriptors = _answer(step)
+    try:
+        socket.send_fds(pipe, [text], descriptors)
+    finally:
+        for each in descriptors:
+            os.close(each)
+
+
+def _answer(step: Step | None) -> tuple[bytes, Descriptors]:
     try:
         if step is None:
             raise ChromadError("root's part knows no such word")
-        text = json.dumps({"done": step()}).encode()
+        done = step()
+        if isinstance(done, Descriptors):
+            return b"{}", done
+        text = json.dumps({"done": done}).encode()
         if len(text) > _LONGEST:
             raise ChromadError(
                 "the answer of the part that is root is too long", "look at the names of the files there"
             )
-        return text
+        return text, Descriptors()
     except Exception as error:
         told = error if isinstance(error, ChromadError) else from_system(error)
         kind = type(told).__name__
-        return json.dumps({"error": told.message[:_TOLD], "hint": told.hint[:_TOLD], "kind": kind}).encode()
+        text = json.dumps({"error": told.message[:_TOLD], "hint": told.hint[:_TOLD], "kind": kind}).encode()
+        return text, Descriptors()
 
 
 def _kinds(kind: type[ChromadError]) -> Iterator[type[ChromadError]]:

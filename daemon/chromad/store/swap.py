@@ -42,7 +42,7 @@ _settled = ""
 
 def place(data_dir: Path) -> Path:
     """The directory beside the data in which copies are made and former data are kept, with the owner of the data."""
-    parent = _place(data_dir)
+    parent = location(data_dir)
     if not parent.exists():
         if privileges.may("make place"):
             privileges.ask("make place")
@@ -57,7 +57,7 @@ def steps(data_dir: Path) -> dict[str, Step]:
     settled now."""
     global _settled  # noqa: PLW0603 (before the program becomes two)
     _settled = f"{STAGING}{datetime.now(UTC).strftime(_TIME)}"
-    copy = _place(data_dir) / _settled
+    copy = location(data_dir) / _settled
     return {
         "make place": lambda: str(place(data_dir)),
         "exchange": lambda: files.exchange(copy, data_dir),
@@ -83,7 +83,7 @@ def exchange(copy: Path, data_dir: Path) -> None:
 
 def _put_back(data_dir: Path) -> None:
     """Former data that an exchange has left beside their place, where nothing else is."""
-    found = [path for path in _place(data_dir).glob(f"{STAGING}*{_FORMER}") if _since(path)]
+    found = [path for path in location(data_dir).glob(f"{STAGING}*{_FORMER}") if _since(path)]
     if len(found) == 1:
         files.bring(found[0], data_dir)
 
@@ -92,7 +92,7 @@ def _bring_back(data_dir: Path) -> None:
     """What was left on the way is again where copies are, but for what an exchange has in hand now."""
     for way in _ways(data_dir):
         if not lock.is_held_directory(way):
-            files.rename(way, _place(data_dir) / way.name.removeprefix("."))
+            files.rename(way, location(data_dir) / way.name.removeprefix("."))
 
 
 def _ways(data_dir: Path) -> list[Path]:
@@ -113,21 +113,22 @@ def place_to_look(data_dir: Path) -> Path:
     """As `place`, for what stays only a moment: makes nothing where what is above the data will do."""
     if privileges.may("make place"):
         return place(data_dir)
-    return _place(data_dir) if _place(data_dir).is_dir() else data_dir.parent
+    return location(data_dir) if location(data_dir).is_dir() else data_dir.parent
 
 
 def exists(data_dir: Path) -> bool:
     """Whether there is a directory for copies."""
-    return _place(data_dir).exists()
+    return location(data_dir).exists()
 
 
 def tidy(data_dir: Path) -> None:
     """Removes the directory for copies again, where there is nothing in it."""
     with suppress(OSError):
-        files.remove_directory(_place(data_dir))
+        files.remove_directory(location(data_dir))
 
 
-def _place(data_dir: Path) -> Path:
+def location(data_dir: Path) -> Path:
+    """As `place`, whether or not it is there."""
     return data_dir.parent / "restore"
 
 
@@ -376,7 +377,7 @@ def sweep(parent: Path) -> list[str]:
 
 def sweep_beside(data_dir: Path) -> None:
     """As `sweep`, of what is beside the data."""
-    sweep(_place(data_dir))
+    sweep(location(data_dir))
 
 
 @dataclass(frozen=True)
@@ -397,11 +398,11 @@ def leftovers(data_dir: Path) -> list[Leftover]:
     """What there is beside the data, but for what is being worked on now."""
     found: dict[str, list[Path]] = {}
     for kind in (STAGING, REPLACED, FAILED):
-        for path in sorted(_place(data_dir).glob(f"{kind}*")):
+        for path in sorted(location(data_dir).glob(f"{kind}*")):
             found.setdefault(_stem(path), []).append(path)
     for path in _ways(data_dir):
         found.setdefault(_stem(path), []).append(path)
-    return [left for stem, paths in found.items() if (left := _leftover(paths, _place(data_dir) / f"{stem}{_NOTE}"))]
+    return [left for stem, paths in found.items() if (left := _leftover(paths, location(data_dir) / f"{stem}{_NOTE}"))]
 
 
 def _leftover(paths: list[Path], note_path: Path) -> Leftover | None:

@@ -1,0 +1,57 @@
+"""The process that an engine of a verb of root's is started by, within the unit that is its sandbox, see `sandbox`.
+
+Standard input is a socket to the one that works. It brings what the engine is started with, as JSON and two descriptors, then
+numbers of signals for it; back go the engine's pid and, when it has ended, its code. When the other side is gone, however that
+came, so is the engine.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+
+_LONGEST = 1 << 14  # bytes of a message
+STARTED, ENDED = "started", "ended"
+
+
+def command(settings: int) -> list[str]:
+    """What starts an engine as a child of this process. settings: the descriptor of its configuration."""
+    return [sys.executable, "-I", "-m", "chromad.engine_main", f"/proc/self/fd/{settings}", str(os.getpid())]
+
+
+def main() -> None:
+    """Until the engine, or the one who works with it, has ended."""
+    pipe = socket.socket(fileno=0)
+    text, descriptors, _, _ = socket.recv_fds(pipe, _LONGEST, 2)
+    if not text:
+        return
+    settings, lock = descriptors
+    process = subprocess.Popen(
+        command(settings),
+        stdin=subprocess.DEVNULL,
+        env=json.loads(text),
+        pass_fds=(settings, lock),
+        start_new_session=True,
+    )
+    # The lock of the directory is the engine's alone from here on.
+    os.close(settings)
+    os.close(lock)
+    pipe.send(f"{STARTED} {process.pid}".encode())
+
+    def tell() -> None:
+        code = process.wait()
+        with suppress(OSError):  # nobody is there to hear it
+            pipe.send(f"{ENDED} {code}".encode())
+
+    threading.Thread(target=tell, daemon=True).start()
+    with suppress(OSError):
+        while number := pipe.recv(_LONGEST):
+            process.send_signal(int(number))
+    process.kill()
+
+
+if __name__ == "__main__":
+    main()
