@@ -1,0 +1,69 @@
+"""python3 -m inside prepare | run: the host's side; prints a line of JSON for each attack."""
+
+import argparse
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import chain
+
+from . import canaries, layout, places, plan, scenes
+from .attack import Attacker, Make
+from .controller import tell
+from .verbs import VERBS, Verb
+
+
+def main() -> int:
+    """0 when all was tried; what came of it is for the controller to judge."""
+    parser = argparse.ArgumentParser(prog="python3 -m inside", description=__doc__)
+    parser.add_argument("what", choices=("prepare", "run"))
+    parser.add_argument("--moment", default="", help="between two backups")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--part", default="1/1")
+    parser.add_argument("--verb", default="")
+    parser.add_argument("--kind", default="", help="static, race or crafted")
+    parser.add_argument("--only", default="", help="paths and names that have this in them")
+    parser.add_argument("--cases", type=int, default=16, help="static ones of a verb; 0 for all")
+    parser.add_argument("--runs", type=int, default=20, help="of a verb, for a hundred rounds of the racer")
+    arguments = parser.parse_args()
+    if arguments.what == "prepare":
+        scenes.prepare(arguments.moment)
+        return 0
+    if arguments.part.startswith("1/"):
+        for name, problem in places.refused_by_the_kernel().items():
+            tell({"refused_by_the_kernel": name, "problem": problem})
+    attacker = Attacker(scenes.facts())
+    before = canaries.look(whole=True)
+    number, count = map(int, arguments.part.split("/"))
+    verbs = [each for each in VERBS if arguments.verb in ("", each.name)]
+    mine = verbs[number - 1 :: count]
+    for make in _all(attacker, mine, arguments):
+        tell(make().document())
+    for name, touched in attacker.known.items():
+        tell({"touched": name, "paths": len(touched), "by_root": sum(each.by_root for each in touched)})
+    layout.stop()
+    for line in canaries.changes(before, canaries.look(whole=True)):
+        tell({"verb": "all of them", "kind": "end", "problems": [line]})
+    return 0
+
+
+def _all(attacker: Attacker, verbs: list[Verb], arguments: argparse.Namespace) -> Iterator[Make]:
+    kinds = [arguments.kind] if arguments.kind else ["static", "race", "crafted"]
+    for verb in verbs:
+        rng = random.Random(f"{arguments.seed} {verb.name}")
+        yield from chain(
+            plan.look(attacker, verb),
+            plan.static(attacker, verb, rng, arguments.cases, arguments.only) if "static" in kinds else (),
+            plan.races(attacker, verb, rng, arguments.runs, arguments.only) if "race" in kinds else (),
+        )
+    if "crafted" in kinds:
+        rng = random.Random(arguments.seed)
+        key = scenes.key()
+        yield from plan.crafts(attacker, verbs, rng, key, arguments.only, all_of_them=not arguments.cases)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{error}: {error.stderr}")

@@ -1,0 +1,81 @@
+"""Which attacks there are on a verb, and which of them are tried."""
+
+import random
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from . import crafted, forged, places, racer
+from .attack import Attacker, Make
+from .crafted import Craft
+from .racer import Target
+from .traces import Touched
+from .verbs import PLAYBOOK, VERBS, Verb
+
+_HUNDRED = 100
+
+
+def look(attacker: Attacker, verb: Verb) -> Iterator[Make]:
+    """Without an attack."""
+    if verb.program != PLAYBOOK:
+        yield partial(attacker.look, verb)
+
+
+def static(attacker: Attacker, verb: Verb, rng: random.Random, limit: int, only: str) -> Iterator[Make]:
+    """Everything in the place of everything, or so many of these, what root's part touches first. only: where a path has that."""
+    found = attacker.trace(verb)
+    cases = [(each, kind) for each in found for kind in places.kinds(each.path) if only in str(each.path)]
+    rng.shuffle(cases)
+    cases.sort(key=lambda case: not case[0].by_root)
+    chosen = cases[:limit] if limit else cases
+    for each, kind in chosen:
+        yield partial(attacker.put, verb, each.path, kind)
+
+
+def races(attacker: Attacker, verb: Verb, rng: random.Random, runs: int, only: str) -> Iterator[Make]:
+    """The hundred rounds of a verb: each is a place that is exchanged from some moment on until the verb has ended."""
+    found = [each for each in attacker.trace(verb) if only in str(each.path)]
+    runs = min(runs, verb.runs)
+    if not found and not verb.busy:
+        return
+    for number in range(runs):
+        targets = [_target(found, verb, rng) for _ in range(_HUNDRED // runs)]
+        yield partial(
+            attacker.race,
+            verb,
+            list({each.place: each for each in targets}.values()),
+            gently=number % 2 == 1,
+            part=rng.choice((0.0, rng.random())),
+            seed=rng.randrange(1 << 30),
+            rounds=len(targets),
+        )
+
+
+def _target(found: list[Touched], verb: Verb, rng: random.Random) -> Target:
+    if verb.busy and (not found or rng.random() < 0.3):
+        return Target(
+            rng.choice(list(verb.busy)), rng.choice(("link-closed", "link-readable", "link-absent", "pipe")), new=True
+        )
+    of_root = [each for each in found if each.by_root]
+    place: Path = rng.choice(of_root if of_root and rng.random() < 0.4 else found).path
+    return Target(place, rng.choice(racer.kinds(place)))
+
+
+def crafts(
+    attacker: Attacker, verbs: list[Verb], rng: random.Random, key: str, only: str, *, all_of_them: bool
+) -> Iterator[Make]:
+    """Each crafted thing on one of the verbs that read it, or on all of these. only: those with that in their names."""
+    known = {each.name: each for each in VERBS}
+    wanted = {each.name for each in verbs}
+    every: list[Craft] = [*crafted.crafts(), *forged.backups(key)]
+    for craft in (each for each in every if only in each.name):
+        for name in _some(craft.verbs, wanted, rng, all_of_them):
+            yield partial(attacker.craft, known[name], craft)
+    for what, answer, names in (each for each in forged.liars() if only in each[0]):
+        for name in _some(names, wanted, rng, all_of_them):
+            yield partial(attacker.lie, known[name], what, answer)
+
+
+def _some(names: tuple[str, ...], wanted: set[str], rng: random.Random, all_of_them: bool) -> list[str]:
+    found = [name for name in names if name in wanted]
+    return found if all_of_them or not found else [rng.choice(found)]
