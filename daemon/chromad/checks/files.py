@@ -13,7 +13,7 @@ from chromad import errors, service
 from chromad.checks import Fix, Result, drift, fail, ok, skip, warn
 from chromad.checks.host import Host, group_name, unit_properties, user_name
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, one_line
-from chromad.host import files, privileges
+from chromad.host import files, privileges, trees
 from chromad.host.privileges import Step
 from chromad.service import UNIT
 
@@ -131,14 +131,19 @@ def _missing(top: Path, owner: int) -> Result:
 
 
 def _strangers(top: Path, owner: int) -> Result:
-    found = [path for path in _everything(top) if path.lstat().st_uid != owner]
+    try:
+        found = [path for path, uid in trees.owners(top) if uid != owner]
+    except OSError as error:
+        # The others are looked at all the same.
+        fact = f"{top} cannot be looked through: {error.strerror}"
+        return fail("owner", PermissionProblem, fact, f"find {shlex.quote(str(top))} shows what is there")
     if not found:
         return ok("owner", f"all below {top} belongs to {user_name(owner)}")
     names = one_line(", ".join(map(str, found[:_SHOWN])), _LONGEST) + (" …" if len(found) > _SHOWN else "")
     count = "1 file" if len(found) == 1 else f"{len(found)} files"
     fact = f"{count} at or below {top} not of {user_name(owner)}: {names}"
     command = f"chown -R {user_name(owner)}: {shlex.quote(str(top))}"
-    fix = Fix(command, lambda: files.take_tree(top, owner, _group(owner))) if owner else None
+    fix = Fix(command, lambda: trees.take_tree(top, owner, _group(owner))) if owner else None
     return fail("owner", PermissionProblem, fact, command, {"files": len(found)}, fix)
 
 
