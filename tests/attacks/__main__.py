@@ -119,8 +119,8 @@ def main() -> int:
     words += [
         f"--runs={arguments.runs}",
         f"--kind={arguments.kind}",
-        f"'--verb={arguments.verb}'",
-        f"'--only={arguments.only}'",
+        f"--verb={arguments.verb}",
+        f"--only={arguments.only}",
     ]
     with (
         House(f"attacked-{arguments.part.replace('/', '-of-')}", arguments.release) as house,

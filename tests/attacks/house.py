@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ _FAIL = REPOSITORY / "tests/upgrade/fail.py"
 _PLAIN = {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
 # Each task has a connection of its own, whose process sshd starts while it is traced.
 _ALONE = {"ANSIBLE_SSH_ARGS": "-o ControlMaster=no -o ControlPath=none"}
+_PROGRAM = "sudo env PYTHONPATH=/srv/attacks PYTHONDONTWRITEBYTECODE=1 python3 -m inside"
 _LIMIT = 400.0  # seconds of a playbook
 
 
@@ -46,7 +48,7 @@ class House:
                 raise SystemExit(f"the host cannot be installed: {said}")
             moment = self._fill()
             self._bring_tools()
-            self._on(f"cd /srv/attacks && sudo python3 -m inside prepare --moment {moment}")
+            self._on(f"{_PROGRAM} prepare --moment {moment}")
         except BaseException:
             self.__exit__()
             raise
@@ -59,7 +61,7 @@ class House:
 
     def inside(self, *words: str) -> "subprocess.Popen[str]":
         """Starts the host's side; both of its streams are pipes."""
-        command = self._host.ssh_command("cd /srv/attacks && sudo python3 -m inside", *words)
+        command = self._host.ssh_command(_PROGRAM, shlex.join(words))
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def play(self, name: str, *, traced: bool = False) -> tuple[int, str]:

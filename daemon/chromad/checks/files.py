@@ -104,6 +104,7 @@ def check(host: Host) -> Iterator[Result]:
         yield fail("parents", PermissionProblem, fact, f"chmod o+x {shlex.quote(str(blocked[-1]))}")
     else:
         yield ok("parents", f"{user_name(owner)} can reach {data_dir}")
+    yield from _above(host, owner)
     yield _programs(owner)
     yield _configuration_file(host.path, owner)
     backup = config.backup
@@ -145,6 +146,17 @@ def _strangers(top: Path, owner: int) -> Result:
     command = f"chown -R {user_name(owner)}: {shlex.quote(str(top))}"
     fix = Fix(command, lambda: trees.take_tree(top, owner, _group(owner))) if owner else None
     return fail("owner", PermissionProblem, fact, command, {"files": len(found)}, fix)
+
+
+def _above(host: Host, owner: int) -> Iterator[Result]:
+    """Where the service user could put a link in the place of one of its own directories, for root to follow."""
+    config = host.config
+    tops = filter(None, (config.data_dir, config.checkpoint_dir, config.backup.local_path))
+    found = dict.fromkeys(path for top in tops for path in top.parents if may_change(path, owner))
+    if owner != 0 and service.available():
+        for path in found:
+            fact = f"{user_name(owner)} can change {path}, and so put a link in the place of a directory that root works in"
+            yield warn("parents", fact, f"chown root {shlex.quote(str(path))}")
 
 
 def _programs(owner: int) -> Result:

@@ -80,6 +80,8 @@ def keep(scene: str) -> None:
 def put_back(scene: str) -> None:
     """Stops the service, and brings back what was kept."""
     stop()
+    # Timers would not start a unit any more that has failed very often.
+    subprocess.run(["systemctl", "reset-failed", "chromadb*"], check=False, capture_output=True)
     place = KEPT / scene
     for top in OWN:
         run("rm", "-rf", "--one-file-system", top)
@@ -101,7 +103,6 @@ def put_back(scene: str) -> None:
 
 def start() -> bool:
     """Starts the service; gives whether it serves."""
-    subprocess.run(["systemctl", "reset-failed", UNIT], check=False, capture_output=True)
     done = subprocess.run(["systemctl", "start", UNIT], check=False, capture_output=True, timeout=_STARTED * 2)
     return done.returncode == 0
 

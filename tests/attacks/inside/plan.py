@@ -13,6 +13,8 @@ from .traces import Touched
 from .verbs import PLAYBOOK, VERBS, Verb
 
 _HUNDRED = 100
+# Static ones of a playbook, which takes the better part of a minute
+_PLAYED = 4
 
 
 def look(attacker: Attacker, verb: Verb) -> Iterator[Make]:
@@ -24,6 +26,8 @@ def look(attacker: Attacker, verb: Verb) -> Iterator[Make]:
 def static(attacker: Attacker, verb: Verb, rng: random.Random, limit: int, only: str) -> Iterator[Make]:
     """Everything in the place of everything, or so many of these, what root's part touches first. only: where a path has that."""
     found = attacker.trace(verb)
+    if verb.program == PLAYBOOK and limit:
+        limit = _PLAYED
     cases = [(each, kind) for each in found for kind in places.kinds(each.path) if only in str(each.path)]
     rng.shuffle(cases)
     cases.sort(key=lambda case: not case[0].by_root)
