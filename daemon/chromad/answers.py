@@ -83,6 +83,8 @@ class _Status(_Answer):
     engine_pid: Number
     clock_step: FiniteFloat = 0.0
     environment: str = ""
+    # As chromactl shows it, with what it has asked for beside
+    largest: list["_Collection"] = []
     chromad_version: str
     engine_version: str
     supervised: bool
@@ -114,6 +116,12 @@ class _Compacted(_Answer):
     after: Number
 
 
+class _Error(_Answer):
+    error: str
+    hint: str = ""
+    exit_code: int = 1
+
+
 class _Fences(_Answer):
     fences: dict[str, str]
 
@@ -130,13 +138,13 @@ _PROGRESS = TypeAdapter(tuple[str, Number, Number])
 
 
 def check(verb: str, answer: dict[str, Any]) -> None:
-    """Raises ValueError for an answer to a verb that lacks something, or has it in another form."""
-    if verb in _KINDS:
-        try:
-            _KINDS[verb].model_validate(answer)
-        except ValidationError as error:
-            where = ".".join(map(str, error.errors()[0]["loc"]))
-            raise ValueError(f"{where} of it is not understood") from None
+    """Raises ValueError for an answer to a verb, or an error, that lacks something, or has it in another form."""
+    kind = _Error if "error" in answer else _KINDS.get(verb, _Answer)
+    try:
+        kind.model_validate(answer)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ValueError(f"{where} of it is not understood") from None
 
 
 def progress(line: dict[str, Any]) -> tuple[str, int, int]:

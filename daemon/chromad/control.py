@@ -158,8 +158,7 @@ def ask(path: Path, verb: str, arguments: dict[str, Any] | None = None, progress
                 while progress and "progress" in answer:
                     progress(*answers.progress(answer))
                     answer = _read_answer(lines)
-                if "error" not in answer:
-                    answers.check(verb, answer)
+                answers.check(verb, answer)
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except PermissionError:
@@ -170,7 +169,7 @@ def ask(path: Path, verb: str, arguments: dict[str, Any] | None = None, progress
             raise TryAgain(f"{path}: the daemon gave no answer ({error})", "look at journalctl -u chromadb") from None
     if "error" in answer:
         kind = next((kind for kind in ChromadError.__subclasses__() if kind.exit_code == answer.get("exit_code")), None)
-        raise (kind or ChromadError)(str(answer["error"]), str(answer.get("hint", "")))
+        raise (kind or ChromadError)(answer["error"], answer.get("hint", ""))
     return answer
 
 

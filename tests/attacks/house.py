@@ -29,7 +29,7 @@ _LIMIT = 400.0  # seconds of a playbook
 
 
 class House:
-    """One host, for as long as a `with` statement."""
+    """One host, for as long as a `with` statement; with KEEP=1 in the environment it stays, and is used by the next run."""
 
     def __init__(self, name: str, release: Path = REPOSITORY) -> None:
         """release: the tree that is installed."""
@@ -39,6 +39,10 @@ class House:
         self._hosts = self._top / "hosts.json"
 
     def __enter__(self) -> "House":
+        if self._host.running and _kept():
+            self._hosts.write_text(inventory([self._host]))
+            self._bring_tools()
+            return self
         try:
             self._host.down()
             self._host.up("debian13", wheels=True)
@@ -55,7 +59,7 @@ class House:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not os.environ.get("KEEP"):
+        if not _kept():
             self._host.down()
         shutil.rmtree(self._top)
 
@@ -118,6 +122,10 @@ class House:
         if done.returncode:
             raise SystemExit(f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
+
+
+def _kept() -> bool:
+    return bool(os.environ.get("KEEP"))
 
 
 def _own(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -51,7 +51,14 @@ class Host:
         (site.root / "restore").mkdir(mode=0o750)
         site.give(site.root / "restore")
         shutil.copytree(site.data, site.root / "old", ignore=shutil.ignore_patterns("chromad.*", ".chromad-*"))
-        self.owned = [site.data, site.checkpoints, site.quarantine, site.backups, site.root / "restore", self._make_empty()]
+        self.owned = [
+            site.data,
+            site.checkpoints,
+            site.quarantine,
+            site.backups,
+            site.root / "restore",
+            self._make_empty(),
+        ]
         self._kept = site.root / "kept"
         self._kept.mkdir(mode=0o700)
         for path in self.owned:

@@ -22,7 +22,7 @@ VERBS: dict[str, list[str]] = {
     "fence": ["fence", "--reason", "a test"],
     "unfence": ["unfence"],
 }
-_SAMPLE = 60
+_SAMPLE = 20
 _PROGRESS = [
     b"7",
     b'["phase"]',
@@ -109,6 +109,10 @@ def test_progress_that_is_none(answers: dict[str, Any], line: bytes) -> None:
 
 
 def test_error_that_is_none(answers: dict[str, Any]) -> None:
-    for content in (b'{"error": 7}\n', b'{"error": [], "hint": {}, "exit_code": "x"}\n', b'{"error": "\\u001b[31m"}\n'):
-        told = _ask(answers, "status", content)
-        assert told.code == 1
+    for content in (
+        b'{"error": 7}\n',
+        b'{"error": [], "hint": {}, "exit_code": "x"}\n',
+        b'{"error": "e", "hint": 7}\n',
+    ):
+        assert _ask(answers, "status", content).code == 75
+    assert "\\x1b[31m" in _ask(answers, "status", b'{"error": "\\u001b[31m", "hint": "\\u001b[0m"}\n').output
