@@ -105,7 +105,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--part", default="1/1", help="n/m: the n-th of m parts of the verbs")
     parser.add_argument("--verb", default="", help="one verb alone")
-    parser.add_argument("--kind", default="", choices=("", "static", "race", "crafted"))
+    parser.add_argument("--kind", default="", choices=("", "static", "race", "crafted", "trace"))
     parser.add_argument("--only", default="", help="paths and crafted things that have this in their names")
     parser.add_argument("--release", type=Path, default=REPOSITORY, help="the tree that is installed and attacked")
     parser.add_argument("--cases", type=int, default=16, help="things in the place of others, for each verb; 0 for all")
@@ -122,10 +122,9 @@ def main() -> int:
         f"--verb={arguments.verb}",
         f"--only={arguments.only}",
     ]
-    with (
-        House(f"attacked-{arguments.part.replace('/', '-of-')}", arguments.release) as house,
-        arguments.log.open("w") as log,
-    ):
+    other = "" if arguments.release == REPOSITORY else "-other"
+    name = f"attacked-{arguments.part.replace('/', '-of-')}{other}"
+    with House(name, arguments.release) as house, arguments.log.open("w") as log:
         print(f"the host is ready after {time.monotonic() - started:.0f} s", flush=True)
         code = _attack(house, words, report, log)
     console = Console(width=200)

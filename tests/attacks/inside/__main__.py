@@ -5,10 +5,9 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import chain
 
 from . import canaries, layout, places, plan, scenes
-from .attack import Attacker, Make
+from .attack import Attacker, Make, Useless
 from .controller import tell
 from .verbs import VERBS, Verb
 
@@ -21,7 +20,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--part", default="1/1")
     parser.add_argument("--verb", default="")
-    parser.add_argument("--kind", default="", help="static, race or crafted")
+    parser.add_argument("--kind", default="", help="static, race, crafted or trace")
     parser.add_argument("--only", default="", help="paths and names that have this in them")
     parser.add_argument("--cases", type=int, default=16, help="static ones of a verb; 0 for all")
     parser.add_argument("--runs", type=int, default=20, help="of a verb, for a hundred rounds of the racer")
@@ -37,8 +36,12 @@ def main() -> int:
     number, count = map(int, arguments.part.split("/"))
     verbs = [each for each in VERBS if arguments.verb in ("", each.name)]
     mine = verbs[number - 1 :: count]
-    for make in _all(attacker, mine, arguments):
-        tell(make().document())
+    for verb in (*mine, None):
+        try:
+            for make in _all(attacker, verb, mine, arguments):
+                tell(make().document())
+        except Useless as why:
+            tell({"verb": verb.name if verb else "crafted", "kind": "trace", "problems": [str(why)]})
     for name, touched in attacker.known.items():
         tell({"touched": name, "paths": len(touched), "by_root": sum(each.by_root for each in touched)})
     layout.stop()
@@ -47,19 +50,19 @@ def main() -> int:
     return 0
 
 
-def _all(attacker: Attacker, verbs: list[Verb], arguments: argparse.Namespace) -> Iterator[Make]:
+def _all(attacker: Attacker, verb: Verb | None, mine: list[Verb], arguments: argparse.Namespace) -> Iterator[Make]:
+    """Those on one verb; those that are crafted, for all of them, where there is none."""
     kinds = [arguments.kind] if arguments.kind else ["static", "race", "crafted"]
-    for verb in verbs:
+    if verb:
         rng = random.Random(f"{arguments.seed} {verb.name}")
-        yield from chain(
-            plan.look(attacker, verb),
-            plan.static(attacker, verb, rng, arguments.cases, arguments.only) if "static" in kinds else (),
-            plan.races(attacker, verb, rng, arguments.runs, arguments.only) if "race" in kinds else (),
-        )
-    if "crafted" in kinds:
+        yield from plan.look(attacker, verb)
+        if "static" in kinds:
+            yield from plan.static(attacker, verb, rng, arguments.cases, arguments.only)
+        if "race" in kinds:
+            yield from plan.races(attacker, verb, rng, arguments.runs, arguments.only)
+    elif "crafted" in kinds:
         rng = random.Random(arguments.seed)
-        key = scenes.key()
-        yield from plan.crafts(attacker, verbs, rng, key, arguments.only, all_of_them=not arguments.cases)
+        yield from plan.crafts(attacker, mine, rng, scenes.key(), arguments.only, all_of_them=not arguments.cases)
 
 
 if __name__ == "__main__":

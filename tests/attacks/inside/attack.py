@@ -42,6 +42,10 @@ class Result:
         return asdict(self)
 
 
+class Useless(Exception):
+    """Nothing is to be proven by an attack."""
+
+
 class Attacker:
     """Attacks verbs, one after the other. facts: names that verbs have in their words."""
 
@@ -64,7 +68,7 @@ class Attacker:
         return Result(verb.name, "trace", "who runs engines", "done", 0, 0.0, 0, 0, problems, "")
 
     def trace(self, verb: Verb) -> list[Touched]:
-        """What a verb touches. Raises SystemExit when it does not work without an attack: nothing would be proven."""
+        """What a verb touches. Raises Useless when it does not work without an attack: nothing would be proven."""
         if verb.like:
             return self.trace(next(each for each in VERBS if each.name == verb.like))
         if verb.name not in self._touched:
@@ -77,7 +81,7 @@ class Attacker:
             self._took[verb.name] = time.monotonic() - started
             self._there = None
             if code not in verb.codes:
-                raise SystemExit(f"{verb.name} does not work: exit {code}: {said.decode(errors='replace')}")
+                raise Useless(f"it does not work unattacked: exit {code}: {said.decode(errors='replace')[-2000:]}")
             self._touched[verb.name] = found
             self._engines[verb.name] = traces.engines_of_root()
         return self._touched[verb.name]
@@ -111,7 +115,7 @@ class Attacker:
         self._bring(verb, start=False)
         self._there = None
         if problem := layout.as_service(craft.make):
-            raise SystemExit(f"{craft.name} could not be made: {problem}")
+            raise Useless(f"{craft.name} could not be made: {problem}")
         if verb.serving:
             layout.start()
         return self._watched(verb, "crafted", craft.name)
@@ -144,7 +148,7 @@ class Attacker:
         scenes.need(verb.scene)
         layout.put_back(verb.scene)
         if verb.serving and start and not layout.start():
-            raise SystemExit("the service does not start with what was kept")
+            raise Useless("the service does not start with what was kept")
         self._there = wanted
 
     def _leave(self, verb: Verb) -> None:

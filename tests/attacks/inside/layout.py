@@ -18,6 +18,7 @@ BACKUPS = Path("/var/backups/chromadb")
 THEIRS = Path("/srv/theirs")
 # What it can write; what it may lead root into is elsewhere
 OWN = (DATA, CHECKPOINTS, QUARANTINE, RESTORE, BACKUPS, THEIRS)
+# Made by systemd with each start
 RUN = Path("/run/chromadb")
 ASIDE = THEIRS / "aside"
 # Of root: a database of stock Chroma, the place of restores, and copies of OWN to put back

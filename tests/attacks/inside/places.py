@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from . import canaries
-from .layout import ASIDE, BACKUPS, CHECKPOINTS, DATA, HOME, QUARANTINE, RESTORE, as_service
+from .layout import ASIDE, BACKUPS, CHECKPOINTS, DATA, HOME, QUARANTINE, RESTORE, RUN, as_service
 
 # A copy of a directory in which everything has the name that it should have, and is root's
 MIRROR = Path("/etc/attacked/mirror")
@@ -88,16 +88,21 @@ def put(place: Path, kind: str) -> str:
     if kind == "hard":
         # Where protected_hardlinks is 1 the kernel forbids it; for where it is not, root does it here.
         try:
-            os.link(canaries.READABLE, place)
+            os.link(canaries.READABLE, place)  # EXDEV in /run
         except OSError as error:
             return str(error)
         return ""
     return as_service(lambda: KINDS[kind](place))
 
 
+def _was(place: Path) -> Path:
+    """Where it is meanwhile, on the same file system."""
+    return RUN / "was" if RUN in place.parents else ASIDE / "was"
+
+
 def _aside(place: Path) -> None:
     if os.path.lexists(place):
-        place.rename(ASIDE / "was")
+        place.rename(_was(place))
 
 
 def take_away(place: Path) -> None:
@@ -107,8 +112,8 @@ def take_away(place: Path) -> None:
             shutil.rmtree(place)
         else:
             place.unlink()
-    if os.path.lexists(ASIDE / "was"):
-        (ASIDE / "was").rename(place)
+    if os.path.lexists(_was(place)):
+        _was(place).rename(place)
     shutil.rmtree(MIRROR, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from . import crafted, forged, places, racer
 from .attack import Attacker, Make
 from .crafted import Craft
+from .layout import BACKUPS
 from .racer import Target
 from .traces import Touched
 from .verbs import PLAYBOOK, VERBS, Verb
@@ -31,8 +32,12 @@ def static(attacker: Attacker, verb: Verb, rng: random.Random, limit: int, only:
     cases = [(each, kind) for each in found for kind in places.kinds(each.path) if only in str(each.path)]
     rng.shuffle(cases)
     cases.sort(key=lambda case: not case[0].by_root)
-    chosen = cases[:limit] if limit else cases
-    for each, kind in chosen:
+    if limit:
+        # Restic is restic's; of what it touches a few are enough.
+        restics = [case for case in cases if BACKUPS in case[0].path.parents]
+        others = [case for case in cases if case not in restics]
+        cases = [*restics[: max(limit // 4, limit - len(others))], *others][:limit]
+    for each, kind in cases:
         yield partial(attacker.put, verb, each.path, kind)
 
 

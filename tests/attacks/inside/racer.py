@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import places
-from .layout import ASIDE, become_service
+from .layout import ASIDE, RUN, become_service
 
 _EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100
@@ -70,7 +70,7 @@ class Racer:
         ended: list[int] = []
         signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
         rng = random.Random(self._seed)
-        hands = [_Hand(target, ASIDE / f"racer-{number}") for number, target in enumerate(self._targets)]
+        hands = [_Hand(each, _aside(each.place) / f"racer-{number}") for number, each in enumerate(self._targets)]
         time.sleep(self._delay)
         count = 0
         while not ended:
@@ -84,6 +84,11 @@ class Racer:
         for hand in hands:
             hand.put_back()
         return count
+
+
+def _aside(place: Path) -> Path:
+    """On the same file system."""
+    return RUN if RUN in place.parents else ASIDE
 
 
 class _Hand:

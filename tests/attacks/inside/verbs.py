@@ -50,7 +50,7 @@ class Verb:
 
 
 def _light(name: str, *words: str, **more: object) -> Verb:
-    return Verb(name, words or name.split(), light=True, limit=20.0, **more)  # type: ignore[arg-type]
+    return Verb(name, words or name.split(), light=True, limit=10.0, **more)  # type: ignore[arg-type]
 
 
 _RESTORE = (DATA.parent / "restore",)
