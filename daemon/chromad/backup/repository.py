@@ -27,6 +27,7 @@ from chromad.host import files
 
 MARK = "chromad"  # the tag of every snapshot that is ours
 _TICK = 0.2
+_PATIENCE = 10.0  # seconds that restic may take to clear up
 # Lines that say less than the first one
 _COUNT = re.compile(r"[Tt]here (were|was) \d+ error|unable to create lock")
 
@@ -422,13 +423,22 @@ def _follow(
             time.sleep(_TICK)
     except BaseException:
         if process:
-            process.terminate()
-            process.wait()
+            _end(process)
         raise
     finally:
         if process and process.stdout:
             process.stdout.close()
     return process
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends restic, which clears up; one that waits for a pipe in place of a file would never come to that."""
+    process.terminate()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _last_words(text: str) -> str:

@@ -6,6 +6,7 @@ A secret is in each of those that only root may read; it must not turn up in wha
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ _PASSED_OVER = {
     *map(str, OWN),
     str(KEPT),
     str(LOOK),
+    str(HOME / "venv"),
     str(HOME / "venvs"),
     "/srv/attacks",
     "/srv/mirror",
@@ -47,12 +49,14 @@ State = dict[str, tuple[object, ...]]
 
 
 def make() -> None:
-    """Makes what attacks point at."""
-    token = f"SECRET-{secrets.token_hex(16)}"
-    TOKEN.write_text(token, encoding="ascii")
-    TOKEN.chmod(0o600)
-    CLOSED.mkdir(mode=0o700)
-    OPEN.mkdir(mode=0o755)
+    """Makes what attacks point at, anew where an attack has had its way."""
+    if not TOKEN.exists():
+        TOKEN.write_text(f"SECRET-{secrets.token_hex(16)}", encoding="ascii")
+        TOKEN.chmod(0o600)
+    token = TOKEN.read_text(encoding="ascii")
+    for top, top_mode in ((CLOSED, 0o700), (OPEN, 0o755)):
+        shutil.rmtree(top, ignore_errors=True)
+        top.mkdir(mode=top_mode)
     for path, mode in ((SECRET, 0o600), (READABLE, 0o644)):
         path.write_text(f"{token}\n", encoding="ascii")
         path.chmod(mode)

@@ -30,6 +30,7 @@ def backups(key: str) -> Iterator[Craft]:
         yield Craft(f"backup: id {name}", _stored(key, _manifest(_first_id(PATHS[name]))), _READERS)
     for name in ("absolute", "closed", "upwards"):
         yield Craft(f"backup: segment {name}", _stored(key, _more_segments(PATHS[name])), _READERS)
+    yield Craft("backup: restic tells of elsewhere", _as_it_is, ("restore, false restic",))
     yield Craft("backup: another time", _stored(key, _nothing), _READERS)
     yield Craft("backup: links", _stored(key, _links), _READERS)
     yield Craft("backup: hard links", _stored(key, _hard_links), _READERS)
@@ -133,6 +134,10 @@ def _manifest_link(current: Path) -> None:
 
 
 def _nothing(_current: Path) -> None:
+    pass
+
+
+def _as_it_is() -> None:
     pass
 
 

@@ -42,17 +42,19 @@ def static(attacker: Attacker, verb: Verb, rng: random.Random, limit: int, only:
 
 
 def races(attacker: Attacker, verb: Verb, rng: random.Random, runs: int, only: str) -> Iterator[Make]:
-    """The hundred rounds of a verb: each is a place that is exchanged from some moment on until the verb has ended."""
+    """The hundred rounds of a verb: each is a place that is exchanged from some moment on until the verb has ended. runs: in which
+    they are done together, more where there are few places."""
     found = [each for each in attacker.trace(verb) if only in str(each.path)]
     runs = min(runs, verb.runs)
-    if not found and not verb.busy:
-        return
-    for number in range(runs):
-        targets = [_target(found, verb, rng) for _ in range(_HUNDRED // runs)]
+    rounds = number = 0
+    while rounds < _HUNDRED and (found or verb.busy):
+        chosen = [_target(found, verb, rng) for _ in range(_HUNDRED // runs)]
+        targets = list({each.place: each for each in chosen}.values())
+        rounds, number = rounds + len(targets), number + 1
         yield partial(
             attacker.race,
             verb,
-            list({each.place: each for each in targets}.values()),
+            targets,
             gently=number % 2 == 1,
             part=rng.choice((0.0, rng.random())),
             seed=rng.randrange(1 << 30),

@@ -50,21 +50,27 @@ class Racer:
         if self._pid:
             os.close(writer)
             return
-        count = 0
+        told = ""
         try:
             become_service()
             os.setsid()
-            count = self._race()
+            told = str(self._race())
+        except Exception as error:
+            told = repr(error)
         finally:
-            os.write(writer, str(count).encode())
+            os.write(writer, told.encode())
             os._exit(0)
 
     def stop(self) -> int:
         """Ends it; gives how often it has exchanged something."""
         os.kill(self._pid, signal.SIGTERM)
         os.waitpid(self._pid, 0)
-        with open(self._pipe, encoding="ascii") as told:
-            return int(told.read() or 0)
+        with open(self._pipe, encoding="utf-8") as told:
+            text = told.read()
+        # Empty where it was ended before it began
+        if text and not text.isdecimal():
+            raise RuntimeError(f"the racer failed: {text}")
+        return int(text or 0)
 
     def _race(self) -> int:
         ended: list[int] = []
@@ -106,7 +112,7 @@ class _Hand:
 
     def _make(self) -> None:
         if os.path.lexists(self._bait):
-            if self._bait.is_dir() and not self._bait.is_symlink():
+            if not self._bait.is_symlink() and self._bait.is_dir():
                 shutil.rmtree(self._bait, ignore_errors=True)
             else:
                 self._bait.unlink()

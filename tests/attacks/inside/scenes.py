@@ -157,6 +157,7 @@ def _interrupt_an_upgrade() -> None:
 _MAKERS = {
     "broken": _break,
     "bare": _empty_repository,
+    "unbacked": lambda: run("rm", "-rf", CHECKPOINTS / ".backup"),
     "empty": _empty,
     "stock": _stock,
     "upgrading": _interrupt_an_upgrade,

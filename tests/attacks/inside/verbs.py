@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .layout import DATA, LOOK, OLD, THEIRS
+from .layout import CHECKPOINTS, DATA, LOOK, OLD, THEIRS
 
 CHROMACTL = "/usr/local/bin/chromactl"
 # Not a program: the controller runs it.
@@ -29,7 +29,7 @@ class Verb:
     scene: str = "plain"
     serving: bool = True
     light: bool = False
-    limit: float = 60.0
+    limit: float = 30.0
     codes: Sequence[int] = (0,)
     runs: int = 100
     program: str = CHROMACTL
@@ -55,8 +55,8 @@ def _light(name: str, *words: str, **more: object) -> Verb:
 
 _RESTORE = (DATA.parent / "restore",)
 _BACKUP = (
-    Path("/opt/chromadb/checkpoints/.backup"),
-    Path("/opt/chromadb/checkpoints"),
+    CHECKPOINTS / ".backup",
+    CHECKPOINTS,
     Path("/var/backups/chromadb/snapshots"),
 )
 # As the usual one, but for a key that is not there
@@ -84,21 +84,30 @@ VERBS = [
     Verb("backup", ["backup"], busy=_BACKUP),
     Verb("backup --full", ["backup", "--full"], busy=_BACKUP),
     Verb("backup, no key", ["--config", str(KEYLESS), "backup"], busy=_BACKUP, codes=(77, 78)),
+    Verb(
+        "backup, no key, the first one",
+        ["--config", str(KEYLESS), "backup"],
+        scene="unbacked",
+        serving=False,
+        codes=(77, 78),
+        busy=(CHECKPOINTS,),
+    ),
+    Verb("backup, the first one", ["backup"], scene="unbacked", serving=False, busy=(CHECKPOINTS,)),
     Verb("verify", ["verify"], busy=_BACKUP),
     _light("restore --dry-run", busy=_RESTORE),
-    Verb("restore", ["restore", "latest", "--stop"], limit=90.0, busy=_RESTORE),
+    Verb("restore", ["restore", "latest", "--stop"], limit=45.0, busy=_RESTORE),
     Verb("restore, stopped", ["restore", "latest"], serving=False, busy=_RESTORE),
     Verb("restore, false restic", ["restore", "latest"], serving=False, path=str(FALSE.parent), codes=(1,)),
-    Verb("restore --at", ["restore", "--at", "{moment}", "--inexact", "--stop"], limit=90.0, busy=_RESTORE),
+    Verb("restore --at", ["restore", "--at", "{moment}", "--inexact", "--stop"], limit=45.0, busy=_RESTORE),
     Verb("restore --target", ["restore", "--target", str(LOOK)], busy=(*_RESTORE, THEIRS)),
     Verb("restore --target theirs", ["restore", "--target", str(THEIRS / "look")], busy=(THEIRS,)),
     Verb("restore --collection", ["restore", "--collection", "kept", "--into", "again"], busy=_RESTORE),
     Verb("repair", ["repair"], scene="broken", serving=False, busy=_RESTORE),
-    Verb("adopt", ["adopt", str(OLD), "--stop"], scene="empty", limit=90.0, busy=_RESTORE),
-    Verb("adopt theirs", ["adopt", str(THEIRS / "old"), "--stop"], scene="empty", limit=90.0, busy=_RESTORE),
+    Verb("adopt", ["adopt", str(OLD), "--stop"], scene="empty", limit=45.0, busy=_RESTORE),
+    Verb("adopt theirs", ["adopt", str(THEIRS / "old"), "--stop"], scene="empty", limit=45.0, busy=_RESTORE),
     Verb("adopt --dry-run", ["adopt", str(THEIRS / "old"), "--dry-run"], scene="empty", busy=_RESTORE),
-    Verb("adopt in place", ["adopt", str(DATA)], scene="stock", serving=False, limit=90.0, busy=_RESTORE),
-    Verb("verify-persistence", ["verify-persistence"], limit=90.0, runs=50),
+    Verb("adopt in place", ["adopt", str(DATA)], scene="stock", serving=False, limit=45.0, busy=_RESTORE),
+    Verb("verify-persistence", ["verify-persistence"], limit=45.0, runs=50),
     Verb("upgrade --dry-run", ["upgrade", "--dry-run"], program="{newer}/bin/chromactl", light=True),
     Verb("upgrade", ["upgrade"], program="{newer}/bin/chromactl", limit=150.0, runs=25, busy=(*_RESTORE, DATA)),
     Verb(
@@ -107,7 +116,7 @@ VERBS = [
         scene="upgrading",
         serving=False,
         program="{newer}/bin/chromactl",
-        limit=90.0,
+        limit=45.0,
         runs=50,
         busy=_RESTORE,
     ),
