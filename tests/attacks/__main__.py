@@ -104,7 +104,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--part", default="1/1", help="n/m: the n-th of m parts of the verbs")
-    parser.add_argument("--verb", default="", help="one verb alone")
+    parser.add_argument("--verb", default="", help="those verbs whose names have this regular expression")
     parser.add_argument("--kind", default="", choices=("", "static", "race", "crafted", "trace"))
     parser.add_argument("--only", default="", help="paths and crafted things that have this in their names")
     parser.add_argument("--release", type=Path, default=REPOSITORY, help="the tree that is installed and attacked")

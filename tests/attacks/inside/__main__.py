@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ def main() -> int:
     parser.add_argument("--moment", default="", help="between two backups")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--part", default="1/1")
-    parser.add_argument("--verb", default="")
+    parser.add_argument("--verb", default="", help="a regular expression")
     parser.add_argument("--kind", default="", help="static, race, crafted or trace")
     parser.add_argument("--only", default="", help="paths and names that have this in them")
     parser.add_argument("--cases", type=int, default=16, help="static ones of a verb; 0 for all")
@@ -34,7 +35,7 @@ def main() -> int:
     attacker = Attacker(scenes.facts())
     before = canaries.look(whole=True)
     number, count = map(int, arguments.part.split("/"))
-    verbs = [each for each in VERBS if arguments.verb in ("", each.name)]
+    verbs = [each for each in VERBS if re.search(arguments.verb, each.name)]
     mine = verbs[number - 1 :: count]
     for verb in (*mine, None):
         try:
