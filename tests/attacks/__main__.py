@@ -109,7 +109,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="paths and crafted things that have this in their names")
     parser.add_argument("--release", type=Path, default=REPOSITORY, help="the tree that is installed and attacked")
     parser.add_argument("--cases", type=int, default=16, help="things in the place of others, for each verb; 0 for all")
-    parser.add_argument("--runs", type=int, default=20, help="of each verb, in which 100 places are exchanged together")
+    parser.add_argument("--runs", type=int, default=20, help="of each verb, in which so many rounds are done together")
+    parser.add_argument("--rounds", type=int, default=100, help="of the racer, for each verb")
     parser.add_argument("--log", type=Path, default=Path("/dev/null"), help="a file for all that was found")
     arguments = parser.parse_args()
     prepare_controller()
@@ -118,6 +119,7 @@ def main() -> int:
     words = ["run", f"--seed={arguments.seed}", f"--part={arguments.part}", f"--cases={arguments.cases}"]
     words += [
         f"--runs={arguments.runs}",
+        f"--rounds={arguments.rounds}",
         f"--kind={arguments.kind}",
         f"--verb={arguments.verb}",
         f"--only={arguments.only}",

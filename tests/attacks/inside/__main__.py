@@ -24,7 +24,8 @@ def main() -> int:
     parser.add_argument("--kind", default="", help="static, race, crafted or trace")
     parser.add_argument("--only", default="", help="paths and names that have this in them")
     parser.add_argument("--cases", type=int, default=16, help="static ones of a verb; 0 for all")
-    parser.add_argument("--runs", type=int, default=20, help="of a verb, for a hundred rounds of the racer")
+    parser.add_argument("--runs", type=int, default=20, help="of a verb, for all rounds of the racer")
+    parser.add_argument("--rounds", type=int, default=100, help="of the racer, for each verb")
     arguments = parser.parse_args()
     if arguments.what == "prepare":
         scenes.prepare(arguments.moment)
@@ -60,7 +61,7 @@ def _all(attacker: Attacker, verb: Verb | None, mine: list[Verb], arguments: arg
         if "static" in kinds:
             yield from plan.static(attacker, verb, rng, arguments.cases, arguments.only)
         if "race" in kinds:
-            yield from plan.races(attacker, verb, rng, arguments.runs, arguments.only)
+            yield from plan.races(attacker, verb, rng, arguments.runs, arguments.rounds, arguments.only)
     elif "crafted" in kinds:
         rng = random.Random(arguments.seed)
         yield from plan.crafts(attacker, mine, rng, scenes.key(), arguments.only, all_of_them=not arguments.cases)

@@ -81,17 +81,13 @@ def keep(scene: str) -> None:
 def put_back(scene: str) -> None:
     """Stops the service, and brings back what was kept."""
     stop()
-    # Timers would not start a unit any more that has failed very often.
-    subprocess.run(["systemctl", "reset-failed", "chromadb*"], check=False, capture_output=True)
     place = KEPT / scene
-    for top in OWN:
-        run("rm", "-rf", "--one-file-system", top)
-        run("cp", "-a", place / top.name, top)
-    for path in HOME.iterdir():
-        if path.name not in _PARTS and path not in OWN:
-            run("rm", "-rf", "--one-file-system", path)
+    left = [path for path in HOME.iterdir() if path.name not in _PARTS and path not in OWN]
+    run("rm", "-rf", "--one-file-system", *OWN, *left, LOOK)
+    for parent in {top.parent for top in OWN}:
+        run("cp", "-a", *(place / top.name for top in OWN if top.parent == parent), parent)
     for path in (place / "home").iterdir():
-        run("cp", "-a", path, HOME / path.name)
+        run("cp", "-a", path, HOME)
     link = os.readlink(place / "link")
     if os.readlink(LINK) != link:
         LINK.unlink()
@@ -99,11 +95,12 @@ def put_back(scene: str) -> None:
     JOURNAL.unlink(missing_ok=True)
     if (place / JOURNAL.name).exists():
         shutil.copy2(place / JOURNAL.name, JOURNAL)
-    run("rm", "-rf", "--one-file-system", LOOK)
 
 
 def start() -> bool:
     """Starts the service; gives whether it serves."""
+    # A unit that has failed very often would not start any more.
+    subprocess.run(["systemctl", "reset-failed", "chromadb*"], check=False, capture_output=True)
     done = subprocess.run(["systemctl", "start", UNIT], check=False, capture_output=True, timeout=_STARTED * 2)
     return done.returncode == 0
 

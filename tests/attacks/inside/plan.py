@@ -13,7 +13,6 @@ from .racer import Target
 from .traces import Touched
 from .verbs import PLAYBOOK, VERBS, Verb
 
-_HUNDRED = 100
 # Static ones of a playbook, which takes the better part of a minute
 _PLAYED = 4
 
@@ -41,34 +40,35 @@ def static(attacker: Attacker, verb: Verb, rng: random.Random, limit: int, only:
         yield partial(attacker.put, verb, each.path, kind)
 
 
-def races(attacker: Attacker, verb: Verb, rng: random.Random, runs: int, only: str) -> Iterator[Make]:
-    """The hundred rounds of a verb: each is a place that is exchanged from some moment on until the verb has ended. runs: in which
+def races(attacker: Attacker, verb: Verb, rng: random.Random, runs: int, wanted: int, only: str) -> Iterator[Make]:
+    """So many rounds of a verb: each is a place that is exchanged from some moment on until the verb has ended. runs: in which
     they are done together, more where there are few places."""
     found = [each for each in attacker.trace(verb) if only in str(each.path)]
     runs = min(runs, verb.runs)
     rounds = number = 0
-    while rounds < _HUNDRED and (found or verb.busy):
-        chosen = [_target(found, verb, rng) for _ in range(_HUNDRED // runs)]
+    while rounds < wanted and (found or verb.busy):
+        # Half of them leave alone what the service user's part reads first, or it would be refused before root does anything.
+        gently = number % 2 == 0
+        chosen = [_target(found, verb, rng, of_root=gently) for _ in range(max(wanted // runs, 1))]
         targets = list({each.place: each for each in chosen}.values())
         rounds, number = rounds + len(targets), number + 1
         yield partial(
             attacker.race,
             verb,
             targets,
-            gently=number % 2 == 1,
+            gently=gently,
             part=rng.choice((0.0, rng.random())),
             seed=rng.randrange(1 << 30),
             rounds=len(targets),
         )
 
 
-def _target(found: list[Touched], verb: Verb, rng: random.Random) -> Target:
-    if verb.busy and (not found or rng.random() < 0.3):
-        return Target(
-            rng.choice(list(verb.busy)), rng.choice(("link-closed", "link-readable", "link-absent", "pipe")), new=True
-        )
-    of_root = [each for each in found if each.by_root]
-    place: Path = rng.choice(of_root if of_root and rng.random() < 0.4 else found).path
+def _target(found: list[Touched], verb: Verb, rng: random.Random, *, of_root: bool) -> Target:
+    near = [each for each in found if each.by_root] if of_root else []
+    if verb.busy and (not found or rng.random() < (0.5 if near else 0.3)):
+        kind = rng.choice(("link-closed", "link-readable", "link-absent", "pipe"))
+        return Target(rng.choice(list(verb.busy)), kind, new=True)
+    place: Path = rng.choice(near or found).path
     return Target(place, rng.choice(racer.kinds(place)))
 
 
