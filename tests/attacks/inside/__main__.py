@@ -57,7 +57,8 @@ def _all(attacker: Attacker, verb: Verb | None, mine: list[Verb], arguments: arg
     kinds = [arguments.kind] if arguments.kind else ["static", "race", "crafted"]
     if verb:
         rng = random.Random(f"{arguments.seed} {verb.name}")
-        yield from plan.look(attacker, verb)
+        if "crafted" not in kinds or len(kinds) > 1:
+            yield from plan.look(attacker, verb)
         if "static" in kinds:
             yield from plan.static(attacker, verb, rng, arguments.cases, arguments.only)
         if "race" in kinds:
