@@ -39,17 +39,26 @@ def main() -> int:
     verbs = [each for each in VERBS if re.search(arguments.verb, each.name)]
     mine = verbs[number - 1 :: count]
     for verb in (*mine, None):
+        name = verb.name if verb else "crafted"
         try:
             for make in _all(attacker, verb, mine, arguments):
-                tell(make().document())
+                _try(make, name)
         except Useless as why:
-            tell({"verb": verb.name if verb else "crafted", "kind": "trace", "problems": [str(why)]})
+            tell({"verb": name, "kind": "trace", "problems": [str(why)]})
     for name, touched in attacker.known.items():
         tell({"touched": name, "paths": len(touched), "by_root": sum(each.by_root for each in touched)})
     layout.stop()
     for line in canaries.changes(before, canaries.look(whole=True)):
         tell({"verb": "all of them", "kind": "end", "problems": [line]})
     return 0
+
+
+def _try(make: Make, name: str) -> None:
+    """One attack; what goes wrong with the suite itself is told of as well, and the others are tried."""
+    try:
+        tell(make().document())
+    except (Useless, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        tell({"verb": name, "kind": "trace", "problems": [f"{make}: {error!r}"]})
 
 
 def _all(attacker: Attacker, verb: Verb | None, mine: list[Verb], arguments: argparse.Namespace) -> Iterator[Make]:

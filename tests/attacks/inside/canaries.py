@@ -41,6 +41,8 @@ _PASSED_OVER = {
     "/root/.ansible",
     "/home/admin/.ansible",
 }
+# Copies of the data on their way, which are the service user's
+_PASSED_BY_NAME = ("systemd-private-", ".data.upgrade-", ".staging-", ".replaced-")
 # Directories in which something may come and go
 _BUSY = {"/opt/chromadb", "/srv", "/tmp", "/var/tmp", "/root", "/home/admin", "/var/backups", "/var/lib"}
 _LARGEST = 64 << 20  # bytes of a file that is searched
@@ -77,7 +79,7 @@ def _walk(top: str) -> Iterator[tuple[str, tuple[object, ...]]]:
     with os.scandir(top) as entries:
         for entry in entries:
             path = entry.path
-            if path in _PASSED_OVER or entry.name.startswith("systemd-private-"):
+            if path in _PASSED_OVER or entry.name.startswith(_PASSED_BY_NAME):
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)

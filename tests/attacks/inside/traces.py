@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .layout import OWN, RUN
+from .layout import HOME, OWN, RUN
 
 # The controller's strace, with its libraries: the host has no way out to fetch one.
 _TOOL = Path("/srv/attacks/strace")
@@ -106,7 +106,9 @@ def _unescape(name: str) -> str:
 
 
 def _is_known(path: Path) -> bool:
-    return any(top in path.parents for top in (*OWN, RUN)) and not _UNKNOWN.search(f"{path}/")
+    return any(top in path.parents for top in (*OWN, RUN, *HOME.glob(".data.upgrade-*"))) and not _UNKNOWN.search(
+        f"{path}/"
+    )
 
 
 def _servants(texts: dict[int, str]) -> set[int]:
