@@ -12,6 +12,9 @@ ROUNDS := 10
 MINUTES := 20
 REQUESTS := 5000
 SEED := 1
+PART := 1/1
+VERB :=
+CASES := 16
 
 .PHONY: help
 help: ## Show the targets
@@ -131,6 +134,10 @@ interrupts: venv ## Interrupt and kill every verb at random moments, ROUNDS=25 o
 .PHONY: soak-ddl
 soak-ddl: venv ## Every verb in turn beside five clients that make, rename, empty and delete collections, MINUTES=20 (root)
 	$(BIN)/python -m tests.soak.ddl --minutes $(MINUTES)
+
+.PHONY: attacks
+attacks: venv ## Attack root's verbs and playbooks as the service user, SEED=1 PART=1/1 VERB= CASES=16 (0: all) (root)
+	$(BIN)/python -m tests.attacks --seed $(SEED) --part $(PART) --verb '$(VERB)' --cases $(CASES)
 
 .PHONY: fuzz
 fuzz: venv ## Clients that write Chroma's phrases and control characters wherever they may, REQUESTS=5000

@@ -141,9 +141,11 @@ class _Reporter:
 def ask(path: Path, verb: str, arguments: dict[str, Any] | None = None, progress: Progress | None = None) -> Any:
     """Asks a running daemon; None when none listens there.
 
-    Raises PermissionProblem when this user may not, TryAgain when it does not answer, and ChromadError of the class
-    that the daemon tells, with the daemon's own words.
+    Raises PermissionProblem when this user may not, TryAgain when it does not answer or what it says cannot be understood, and
+    ChromadError of the class that the daemon tells, with the daemon's own words.
     """
+    from chromad import answers  # here: the daemon itself reads none
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_TIMEOUT)
         try:
@@ -154,8 +156,9 @@ def ask(path: Path, verb: str, arguments: dict[str, Any] | None = None, progress
             with connection.makefile("rb") as lines:
                 answer = _read_answer(lines)
                 while progress and "progress" in answer:
-                    progress(*answer["progress"])
+                    progress(*answers.progress(answer))
                     answer = _read_answer(lines)
+                answers.check(verb, answer)
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except PermissionError:
@@ -166,7 +169,7 @@ def ask(path: Path, verb: str, arguments: dict[str, Any] | None = None, progress
             raise TryAgain(f"{path}: the daemon gave no answer ({error})", "look at journalctl -u chromadb") from None
     if "error" in answer:
         kind = next((kind for kind in ChromadError.__subclasses__() if kind.exit_code == answer.get("exit_code")), None)
-        raise (kind or ChromadError)(str(answer["error"]), str(answer.get("hint", "")))
+        raise (kind or ChromadError)(answer["error"], answer.get("hint", ""))
     return answer
 
 

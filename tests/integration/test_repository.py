@@ -354,3 +354,18 @@ def test_path_with_special_characters(backed_up: Site) -> None:
     assert result.code == 0, result.output
     assert backed_up.chromactl("verify").code == 0
     assert backed_up.chromactl("restore").code == 0
+
+
+def test_restic_that_hears_no_signal_ends_with_the_verb(backed_up: Site) -> None:
+    """As one of 0.18 does not while it waits for a pipe that somebody has put in place of a file."""
+    script = backed_up.root / "bin/restic"
+    script.parent.mkdir()
+    waits = backed_up.run / "waits"
+    script.write_text(f"#!/bin/sh\ntrap '' TERM\ntouch {waits}\nwhile :; do sleep 0.1; done\n", encoding="ascii")
+    script.chmod(0o755)
+    environment = {"PATH": f"{script.parent}:{os.environ['PATH']}"}
+    process = backed_up.spawn([BIN / "chromactl", "--config", backed_up.config, "backups"], current(), environment)
+    until(waits.exists, "restic")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output

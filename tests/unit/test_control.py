@@ -13,10 +13,10 @@ from chromad.errors import ChromadError, TryAgain
 def test_answer_with_much_in_it(tmp_path: Path) -> None:
     """A status names each collection that was left cold; there may be thousands."""
     cold = {f"collection-{number}": "not chosen by warm.collections" for number in range(20_000)}
-    server = control.Server(tmp_path / "socket", {"status": lambda _request, _progress: {"cold": cold}})
+    server = control.Server(tmp_path / "socket", {"any": lambda _request, _progress: {"cold": cold}})
     server.start()
     try:
-        assert control.ask(tmp_path / "socket", "status") == {"cold": cold}
+        assert control.ask(tmp_path / "socket", "any") == {"cold": cold}
     finally:
         server.stop()
 
@@ -65,14 +65,14 @@ def test_handler_that_fails_gives_an_answer(tmp_path: Path, error: Exception, me
     def fail(_request: object, _progress: object) -> dict[str, object]:
         raise error
 
-    server = control.Server(tmp_path / "socket", {"fence": fail, "status": lambda _request, _progress: {"well": True}})
+    server = control.Server(tmp_path / "socket", {"fence": fail, "any": lambda _request, _progress: {"well": True}})
     server.start()
     try:
         with pytest.raises(ChromadError, match=message) as caught:
             control.ask(tmp_path / "socket", "fence")
         assert caught.value.exit_code == 1
         assert caught.value.hint
-        assert control.ask(tmp_path / "socket", "status") == {"well": True}
+        assert control.ask(tmp_path / "socket", "any") == {"well": True}
         unforeseen = not isinstance(error, (OSError, sqlite3.Error))
         assert bool(threads.problems().get("control: fence")) == unforeseen
     finally:

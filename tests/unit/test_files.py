@@ -19,7 +19,7 @@ from chromad.checks import files as checks
 from chromad.checks.files import may_change
 from chromad.config import Backup, Config
 from chromad.errors import ChromadError
-from chromad.host import files, renameat2
+from chromad.host import files, renameat2, trees
 from chromad.store import history, lock, state, swap
 
 # Not the owner of anything on this host
@@ -210,7 +210,7 @@ def test_a_tree_is_given_only_where_all_of_it_was_the_users(place: Place) -> Non
     (tree / "inner/file").write_text("x", encoding="ascii")
     for path in (tree, *tree.rglob("*")):
         os.chown(path, ATTACKER, ATTACKER)
-    files.give_tree(tree, ATTACKER, 1, 1)
+    trees.give_tree(tree, ATTACKER, 1, 1)
     assert {path.stat().st_uid for path in (tree, *tree.rglob("*"))} == {1}
     for make in (
         lambda path: place.link(path, place.secret),
@@ -220,7 +220,7 @@ def test_a_tree_is_given_only_where_all_of_it_was_the_users(place: Place) -> Non
     ):
         make(tree / "odd")
         with pytest.raises(OSError):
-            files.give_tree(tree, 1, 1, 1)
+            trees.give_tree(tree, 1, 1, 1)
         (tree / "odd").unlink()
 
 
@@ -241,7 +241,7 @@ def test_nothing_is_added_to_a_tree_while_it_is_given(copy: Path) -> None:
 
         with racing(add, copy.parent):
             time.sleep(0.02)
-            files.give_tree(copy, ATTACKER, 0, 0)
+            trees.give_tree(copy, ATTACKER, 0, 0)
             time.sleep(0.01)
         os.close(inner)
         assert not (copy / "link").is_symlink()
@@ -272,14 +272,14 @@ def test_what_is_taken_is_what_was_looked_at(place: Place) -> None:
     racer.start()
     try:
         for round_ in range(100):
-            files.take_tree(place.home / "tree", ATTACKER + round_ % 2, ATTACKER)
+            trees.take_tree(place.home / "tree", ATTACKER + round_ % 2, ATTACKER)
             assert place.secret.stat().st_uid == 0
     finally:
         over.set()
         racer.join()
         os.close(fd)
     place.link(place.home / "tree/link", place.secret)
-    files.take_tree(place.home / "tree", 1, 1)
+    trees.take_tree(place.home / "tree", 1, 1)
     assert {path.lstat().st_uid for path in (place.home / "tree").iterdir() if path.name != "other"} == {1}
 
 

@@ -27,6 +27,7 @@ from chromad.host import files
 
 MARK = "chromad"  # the tag of every snapshot that is ours
 _TICK = 0.2
+_PATIENCE = 10.0  # seconds that restic may take to clear up
 # What a Go program says first when it crashes, before all that its threads were at
 _CRASHES = ("fatal error: ", "runtime/cgo: ", "panic: ")
 # What restic, ssh and Go's network say where nobody answers, or somebody who cannot for now
@@ -434,13 +435,22 @@ def _follow(
             time.sleep(_TICK)
     except BaseException:
         if process:
-            process.terminate()
-            process.wait()
+            _end(process)
         raise
     finally:
         if process and process.stdout:
             process.stdout.close()
     return process
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends restic, which clears up; one that waits for a pipe in place of a file would never come to that."""
+    process.terminate()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _last_words(text: str) -> str:

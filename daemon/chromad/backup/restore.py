@@ -22,7 +22,7 @@ from chromad.backup.stage import Choice, Staged
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import BackupError, ConfigurationError, EngineError, NotFound, PermissionProblem, TryAgain
-from chromad.host import files, privileges
+from chromad.host import files, privileges, trees
 from chromad.host.privileges import Step
 from chromad.store import history, lock, segment, state, swap
 from chromad.store.swap import DataSwap, Staging
@@ -154,8 +154,8 @@ def steps(target: Path, within: Path, uid: int) -> dict[str, Step]:
         copy = swap.settled(within)
         like, mode = _like(target)
         owner = like.stat()
-        with files.taken_away(within):
-            files.give_tree(copy, uid, owner.st_uid, owner.st_gid)
+        with trees.taken_away(within):
+            trees.give_tree(copy, uid, owner.st_uid, owner.st_gid)
             files.set_mode(copy, mode)
             given = copy.lstat()
             _put_in_place(copy, target)

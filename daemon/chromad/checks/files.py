@@ -14,7 +14,7 @@ from chromad import environment, errors, service
 from chromad.checks import Fix, Result, drift, fail, ok, skip, warn
 from chromad.checks.host import Host, group_name, service_user, user_name
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, one_line
-from chromad.host import files, privileges
+from chromad.host import files, privileges, trees
 from chromad.host.privileges import Step
 
 _SHOWN = 5
@@ -104,6 +104,7 @@ def check(host: Host) -> Iterator[Result]:
         yield fail("parents", PermissionProblem, fact, f"chmod o+x {shlex.quote(str(blocked[-1]))}")
     else:
         yield ok("parents", f"{user_name(owner)} can reach {data_dir}")
+    yield from _above(host, owner)
     yield _programs(owner)
     yield _configuration_file(host.path, owner)
     backup = config.backup
@@ -128,15 +129,31 @@ def _missing(top: Path, owner: int) -> Result:
 
 
 def _strangers(top: Path, owner: int) -> Result:
-    found = [path for path in _everything(top) if path.lstat().st_uid != owner]
+    try:
+        found = [path for path, uid in trees.owners(top) if uid != owner]
+    except OSError as error:
+        # The others are looked at all the same.
+        fact = f"{top} cannot be looked through: {error.strerror}"
+        return fail("owner", PermissionProblem, fact, f"find {shlex.quote(str(top))} shows what is there")
     if not found:
         return ok("owner", f"all below {top} belongs to {user_name(owner)}")
     names = one_line(", ".join(map(str, found[:_SHOWN])), _LONGEST) + (" …" if len(found) > _SHOWN else "")
     count = "1 file" if len(found) == 1 else f"{len(found)} files"
     fact = f"{count} at or below {top} not of {user_name(owner)}: {names}"
     command = f"chown -R {user_name(owner)}: {shlex.quote(str(top))}"
-    fix = Fix(command, lambda: files.take_tree(top, owner, _group(owner))) if owner else None
+    fix = Fix(command, lambda: trees.take_tree(top, owner, _group(owner))) if owner else None
     return fail("owner", PermissionProblem, fact, command, {"files": len(found)}, fix)
+
+
+def _above(host: Host, owner: int) -> Iterator[Result]:
+    """Where the service user could put a link in the place of one of its own directories, for root to follow."""
+    config = host.config
+    tops = filter(None, (config.data_dir, config.checkpoint_dir, config.backup.local_path))
+    found = dict.fromkeys(path for top in tops for path in top.parents if may_change(path, owner))
+    if owner != 0 and service.available():
+        for path in found:
+            fact = f"{user_name(owner)} can change {path}, and so put a link in the place of a directory that root works in"
+            yield warn("parents", fact, f"chown root {shlex.quote(str(path))}")
 
 
 def _programs(owner: int) -> Result:

@@ -16,7 +16,7 @@ from chromad.backup.repository import Snapshot
 from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, one_line
-from chromad.host import files, privileges
+from chromad.host import files, privileges, trees
 from chromad.output import human_bytes
 from chromad.store import lock
 
@@ -166,7 +166,7 @@ def _make(config: Config) -> tuple[bool, bool]:
         if not local.exists():
             files.make_directory(local, 0o750, (owner.st_uid, owner.st_gid))
         elif os.geteuid() == 0:
-            files.take_tree(local, owner.st_uid, owner.st_gid)
+            trees.take_tree(local, owner.st_uid, owner.st_gid)
     place = repository.connect(config)
 
     def withdraw_key() -> None:

@@ -22,7 +22,7 @@ def put(
     if json or settings.json:
         ui.print_json(answer)
     else:
-        ui.out.print(f"clients are told: {answer['fences']['operator']}", markup=False)
+        ui.out.print(f"clients are told: {answer['fences'].get('operator', reason)}", markup=False)
 
 
 def lift(context: typer.Context, json: ui.Json = False) -> None:

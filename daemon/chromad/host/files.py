@@ -5,7 +5,6 @@ root makes belongs to the owner of the directory that it is in. Nothing that has
 away, nor what is no plain file. An ordinary user can do no more here than the kernel permits anyway, and goes the short way.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -22,9 +21,6 @@ from pathlib import Path, PurePath
 from chromad.host import renameat2
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# linux/fcntl.h
-_AT_EMPTY_PATH = 0x1000
-_ACCESS_LISTS = {"system.posix_acl_access", "system.posix_acl_default"}
 _LINKS = 40  # that path_resolution(7) follows at most
 # Seconds after which a draft is one of a writer that was killed
 _ABANDONED = 3600.0
@@ -187,10 +183,15 @@ def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
             shutil.rmtree(path.name, ignore_errors, dir_fd=parent)
     except RecursionError:
         if not ignore_errors:
-            raise OSError(errno.ENAMETOOLONG, "it has too many levels, remove it with rm -r", str(path)) from None
+            raise too_deep(path) from None
     except OSError:
         if not ignore_errors:
             raise
+
+
+def too_deep(path: Path) -> OSError:
+    """What is raised for a tree that nobody can go through by descriptors."""
+    return OSError(errno.ENAMETOOLONG, "it has too many levels, remove it with rm -r", str(path))
 
 
 def make_link(path: Path, target: str) -> None:
@@ -284,95 +285,6 @@ def sync(path: Path) -> None:
     """fsyncs a directory."""
     with directory(path) as fd:
         os.fsync(fd)
-
-
-def give_tree(path: Path, before: int, uid: int, gid: int) -> None:
-    """Gives a directory and what is in it to somebody else, for whom alone it is to change: 0750, files 0640, no access lists.
-    before: whose all of it must be. Raises PermissionError for what is neither a directory nor a plain file, belongs to another
-    one, or has another name elsewhere.
-
-    A directory is closed to its former owner before it is looked into: nothing is added behind our back.
-    """
-    with directory(path.parent) as parent:
-        _give(parent, path.name, path, before, (uid, gid))
-
-
-def _give(parent: int, name: str, path: Path, before: int, owner: tuple[int, int]) -> None:
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        status = os.fstat(fd)
-        is_directory = stat.S_ISDIR(status.st_mode)
-        if status.st_uid != before:
-            raise PermissionError(errno.EPERM, "it belongs to somebody else", str(path))
-        if not is_directory:
-            _need_plain(fd, path)
-        os.fchown(fd, *owner)
-        os.fchmod(fd, 0o700 if is_directory else 0o600)
-        _remove_access_lists(fd)
-        if is_directory:
-            for each in os.listdir(fd):
-                _give(fd, each, path / each, before, owner)
-        else:
-            # Nobody else can make another name now.
-            _need_plain(fd, path)
-        os.fchmod(fd, 0o750 if is_directory else 0o640)
-    finally:
-        os.close(fd)
-
-
-def _remove_access_lists(fd: int) -> None:
-    try:
-        found = os.listxattr(fd)
-    except OSError as error:
-        if error.errno != errno.ENOTSUP:
-            raise
-        return  # where there are none
-    for each in _ACCESS_LISTS.intersection(found):
-        os.removexattr(fd, each)
-
-
-def _need_plain(fd: int, path: Path) -> None:
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise PermissionError(errno.EPERM, "it is no plain file with one name", str(path))
-
-
-@contextmanager
-def taken_away(path: Path) -> Iterator[None]:
-    """A directory is root's and closed meanwhile, so that its owner puts nothing in the place of what is in it."""
-    with directory(path) as fd:
-        before = os.fstat(fd)
-        os.fchown(fd, 0, 0)
-        os.fchmod(fd, 0o700)
-        try:
-            yield
-        finally:
-            os.fchmod(fd, stat.S_IMODE(before.st_mode))
-            os.fchown(fd, before.st_uid, before.st_gid)
-
-
-def take_tree(path: Path, uid: int, gid: int) -> None:
-    """As chown -R, but it follows no link, and leaves alone files that have another name somewhere else."""
-    with directory(path) as top:
-        os.fchown(top, uid, gid)
-        for _, names, plain, fd in os.fwalk(".", follow_symlinks=False, dir_fd=top):
-            for name in (*names, *plain):
-                with suppress(FileNotFoundError):
-                    _take(fd, name, uid, gid)
-
-
-def _take(parent: int, name: str, uid: int, gid: int) -> None:
-    """What is looked at is what is given, whatever has its name by then."""
-    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        status = os.fstat(fd)
-        if status.st_uid == uid or (not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1):
-            return
-        if ctypes.CDLL(None, use_errno=True).fchownat(fd, b"", uid, gid, _AT_EMPTY_PATH):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), name)
-    finally:
-        os.close(fd)
 
 
 def set_mode(path: Path, mode: int) -> None:
