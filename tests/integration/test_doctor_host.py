@@ -138,6 +138,15 @@ def test_cut_off_in_a_persist(site: Site) -> None:
     assert "cut off in a persist" in wrong(doctor(site, 2))["segments"]
 
 
+def test_file_that_claims_more_than_it_holds(site: Site) -> None:
+    daemon = site.serve()
+    records.fill(daemon.client(), "some", 20, sync_threshold=10)
+    segment = site.first_segment()
+    daemon.stop()
+    os.truncate(segment / "link_lists.bin", 1 << 40)
+    assert "claims more than it holds" in wrong(doctor(site, 2))["segments"]
+
+
 def test_collections_left_cold(site: Site) -> None:
     daemon = site.serve()
     records.fill(daemon.client(), "some", 20, sync_threshold=10)
