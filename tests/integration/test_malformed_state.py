@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.integration.commands import Commands, Told
-from tests.integration.malformed import JSON, NOT_JSON, Fed, assert_told, changed, get, leaves, many, need_whole_file, tampered
+from tests.integration.malformed import (
+    JSON,
+    NOT_JSON,
+    Fed,
+    assert_told,
+    changed,
+    get,
+    leaves,
+    many,
+    need_whole_file,
+    tampered,
+)
 from tests.integration.site import Site
 
 

@@ -46,7 +46,9 @@ def test_neither_hold_nor_fences_are_in_it(host: Host) -> None:
         hold.put(connection, "an upgrade")
     fence.put(host.config.data_dir, fence.OPERATOR, "a move")
     copy = base(host).directory
-    triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name IN ('embeddings_queue', 'collections')"
+    triggers = (
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name IN ('embeddings_queue', 'collections')"
+    )
     with sqlite.connect(copy) as connection:
         names = [name for (name,) in connection.execute(triggers)]
     assert not [name for name in names if "hold" in name or "fence" in name]
