@@ -83,7 +83,7 @@ def _judge(tree: Tree, bug: Bug) -> tuple[str, str]:
     if code == _PASSED:
         return SURVIVED, bug.why
     if code == _FAILED:
-        failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        failed = [line for line in said.splitlines() if line.startswith(("FAILED ", "ERROR tests/"))]
         return CAUGHT, failed[0].partition(" - ")[0] if failed else "by a test that failed"
     if code is None:
         return CAUGHT, f"no end of its tests within {_LIMIT:.0f} s"
