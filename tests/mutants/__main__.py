@@ -13,12 +13,14 @@ from pathlib import Path
 
 from tests.mutants import bugs
 from tests.mutants.bugs import Bug, Stale
-from tests.mutants.tree import ROOT, Tree
+from tests.mutants.tree import Tree
 
 # Seconds for the tests of one bug: with some bugs a test waits for what never comes.
 _LIMIT = 600.0
 # As pytest exits
 _PASSED, _FAILED = 0, 1
+
+_running: "set[subprocess.Popen[str]]" = set()
 
 CAUGHT, SURVIVED, STALE, WRONG = "caught", "SURVIVED", "STALE", "WRONG"
 
@@ -44,7 +46,14 @@ def main() -> int:
         if not arguments.unsound and not _pass_without(made[0], chosen, arguments.jobs):
             return 1
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            verdicts = list(pool.map(lambda bug: _try(trees, bug), chosen))
+            try:
+                verdicts = list(pool.map(lambda bug: _try(trees, bug), chosen))
+            except BaseException:
+                # Their threads end with them.
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(_running):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
     caught = verdicts.count(CAUGHT)
     print(f"{caught} of {len(verdicts)} bugs are caught")
     return 0 if caught == len(verdicts) else 1
@@ -75,7 +84,7 @@ def _try(trees: "queue.SimpleQueue[Tree]", bug: Bug) -> str:
 
 def _judge(tree: Tree, bug: Bug) -> tuple[str, str]:
     try:
-        spoilt = bug.spoil((ROOT / bug.file).read_text(encoding="utf-8"))
+        spoilt = bug.spoil((tree.root / bug.file).read_text(encoding="utf-8"))
     except (OSError, Stale) as error:
         return STALE, str(error)
     with tree.with_text(bug.file, spoilt):
@@ -101,16 +110,15 @@ def _pytest(tree: Tree, words: tuple[str, ...], limit: float) -> tuple[int | Non
         text=True,
         start_new_session=True,
     )
+    _running.add(process)
     try:
         said, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate()
         return None, said
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
+    finally:
+        _running.discard(process)
     return process.returncode, said
 
 

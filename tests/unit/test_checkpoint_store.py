@@ -132,3 +132,45 @@ def test_none_is_taken_of_files_that_are_ahead_of_the_log_in_a_way_that_matters(
     assert made.latest(segment) is None
     assert made.latest(home(two, "goes").name)
     assert made.left == {}, "its next persist mends it"
+
+
+def test_newer_of_two_is_the_one(two: Path) -> None:
+    """A kill before the former one was removed leaves both; whichever the directory lists first."""
+    place = home(two, "stays")
+    take(two)
+    [former] = place.iterdir()
+    kept = shutil.copytree(former, two.parent / former.name)
+    engine.run(engine.add, two, "stays", [f"more-{number}" for number in range(70)])
+    take(two)
+    [now] = place.iterdir()
+    shutil.copytree(kept, former)
+    found = store(two).latest(place.name)
+    assert found
+    assert str(found.seq_id) == now.name
+    assert store(two).stale(sqlite.collections(two)) == []
+
+
+def test_due_when_files_have_changed_under_the_same_seq_id(two: Path) -> None:
+    """As an engine that found the disk full in a persist leaves them."""
+    made = take(two)
+    assert made.stale(sqlite.collections(two)) == []
+    os.utime(engine.segment(two, "stays") / "length.bin")
+    assert [each.name for each in made.stale(sqlite.collections(two))] == ["stays"]
+
+
+def test_one_that_cannot_be_read_stays_until_there_is_another(two: Path) -> None:
+    made = take(two)
+    place = home(two, "stays")
+    [damaged] = place.iterdir()
+    (damaged / checkpoint.FILE).write_text("{", encoding="utf-8")
+    wanted = sqlite.segments(two)
+    made = store(two)
+    made.drop_others(wanted)
+    assert damaged.exists(), "there is nothing else"
+    made.take(sqlite.collections(two), live=False, progress=lambda _: None)
+    assert made.latest(place.name)
+    damaged.mkdir(exist_ok=True)
+    (damaged / checkpoint.FILE).write_text("{", encoding="utf-8")
+    made.drop_others(wanted)
+    assert not damaged.exists()
+    assert len(list(place.iterdir())) == 1
