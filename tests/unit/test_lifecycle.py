@@ -69,3 +69,21 @@ def test_torn_segment_is_noticed_where_the_last_checkpoints_cannot_be_taken(
     pickle = (path / segment.PICKLE).stat()
     os.utime(path / "data_level0.bin", ns=(pickle.st_atime_ns, pickle.st_mtime_ns + 1))
     assert [each.name for each in daemon._last_checkpoints()] == ["goes"]
+
+
+def test_mark_leaves_out_what_could_have_no_checkpoint(two: Path) -> None:
+    """Whatever its files look like: the next start looks at them."""
+    config = Config.model_validate({"data_dir": str(two)})
+    daemon = Daemon(config, two.parent / "chromad.yml")
+    daemon._checkpoints = checkpoints = Store(two, config.checkpoint_dir, "history")
+    checkpoints.prepare()
+    collections = {each.name: each for each in sqlite.collections(two)}
+    checkpoints.take(list(collections.values()), live=False, progress=lambda _: None)
+    everything = {each.segment for each in collections.values()}
+    assert daemon._mark(set()).segments.keys() == everything
+    checkpoints.left[collections["goes"].id] = "it could not be read"
+    assert daemon._mark(set()).segments.keys() == everything - {collections["goes"].segment}
+    checkpoints.left.clear()
+    assert daemon._mark({collections["goes"].id}).segments.keys() == everything - {collections["goes"].segment}
+    os.utime(two / collections["stays"].segment / "length.bin")
+    assert daemon._mark(set()).segments.keys() == everything - {collections["stays"].segment}
