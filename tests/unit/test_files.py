@@ -194,6 +194,27 @@ def test_a_directory_that_is_exchanged_while_it_is_made(place: Place, made: str)
         racer.join()
 
 
+@as_root
+def test_a_directory_that_holds_something_is_not_the_one_that_was_made(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of root's, as the one that is made: it was moved there by its owner's neighbour."""
+    target, bait = place.home / "restore", place.home / "bait"
+    bait.mkdir(mode=0o700)
+    (bait / "file").touch()
+    mkdir = os.mkdir
+
+    def exchange(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        mkdir(path, mode, dir_fd=dir_fd)
+        os.rmdir(path, dir_fd=dir_fd)
+        os.rename(bait, target)
+
+    monkeypatch.setattr(os, "mkdir", exchange)
+    with pytest.raises(PermissionError, match="something has taken its place"):
+        files.make_directory(target, 0o750)
+    assert target.stat().st_uid == 0
+
+
 def _prepare(at: Place) -> None:
     run.prepare(at.config)
 
