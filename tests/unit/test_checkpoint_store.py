@@ -58,7 +58,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", note_fsync)
         patch.setattr(os, "rename", note_rename)
-        patch.setattr(checkpoint.shutil, "rmtree", note_rmtree)
+        patch.setattr(shutil, "rmtree", note_rmtree)
         yield done
 
 

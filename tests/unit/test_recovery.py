@@ -1,12 +1,13 @@
 """Recovery beside its own killed predecessors, and without room."""
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from chromad.errors import ChromadError
-from chromad.store import recovery, sqlite
+from chromad.store import sqlite
 from chromad.store.checkpoint import Store
 from chromad.store.recovery import Doubts, Recovery
 
@@ -47,7 +48,7 @@ def test_checkpoints_are_put_back_where_there_is_room_for_all_of_them(
     """Else each start would fill the disk, and fail."""
     stays = engine.segment(two, "stays")
     held = engine.contents(stays)
-    monkeypatch.setattr(recovery.os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1))
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1))
     if fits:
         assert {outcome.action for outcome in made.mend_all(doubts(two))} == {"restored"}
     else:
