@@ -90,6 +90,15 @@ def test_there(host: Host) -> None:
     assert json.loads(again.output)["upgraded"] is None
 
 
+def test_not_from_data_that_are_newer_than_both_environments(host: Host) -> None:
+    path = host.site.data / "chromad.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"engine_version": "99.0.0"}), encoding="utf-8")
+    result = host.upgrade()
+    assert result.code == 78, result.output
+    assert "the data are of Chroma 99.0.0" in result.output
+    assert host.unit.asked == []
+
+
 def test_and_back_where_the_service_does_not_start(host: Host) -> None:
     host.unit.broken["start"] = 1
     result = host.upgrade()

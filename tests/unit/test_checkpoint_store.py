@@ -174,3 +174,40 @@ def test_one_that_cannot_be_read_stays_until_there_is_another(two: Path) -> None
     made.drop_others(wanted)
     assert not damaged.exists()
     assert len(list(place.iterdir())) == 1
+
+
+def test_links_are_to_the_newest_whoever_took_it(two: Path, tmp_path: Path) -> None:
+    """Backups link while the service takes others; both are there until the former one is removed."""
+    place = home(two, "stays")
+    ours = take(two)
+    assert ours.latest(place.name)
+    [former] = place.iterdir()
+    kept = shutil.copytree(former, tmp_path / former.name)
+    engine.run(engine.add, two, "stays", [f"more-{number}" for number in range(30)])
+    take(two)
+    [now] = place.iterdir()
+    shutil.copytree(kept, former)
+    linked = ours.link(place.name, tmp_path / "linked")
+    assert linked
+    assert str(linked.seq_id) == now.name
+    assert all((tmp_path / "linked" / file.name).samefile(now / file.name) for file in linked.files)
+
+
+def test_live_files_are_the_same_when_all_of_them_are(two: Path) -> None:
+    made = take(two)
+    segment = engine.segment(two, "stays")
+    found = made.latest(segment.name)
+    assert found
+
+    def same() -> bool:
+        return made.same_content(found, lambda: None)
+
+    assert same()
+    (segment / "more").write_bytes(b"")
+    assert not same()
+    (segment / "more").unlink()
+    content = (segment / "data_level0.bin").read_bytes()
+    (segment / "data_level0.bin").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert not same()
+    (segment / "data_level0.bin").unlink()
+    assert not same()

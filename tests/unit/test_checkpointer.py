@@ -112,6 +112,18 @@ def test_collection_changes_at_any_moment(
     assert len(stays) == 30
 
 
+def test_checkpoint_of_a_collection_that_was_deleted_meanwhile_is_not_taken(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log went with it, so that nothing was compared."""
+    _, store = make(data)
+    collections = {each.name: each for each in sqlite.collections(data)}
+    once(monkeypatch, soundness, "examine", lambda: engine.run(_delete, data, "goes"))
+    taken = store.take(list(collections.values()), live=True, progress=lambda _: None)
+    assert taken.keys() == {collections["stays"].id}
+    assert store.left == {}
+
+
 def test_collection_made_while_orphans_are_looked_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = make(data)
 
@@ -222,6 +234,18 @@ def test_log_is_kept_that_the_metadata_segment_has_not_applied(data: Path) -> No
         ]
     assert min(kept) == first + 5
     assert len(kept) == 25
+
+
+def test_checkpoint_of_a_later_state_than_the_database_lets_nothing_go(data: Path) -> None:
+    """An older database was put back: its log is all that there is."""
+    found, store = make(data)
+    [goes] = (each for each in sqlite.collections(data) if each.name == "goes")
+    store.take([goes], live=False, progress=lambda _: None)
+    with closing(sqlite3.connect(data / sqlite.FILE)) as connection, connection:
+        connection.execute("UPDATE max_seq_id SET seq_id = 40 WHERE segment_id = ?", (goes.segment,))
+    [goes] = (each for each in sqlite.collections(data) if each.name == "goes")
+    assert goes.persisted == 40
+    assert found._purge([goes], lambda *_: None, live=False) == 0
 
 
 def test_nothing_is_purged_before_the_first_good_backup(data: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -513,3 +514,47 @@ def test_programs_that_the_service_user_may_change(tmp_path: Path, uid: int, mod
     assert may_change(path, ATTACKER) == changes
     assert not may_change(tmp_path / "none", ATTACKER)
     assert not may_change(Path("/tmp"), ATTACKER)
+
+
+def test_link_is_on_disk_when_it_points_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(fd: int) -> None:
+        done.append(f"fsync {os.readlink(f'/proc/self/fd/{fd}')}")
+        fsync(fd)
+
+    def note_rename(source: str, target: str, **directories: int) -> None:
+        done.append(f"rename {target}")
+        rename(source, target, **directories)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    for target in ("one", "two"):
+        files.make_link(tmp_path / "link", target)
+        assert done == ["rename link", f"fsync {tmp_path}"]
+        assert os.readlink(tmp_path / "link") == target
+        done.clear()
+
+
+# posix_acl_xattr.h: version, then tag, rights and id of each entry: owner, user ATTACKER, group, mask, others
+_LIST = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", *each)
+    for each in ((1, 6, 0xFFFFFFFF), (2, 6, ATTACKER), (4, 4, 0xFFFFFFFF), (16, 6, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF))
+)
+
+
+@as_root
+def test_access_lists_do_not_go_with_a_tree(tmp_path: Path) -> None:
+    """Whoever has one could change what is root's then."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").touch()
+    for path in (tree, tree / "file"):
+        try:
+            os.setxattr(path, "system.posix_acl_access", _LIST)
+        except OSError:
+            pytest.skip("this file system has no access lists")
+        os.chown(path, ATTACKER, ATTACKER)
+    files.give_tree(tree, ATTACKER, 0, 0)
+    assert [os.listxattr(path) for path in (tree, tree / "file")] == [[], []]

@@ -1,11 +1,14 @@
 """Whose data lie beside the checkpoints: those that were served here, and what was restored from these."""
 
+import json
 from pathlib import Path
 
 import pytest
 from chromad.config import Config
 from chromad.errors import ConfigurationError
 from chromad.store import history, state
+
+from tests.segments import engine
 
 SERVED, RESTORED, OTHER = ("a" * 32, "b" * 32, "c" * 32)
 
@@ -43,3 +46,15 @@ def test_newest_of_very_many_are_known(config: Config) -> None:
         history.accept(config.checkpoint_dir, each)
     history.check(config, stopped(many[-1]))
     history.check(config, stopped(many[60]))
+
+
+@pytest.mark.parametrize(("taken", "found"), [([SERVED, SERVED], SERVED), ([SERVED, OTHER], ""), ([], "")])
+def test_data_that_lost_their_state_have_the_one_history_that_their_checkpoints_tell(
+    two: Path, taken: list[str], found: str
+) -> None:
+    config = Config.model_validate({"data_dir": str(two)})
+    for name, data_id in zip(("stays", "goes"), taken, strict=False):
+        place = config.checkpoint_dir / engine.segment(two, name).name / "30"
+        place.mkdir(parents=True)
+        (place / "checkpoint.json").write_text(json.dumps({"data_id": data_id}), encoding="utf-8")
+    assert history.lost_data_id(config) == found

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from chromad.errors import ChromadError
-from chromad.store import sqlite
+from chromad.store import fence, sqlite
 from chromad.store.checkpoint import Store
 from chromad.store.recovery import Doubts, Recovery
 
@@ -56,3 +56,43 @@ def test_checkpoints_are_put_back_where_there_is_room_for_all_of_them(
             made.mend_all(doubts(two))
         assert not (two.parent / "quarantine").exists()
     assert engine.contents(stays) == held
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _die(*_: object) -> None:
+    raise _Killed
+
+
+def test_kill_before_the_seq_id_is_set_leaves_no_older_files_under_a_newer_one(
+    two: Path, made: Recovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies between would never be replayed."""
+    engine.run(engine.add, two, "goes", [f"more-{number}" for number in range(30)])
+    [goes] = (each for each in doubts(two) if each[0].name == "goes")
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "_set_seq_id", _die)
+        with pytest.raises(_Killed):
+            made.mend(*goes)
+    assert not engine.segment(two, "goes").exists()
+    outcomes = made.mend_all(made.look("boot", None))
+    assert [(each.collection.name, each.action) for each in outcomes] == [("goes", "restored")]
+    assert len(engine.run(engine.read, two, "goes")) == 60
+
+
+def test_kill_before_the_fence_stands_leaves_the_segment_where_it_is(
+    two: Path, made: Recovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients never write to a collection whose segment is gone."""
+    held = engine.contents(engine.segment(two, "goes"))
+    [goes] = (each for each in doubts(two) if each[0].name == "goes")
+    with monkeypatch.context() as patch:
+        patch.setattr(fence, "put_around", _die)
+        with pytest.raises(_Killed):
+            made.quarantine(*goes)
+    assert engine.contents(engine.segment(two, "goes")) == held
+    assert made.quarantine(*goes).action == "quarantined"
+    assert fence.read(two).keys() == {goes[0].id}
+    assert not engine.segment(two, "goes").exists()

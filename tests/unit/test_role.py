@@ -193,6 +193,15 @@ def test_configuration_is_validated_before_it_lands() -> None:
     assert task["ansible.builtin.template"]["validate"].endswith("/bin/chromactl config validate %s")
 
 
+def test_a_link_in_the_place_of_the_data_is_not_followed() -> None:
+    tasks = yaml.safe_load((ROLES / "chromadb/tasks/install.yml").read_text())
+    [paths] = [each for each in tasks if each["name"] == "Create the paths"]
+    assert paths["ansible.builtin.file"]["follow"] == "{{ not item.service }}"
+    of_the_service = {each["path"] for each in paths["loop"] if each["service"]}
+    assert "{{ chromadb_home }}" not in of_the_service
+    assert len(of_the_service) == 4
+
+
 def test_an_environment_that_is_removed_in_part_is_not_taken_for_a_whole_one() -> None:
     tasks = yaml.safe_load((ROLES / "chromadb/tasks/cleanup.yml").read_text())
     loop = tasks[-1]["loop"]
