@@ -45,6 +45,6 @@ def test_last_one_stays_when_others_have_forgotten_the_rest_meanwhile(
         (tmp_path / name).mkdir()
     monkeypatch.setattr(repository, "connect", lambda _: place)
     context: Any = SimpleNamespace(obj=ui.Settings(path, json=False))
-    with pytest.raises(BackupError, match="no proven backup of .* would be left"):
+    with pytest.raises(BackupError, match="no proven backup of"):
         backups.forget(context, [first.id], confirm=True)
     assert place.forgotten == []

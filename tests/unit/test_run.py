@@ -1,8 +1,10 @@
 """What a backup notes in the ledger, and when: whoever is killed at any moment must not have let something go."""
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from chromad.backup.ledger import Ledger, Taken
 from chromad.backup.repository import Added, Repository
 from chromad.backup.snapshot import Snapshot
 from chromad.config import Config
+from chromad.errors import BackupError
 from chromad.store import state
 
 from tests.unit.test_manifest import GOOD
@@ -63,3 +66,16 @@ def test_former_backup_is_kept_before_one_with_far_less_is_stored(config: Config
     with pytest.raises(_Killed):
         run._store(*words)
     assert [(each.created, each.records) for each in ledger.read(config.backup_dir).kept] == [(BEFORE, records)]
+
+
+@pytest.mark.parametrize(("free", "fits"), [(0, False), (100, False), (149, False), (150, True)])
+def test_a_private_copy_stays_below_the_fence(
+    config: Config, free: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1000 bytes 50 are above it: else each backup would have writes refused."""
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=1000, f_bavail=free, f_frsize=1))
+    if fits:
+        run.scratch_space(config, 100)
+        return
+    with pytest.raises(BackupError, match="stay below disk.fence_percent"):
+        run.scratch_space(config, 100)
