@@ -77,5 +77,5 @@ def test_a_private_copy_stays_below_the_fence(
     if fits:
         run.scratch_space(config, 100)
         return
-    with pytest.raises(BackupError, match="stay below disk.fence_percent"):
+    with pytest.raises(BackupError, match=r"stay below disk\.fence_percent"):
         run.scratch_space(config, 100)
