@@ -127,6 +127,10 @@ crash-full: venv ## Fill the disk, ROUNDS=50 (root)
 crash-backup: venv ## Kill backups, drills and restores at random moments, ROUNDS=34 of each (root)
 	$(BIN)/python -m tests.crash.backups --rounds $(ROUNDS) --seed $(SEED)
 
+.PHONY: mutants
+mutants: venv ## Plant bugs in copies of the tree, BUGS="NAME …" or all; a test has to fail with each (root)
+	$(BIN)/python -m tests.mutants $(BUGS)
+
 .PHONY: interrupts
 interrupts: venv ## Interrupt and kill every verb at random moments, ROUNDS=25 of each; the service must be as it was (root)
 	$(BIN)/python -m tests.soak.interrupts --rounds $(ROUNDS) --seed $(SEED)

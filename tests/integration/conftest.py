@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from tests import packages, statements
+from tests.integration import malformed
 from tests.integration.account import AS_ROOT, open_doors, service, why_unreachable
 from tests.integration.site import Site
 
@@ -19,6 +20,12 @@ def _interpreter() -> None:
         packages.need({"restic": "restic"})
     except packages.Missing as error:
         pytest.exit(str(error), returncode=1)
+
+
+@pytest.fixture(autouse=True)
+def _note(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    malformed.ran.add(request.node.nodeid)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from chromad.store import sqlite
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -149,6 +150,19 @@ class Fed:
         assert "Traceback" not in daemon.log
         assert "xception" not in daemon.log
         assert int(daemon.proc_status().split("VmRSS:")[1].split()[0]) < MEGABYTES << 10
+
+
+# What this process has run, by its id
+ran: set[str] = set()
+
+
+def need_whole_file(request: pytest.FixtureRequest) -> None:
+    """Skips a test that looks back at the others of its file where they were not all run before it, in this process."""
+    items = [item for item in request.session.items if item.path == request.node.path]
+    chosen = {getattr(item, "originalname", "") for item in items}
+    left_out = {name for name in vars(request.module) if name.startswith("test_")} - chosen
+    if left_out or {item.nodeid for item in items} - ran - {request.node.nodeid}:
+        pytest.skip("looks back at all tests of its file, which were not all run before it")
 
 
 def get(site: Site, path: str) -> tuple[int, str]:

@@ -1,7 +1,9 @@
 """What a directory held against what an engine serves: every difference is found, and nothing else."""
 
+import json
 import shutil
 import sqlite3
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from chromad import comparison
 from chromad.backup import proof
 from chromad.comparison import Differences
 from chromad.config import Config
-from chromad.store import format, sqlite
+from chromad.store import format, log, sqlite
 from chromad.store.contents import Contents
 
 from tests.integration import old_chroma
@@ -87,6 +89,31 @@ def test_the_same(made: Path, tmp_path: Path) -> None:
     assert sorted(found.named) == ["cosine: zero", "plain: zero"]
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
     assert not (tmp_path / "held").exists()
+
+
+def test_writes_that_wait_in_the_log_are_expected_as_the_engine_applies_them(made: Path, tmp_path: Path) -> None:
+    """An add of what is there, and an update of what is not, do nothing."""
+    waiting = shutil.copytree(made, tmp_path / "waiting")
+    vector = struct.pack("<3f", 5.0, 6.0, 7.0)
+    rows = [
+        (log.ADD, "r7", vector, {"chroma:document": "ignored", "half": 99.0}),
+        (log.UPDATE, "nobody", None, {"half": 99.0}),
+        (log.UPDATE, "r8", None, {"half": 99.0}),
+        (log.DELETE, "r9", None, {}),
+        (log.UPSERT, "new", vector, {"chroma:document": "new", "half": 99.0}),
+        (log.ADD, "new", vector, {"chroma:document": "ignored"}),
+    ]
+    with sqlite3.connect(waiting / sqlite.FILE) as connection:
+        (plain,) = connection.execute("SELECT id FROM collections WHERE name = 'plain'").fetchone()
+        for operation, record, numbers, metadata in rows:
+            connection.execute(
+                "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding, metadata) VALUES (?, ?, ?, ?, ?, ?)",
+                (operation, sqlite.topic(plain), record, numbers, numbers and "FLOAT32", json.dumps(metadata)),
+            )
+    connection.close()
+    found = compare(waiting, tmp_path, lambda _: None)
+    assert found.found == []
+    assert found.compared == 200, "one more, one less"
 
 
 _ONE = "(SELECT id FROM embeddings WHERE embedding_id = 'r7' LIMIT 1)"

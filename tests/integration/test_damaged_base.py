@@ -26,6 +26,10 @@ def _prepared() -> Iterator[Prepared]:
     records.upsert(client.get_collection("persisted", embedding_function=None), more)
     held["persisted"] |= more
     site.backup()
+    # So that the next one would have more to cover than the last good one.
+    after = {"after": records.make("after")}
+    records.upsert(client.get_collection("persisted", embedding_function=None), after)
+    held["persisted"] |= after
     site.daemon.stop()
     yield site, held
     site.remove()
@@ -114,6 +118,9 @@ def test_segment_while_the_service_runs(site: Site) -> None:
     client = site.serve().client()
     held = {"persisted": records.fill(client, "persisted", 150, sync_threshold=100)}
     site.backup()
+    after = {"after": records.make("after")}
+    records.upsert(client.get_collection("persisted", embedding_function=None), after)
+    held["persisted"] |= after
     flip_a_bit(next(site.current.glob("*/data_level0.bin")))
     assert_recovers(site, held, "data_level0.bin is not what the manifest says (damaged)")
     opened.assert_holds(client, held)

@@ -138,6 +138,15 @@ def test_cut_off_in_a_persist(site: Site) -> None:
     assert "cut off in a persist" in wrong(doctor(site, 2))["segments"]
 
 
+def test_file_that_claims_more_than_it_holds(site: Site) -> None:
+    daemon = site.serve()
+    records.fill(daemon.client(), "some", 20, sync_threshold=10)
+    segment = site.first_segment()
+    daemon.stop()
+    os.truncate(segment / "link_lists.bin", 1 << 40)
+    assert "claims more than it holds" in wrong(doctor(site, 2))["segments"]
+
+
 def test_collections_left_cold(site: Site) -> None:
     daemon = site.serve()
     records.fill(daemon.client(), "some", 20, sync_threshold=10)
@@ -227,9 +236,10 @@ def test_network_file_system(used: Site) -> None:
 def test_names_of_mount_points() -> None:
     mountinfo = (
         "29 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
-        "61 29 0:52 / /srv/my\\040data rw,relatime shared:30 - nfs4 files:/srv rw,vers=4.2\n"
+        "60 29 8:2 / /srv/my\\040data rw,relatime shared:29 - xfs /dev/sda2 rw\n"
+        "61 60 0:52 / /srv/my\\040data rw,relatime shared:30 - nfs4 files:/srv rw,vers=4.2\n"
     )
-    assert disks.file_system(Path("/srv/my data/chroma"), mountinfo) == "nfs4"
+    assert disks.file_system(Path("/srv/my data/chroma"), mountinfo) == "nfs4", "which is mounted over the other one"
     assert disks.file_system(Path("/srv/my"), mountinfo) == "ext4"
 
 

@@ -65,9 +65,13 @@ def world(site: Site) -> World:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
+    """A served site with a backup, in whatever state the tests before have left it."""
     site = Site()
     site.serve()
-    yield World(site)
+    world = World(site)
+    world.fill("some", 150, sync_threshold=100)
+    site.backup()
+    yield world
     site.remove()
 
 
@@ -130,8 +134,6 @@ def test_one_is_small_when_little_has_changed(world: World) -> None:
 
 
 def test_new_base_when_it_is_asked_for(shared: World) -> None:
-    shared.fill("some", 150, sync_threshold=100)
-    shared.site.backup()
     before = manifest(shared.site)
     shared.put("some", "a")
     assert shared.site.backup("--full")["base"] == "asked for"

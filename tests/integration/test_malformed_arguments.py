@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.integration.commands import Commands, Told
-from tests.integration.malformed import Fed, assert_told, many
+from tests.integration.malformed import Fed, assert_told, many, need_whole_file
 from tests.integration.site import Site
 
 # What argv can hold: no NUL; lone surrogates stand for bytes that are no UTF-8.
@@ -206,5 +206,6 @@ def test_as_it_is_installed(fed: Fed, words: list[str]) -> None:
     assert "\x1b" not in result.output
 
 
-def test_enough_were_fed(fed: Fed) -> None:
+def test_enough_were_fed(fed: Fed, request: pytest.FixtureRequest) -> None:
+    need_whole_file(request)
     assert fed.count >= 350

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.integration.account import BIN, need_closed_doors, until
 from tests.integration.commands import LIMIT, Commands, Told
-from tests.integration.malformed import JSON, Fed, assert_told, changed, leaves, many
+from tests.integration.malformed import JSON, Fed, assert_told, changed, leaves, many, need_whole_file
 from tests.integration.site import Site
 
 LETTERS = "abcdefghi"
@@ -217,5 +217,6 @@ def test_reload_of_such_a_file_changes_nothing(fed: Fed, content: bytes | None) 
     until(lambda: daemon.notify.lines[-1] != "RELOADING=1", "the end of the reload")
 
 
-def test_enough_were_fed(fed: Fed) -> None:
+def test_enough_were_fed(fed: Fed, request: pytest.FixtureRequest) -> None:
+    need_whole_file(request)
     assert fed.count >= 300

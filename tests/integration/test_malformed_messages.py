@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.integration.account import until
-from tests.integration.malformed import CLASSES, JSON, Fed, many
+from tests.integration.malformed import CLASSES, JSON, Fed, many, need_whole_file
 from tests.integration.site import Site
 
 Address = str | tuple[str, int]
@@ -281,5 +281,6 @@ def _threads(fed: Fed) -> int:
     return int(fed.site.daemon.proc_status().split("Threads:")[1].split()[0])
 
 
-def test_enough_were_fed(fed: Fed) -> None:
+def test_enough_were_fed(fed: Fed, request: pytest.FixtureRequest) -> None:
+    need_whole_file(request)
     assert fed.count >= 400

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.integration.commands import Commands, Told
-from tests.integration.malformed import JSON, NOT_JSON, Fed, assert_told, changed, get, leaves, many, tampered
+from tests.integration.malformed import (
+    JSON,
+    NOT_JSON,
+    Fed,
+    assert_told,
+    changed,
+    get,
+    leaves,
+    many,
+    need_whole_file,
+    tampered,
+)
 from tests.integration.site import Site
 
 
@@ -196,5 +207,6 @@ def test_ledger_that_is_a_link_to_itself(site: Site) -> None:
     daemon.stop()
 
 
-def test_enough_were_fed(fed: Fed) -> None:
+def test_enough_were_fed(fed: Fed, request: pytest.FixtureRequest) -> None:
+    need_whole_file(request)
     assert fed.count >= 400

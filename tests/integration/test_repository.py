@@ -255,6 +255,7 @@ def test_locked(backed_up: Site, holder: subprocess.Popen[bytes]) -> None:
     fails(backed_up, 75, "is locked: ", "wait for who has it", "verify")
     assert str(holder.pid) in backed_up.ledger["problem"]
     assert_told(backed_up, known)
+    assert backed_up.ledger["drills"] == known["drills"], "it says nothing of the backup"
     assert len(backed_up.listed()) == 1, "reading needs no lock"
     holder.send_signal(signal.SIGCONT)
     holder.wait()

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from chromad.store import sqlite
 
@@ -13,7 +12,7 @@ from tests import packages
 from tests.integration import records
 from tests.integration.account import until
 from tests.integration.site import Site
-from tests.integration.test_recovery import ANOTHER_BOOT, filled, recovered, segment_of, spoil
+from tests.integration.test_recovery import ANOTHER_BOOT, filled, recovered, segment_of, spoil, spoil_vector
 
 
 def _empty(segment: Path) -> None:
@@ -96,17 +95,6 @@ def test_another_database_takes_the_trust_of_all(site: Site) -> None:
     records.assert_equal(daemon.client(), "some", held | new)
 
 
-def _spoil_vector(segment: Path, key: str) -> None:
-    """Another vector for one record than the one that was logged, as the engine may leave it; times tell nothing."""
-    path = segment / "data_level0.bin"
-    times = path.stat()
-    vector = np.array(records.make(key).vector, np.float32)
-    content = path.read_bytes()
-    assert content.count(vector.tobytes()) == 1
-    path.write_bytes(content.replace(vector.tobytes(), (vector / 2).tobytes()))
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
 def test_start_that_is_killed_while_it_puts_a_mended_checkpoint_back(site: Site) -> None:
     """At each of its renames, after a clean stop: the next start does it again."""
     packages.need({"strace": "strace"})
@@ -115,7 +103,7 @@ def test_start_that_is_killed_while_it_puts_a_mended_checkpoint_back(site: Site)
     for number in range(1, 12):
         name = f"some-{number}"
         held[name] = records.fill(daemon.client(), name, 200, sync_threshold=100)
-        _spoil_vector(segment_of(site, name), f"{name}-0")
+        spoil_vector(segment_of(site, name), f"{name}-0")
         daemon.stop()
         assert "1 vectors that the engine did not persist are put right" in daemon.log
         calls = "rename,renameat,renameat2"

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from chromad.store import planner
+from chromad.store import hold, planner, sqlite, state
 from chromad.store.sqlite import FILE
 
 from tests.integration import records
@@ -106,11 +106,49 @@ def test_filters_are_fast_afterwards(host: Host, told: Mapping[str, list[str]]) 
     assert_indexed(host.site.data)
 
 
+def test_not_from_data_that_are_newer_than_both_environments(host: Host) -> None:
+    path = host.site.data / "chromad.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"engine_version": "99.0.0"}), encoding="utf-8")
+    result = host.upgrade()
+    assert result.code == 78, result.output
+    assert "the data are of Chroma 99.0.0" in result.output
+    assert host.unit.asked == []
+
+
 def test_and_back_where_the_service_does_not_start(host: Host) -> None:
     host.unit.broken["start"] = 1
     result = host.upgrade()
     assert result.code == 1, result.output
     assert "did not take over" in result.output
+    host.assert_sound("old")
+
+
+def test_and_back_where_the_old_one_does_not_stop_cleanly(host: Host) -> None:
+    """systemctl calls that a success: what its files hold is in doubt all the same."""
+
+    def spoil() -> None:
+        host.unit.after.clear()
+        path = host.site.data / "chromad.json"
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"clean": False}), encoding="utf-8")
+
+    host.unit.after["stop"] = spoil
+    result = host.upgrade()
+    assert result.code == 1, result.output
+    assert "the old service did not stop cleanly" in result.output
+    host.assert_sound("old")
+
+
+def test_and_back_where_answers_differ(host: Host) -> None:
+    def spoil() -> None:
+        host.unit.after.clear()
+        with sqlite.connect(host.site.data) as connection:
+            hold.drop(connection)
+            connection.execute("DELETE FROM collections")
+
+    host.unit.after["start"] = spoil
+    result = host.upgrade()
+    assert result.code == 1, result.output
+    assert "collections are missing: kept" in result.output
     host.assert_sound("old")
 
 
@@ -145,4 +183,25 @@ def test_killed(host: Host, moment: str) -> None:
     result = host.upgrade("--undo")
     assert result.code == 0, result.output
     assert "took back the upgrade" in result.output
+    host.assert_sound("old")
+
+
+def test_killed_when_the_new_one_serves(host: Host) -> None:
+    """It may have taken checkpoints of files that it has written: those are of another history than what is put back."""
+    upgrade: list[subprocess.Popen[bytes]] = []
+
+    def strike() -> None:
+        host.unit.after.clear()
+        upgrade[0].kill()
+
+    before = state.read(host.site.data)
+    host.unit.after["start"] = strike
+    upgrade.append(host.spawn("upgrade"))
+    assert ended(upgrade[0]).code == -signal.SIGKILL
+    result = host.upgrade("--undo")
+    assert result.code == 0, result.output
+    after = state.read(host.site.data)
+    assert before
+    assert after
+    assert after.data_id != before.data_id
     host.assert_sound("old")

@@ -3,7 +3,7 @@
 import multiprocessing
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -77,6 +77,21 @@ def create(
         "hnsw": {"sync_threshold": threshold, "batch_size": 2, "max_neighbors": neighbors, "space": space},
     }
     return engine.create_collection(name, embedding_function=None, configuration=settings)  # type: ignore[arg-type]
+
+
+def fill(data: Path, names: Sequence[str], count: int) -> None:
+    """Makes collections with so many records each, which are persisted every ten. To be called by `run`."""
+    engine = client(data)
+    for name in names:
+        collection = create(engine, name, threshold=10)
+        vectors = np.random.default_rng(len(name)).random((count, 4), np.float32)
+        collection.add(ids=[f"{name}-{number}" for number in range(count)], embeddings=vectors)
+
+
+def add(data: Path, name: str, keys: Sequence[str]) -> None:
+    """Adds records to a collection that `fill` has made. To be called by `run`."""
+    collection = client(data).get_collection(name, embedding_function=None)
+    collection.add(ids=list(keys), embeddings=np.random.default_rng(1).random((len(keys), 4), np.float32))
 
 
 def segment(data: Path, name: str) -> Path:

@@ -20,6 +20,20 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Workload]:
     return data, found
 
 
+@pytest.fixture(scope="session")
+def _two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("two") / "data"
+    # What was written last comes first in a cycle.
+    engine.run(engine.fill, data, ["stays", "goes"], 30)
+    return data
+
+
+@pytest.fixture
+def two(_two: Path, tmp_path: Path) -> Path:
+    """A data directory with two collections of 30 records each, `stays` and `goes`, all persisted, and their whole log."""
+    return Path(shutil.copytree(_two, tmp_path / "data"))
+
+
 @pytest.fixture
 def segment(recorded: tuple[Path, Workload], tmp_path: Path) -> Path:
     """A copy of its segment, to be damaged."""

@@ -240,9 +240,12 @@ def test_segments_that_are_no_more(data: Data, topic: str, copied: Data) -> None
         place = catalog[table]["columns"].index(column)
         catalog[table]["rows"] = [row for row in catalog[table]["rows"] if row[place] != first[0]]
     assert copied.run("SELECT count(*) FROM embeddings")[0][0]
+    marked = "SELECT segment_id FROM max_seq_id"
+    assert before & {each for (each,) in copied.run(marked)}
     assert set(archive.apply(copied.directory, data.path, sqlite.last_seq_id(data.directory), catalog)) == before
     for table in ("embeddings", "embedding_metadata", "embedding_fulltext_search"):
         assert copied.run(f"SELECT count(*) FROM {table}") == [(0,)]
+    assert not before & {each for (each,) in copied.run(marked)}
     assert copied.run("SELECT DISTINCT topic FROM embeddings_queue") == [("persistent://default/default/b",)]
 
 

@@ -202,3 +202,9 @@ def test_tables_fit_together(first: Collections, second: Collections, logged: se
         f"{uuid}-{scope}" for uuid in there for scope in ("VECTOR", "METADATA")
     )
     assert sorted(row[2] for row in found["segment_metadata"]["rows"]) == sorted(there)
+
+
+def test_notes_that_matter_to_one_collection() -> None:
+    """Those on it, those on all, and those of an archive that cannot be joined, which are plain text."""
+    notes = [between.Note("on a", "a"), between.Note("on b", "b"), between.Note("on all"), "plain"]
+    assert between.concerning(notes, "a") == ["on a", "on all", "plain"]

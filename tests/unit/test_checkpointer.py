@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import pytest
 from chromad import checkpointer
 from chromad.backup import ledger, snapshot
@@ -26,14 +25,6 @@ from tests.segments import engine
 NEW = str(UUID(int=77))
 
 
-def _fill(data: Path, names: list[str], count: int) -> None:
-    client = engine.client(data)
-    for name in names:
-        collection = engine.create(client, name, threshold=10)
-        vectors = np.random.default_rng(len(name)).random((count, 4), np.float32)
-        collection.add(ids=[f"{name}-{number}" for number in range(count)], embeddings=vectors)
-
-
 def _delete(data: Path, name: str) -> None:
     engine.client(data).delete_collection(name)
 
@@ -47,18 +38,10 @@ def _empty(data: Path, name: str) -> None:
     collection.delete(ids=collection.get(include=[])["ids"])
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = tmp_path_factory.mktemp("made") / "data"
-    # What was written last comes first in a cycle.
-    engine.run(_fill, data, ["stays", "goes"], 30)
-    return data
-
-
 @pytest.fixture
-def data(made: Path, tmp_path: Path) -> Path:
+def data(two: Path) -> Path:
     """Two collections of 30 records each, all persisted."""
-    return Path(shutil.copytree(made, tmp_path / "data"))
+    return two
 
 
 def make(data: Path) -> tuple[Checkpointer, Store]:
@@ -129,10 +112,22 @@ def test_collection_changes_at_any_moment(
     assert len(stays) == 30
 
 
+def test_checkpoint_of_a_collection_that_was_deleted_meanwhile_is_not_taken(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log went with it, so that nothing was compared."""
+    _, store = make(data)
+    collections = {each.name: each for each in sqlite.collections(data)}
+    once(monkeypatch, soundness, "examine", lambda: engine.run(_delete, data, "goes"))
+    taken = store.take(list(collections.values()), live=True, progress=lambda _: None)
+    assert taken.keys() == {collections["stays"].id}
+    assert store.left == {}
+
+
 def test_collection_made_while_orphans_are_looked_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = make(data)
 
-    once(monkeypatch, sqlite, "segments", lambda: engine.run(_fill, data, ["new"], 30), after=True)
+    once(monkeypatch, sqlite, "segments", lambda: engine.run(engine.fill, data, ["new"], 30), after=True)
     cycle(found)
     assert len(engine.run(engine.read, data, "new")) == 30
     assert not list(found.config.quarantine_dir.glob("*orphan*"))
@@ -177,7 +172,7 @@ def test_seq_ids_that_are_given_again_are_counted(data: Path) -> None:
     before = found._logged
     engine.run(_delete, data, "goes")
     found._due(0.0)
-    engine.run(_fill, data, ["next"], 10)
+    engine.run(engine.fill, data, ["next"], 10)
     found._due(0.0)
     assert found._logged - before > 10 * 100
 
@@ -239,6 +234,18 @@ def test_log_is_kept_that_the_metadata_segment_has_not_applied(data: Path) -> No
         ]
     assert min(kept) == first + 5
     assert len(kept) == 25
+
+
+def test_checkpoint_of_a_later_state_than_the_database_lets_nothing_go(data: Path) -> None:
+    """An older database was put back: its log is all that there is."""
+    found, store = make(data)
+    [goes] = (each for each in sqlite.collections(data) if each.name == "goes")
+    store.take([goes], live=False, progress=lambda _: None)
+    with closing(sqlite3.connect(data / sqlite.FILE)) as connection, connection:
+        connection.execute("UPDATE max_seq_id SET seq_id = 40 WHERE segment_id = ?", (goes.segment,))
+    [goes] = (each for each in sqlite.collections(data) if each.name == "goes")
+    assert goes.persisted == 40
+    assert found._purge([goes], lambda *_: None, live=False) == 0
 
 
 def test_nothing_is_purged_before_the_first_good_backup(data: Path) -> None:

@@ -18,6 +18,15 @@ finally:
 """
 
 
+_MASK = """
+import os
+from chromad import cli
+os.umask(0o022)
+cli._run = lambda: print(f"{os.umask(0):03o}")
+cli.main()
+"""
+
+
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", _RUN, *words], capture_output=True, text=True, check=False)
 
@@ -27,6 +36,12 @@ def test_a_verb_imports_no_other() -> None:
     assert told.returncode == 0
     assert "chromad.cli.status" in told.stdout.splitlines()
     assert not {"chromad.cli.restore", "chromad.adopt", "chromad.backup.run"} & set(told.stdout.splitlines())
+
+
+def test_others_read_nothing_that_a_verb_makes() -> None:
+    """Copies and restored data are all that the service holds."""
+    told = subprocess.run([sys.executable, "-c", _MASK], capture_output=True, text=True, check=True)
+    assert told.stdout == "027\n"
 
 
 @pytest.mark.parametrize("word", ["statu", "bakups", "verify_persistence"])

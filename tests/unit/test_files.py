@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -193,6 +194,27 @@ def test_a_directory_that_is_exchanged_while_it_is_made(place: Place, made: str)
     finally:
         over.set()
         racer.join()
+
+
+@as_root
+def test_a_directory_that_holds_something_is_not_the_one_that_was_made(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of root's, as the one that is made: it was moved there by its owner's neighbour."""
+    target, bait = place.home / "restore", place.home / "bait"
+    bait.mkdir(mode=0o700)
+    (bait / "file").touch()
+    mkdir = os.mkdir
+
+    def exchange(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        mkdir(path, mode, dir_fd=dir_fd)
+        os.rmdir(path, dir_fd=dir_fd)
+        os.rename(bait, target)
+
+    monkeypatch.setattr(os, "mkdir", exchange)
+    with pytest.raises(PermissionError, match="something has taken its place"):
+        files.make_directory(target, 0o750)
+    assert target.stat().st_uid == 0
 
 
 def _prepare(at: Place) -> None:
@@ -537,3 +559,47 @@ def test_what_is_new_replaces_nothing(tmp_path: Path) -> None:
     assert path.read_text(encoding="ascii") == "first"
     assert path.stat().st_mode & 0o777 == 0o400
     assert os.listdir(tmp_path) == ["key"]
+
+
+def test_link_is_on_disk_when_it_points_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(fd: int) -> None:
+        done.append(f"fsync {os.readlink(f'/proc/self/fd/{fd}')}")
+        fsync(fd)
+
+    def note_rename(source: str, target: str, **directories: int) -> None:
+        done.append(f"rename {target}")
+        rename(source, target, **directories)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    for target in ("one", "two"):
+        files.make_link(tmp_path / "link", target)
+        assert done == ["rename link", f"fsync {tmp_path}"]
+        assert os.readlink(tmp_path / "link") == target
+        done.clear()
+
+
+# posix_acl_xattr.h: version, then tag, rights and id of each entry: owner, user ATTACKER, group, mask, others
+_LIST = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", *each)
+    for each in ((1, 6, 0xFFFFFFFF), (2, 6, ATTACKER), (4, 4, 0xFFFFFFFF), (16, 6, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF))
+)
+
+
+@as_root
+def test_access_lists_do_not_go_with_a_tree(tmp_path: Path) -> None:
+    """Whoever has one could change what is root's then."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").touch()
+    for path in (tree, tree / "file"):
+        try:
+            os.setxattr(path, "system.posix_acl_access", _LIST)
+        except OSError:
+            pytest.skip("this file system has no access lists")
+        os.chown(path, ATTACKER, ATTACKER)
+    files.give_tree(tree, ATTACKER, 0, 0)
+    assert [os.listxattr(path) for path in (tree, tree / "file")] == [[], []]

@@ -1,14 +1,18 @@
-"""What the daemon's threads do to each other."""
+"""What the daemon's threads do to each other, and what a stop makes of what they leave."""
 
+import errno
+import os
 import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
 from chromad.checkpointer import Checkpointer
 from chromad.config import Config
 from chromad.lifecycle import Daemon
-from chromad.store import fence, sqlite
+from chromad.store import fence, segment, sqlite
 from chromad.store.checkpoint import Store
 
 
@@ -46,3 +50,40 @@ def test_lifted_fence_is_not_put_back_by_the_look_at_disks(tmp_path: Path) -> No
     finally:
         ended.set()
         looker.join()
+
+
+def test_torn_segment_is_noticed_where_the_last_checkpoints_cannot_be_taken(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config.model_validate({"data_dir": str(two)})
+    daemon = Daemon(config, two.parent / "chromad.yml")
+    daemon._checkpoints = Store(two, config.checkpoint_dir, "history")
+    daemon._checkpointer = Checkpointer(config, daemon._checkpoints, "history")
+
+    def fail(*_: Any, **_words: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(daemon._checkpointer, "cycle", fail)
+    [torn] = (each for each in sqlite.collections(two) if each.name == "goes")
+    path = two / torn.segment
+    pickle = (path / segment.PICKLE).stat()
+    os.utime(path / "data_level0.bin", ns=(pickle.st_atime_ns, pickle.st_mtime_ns + 1))
+    assert [each.name for each in daemon._last_checkpoints()] == ["goes"]
+
+
+def test_mark_leaves_out_what_could_have_no_checkpoint(two: Path) -> None:
+    """Whatever its files look like: the next start looks at them."""
+    config = Config.model_validate({"data_dir": str(two)})
+    daemon = Daemon(config, two.parent / "chromad.yml")
+    daemon._checkpoints = checkpoints = Store(two, config.checkpoint_dir, "history")
+    checkpoints.prepare()
+    collections = {each.name: each for each in sqlite.collections(two)}
+    checkpoints.take(list(collections.values()), live=False, progress=lambda _: None)
+    everything = {each.segment for each in collections.values()}
+    assert daemon._mark(set()).segments.keys() == everything
+    checkpoints.left[collections["goes"].id] = "it could not be read"
+    assert daemon._mark(set()).segments.keys() == everything - {collections["goes"].segment}
+    checkpoints.left.clear()
+    assert daemon._mark({collections["goes"].id}).segments.keys() == everything - {collections["goes"].segment}
+    os.utime(two / collections["stays"].segment / "length.bin")
+    assert daemon._mark(set()).segments.keys() == everything - {collections["stays"].segment}

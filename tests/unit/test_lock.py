@@ -90,3 +90,13 @@ def test_lock_file_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / lock.DIRECTORY_LOCK).touch(mode=0o400)
     with pytest.raises(PermissionProblem, match="cannot be opened for writing"):
         lock.directory_lock(tmp_path).acquire()
+
+
+def test_directory_that_cannot_be_looked_at_counts_as_held(tmp_path: Path) -> None:
+    """Nobody removes it then."""
+    assert lock.is_held_directory(tmp_path / "none")
+    assert not lock.is_held_directory(tmp_path)
+    fd = lock.hold_directory(tmp_path)
+    assert lock.is_held_directory(tmp_path)
+    os.close(fd)
+    assert not lock.is_held_directory(tmp_path)

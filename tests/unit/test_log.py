@@ -1,10 +1,11 @@
-"""What the log alone gives back."""
+"""What the log alone gives back, what waits in it, and what is put before it."""
 
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromad.errors import ChromadError
 from chromad.store import log, sqlite
 
 from tests.segments import engine
@@ -49,3 +50,47 @@ def test_an_add_that_was_ignored_rebuilds_nothing(operation: str, rebuilds: bool
         log.purge(tmp_path, {collection.topic: 1}, lambda _: True)
         assert not log.ids_without_vector(connection, collection)
         assert log.rebuilds(connection, collection) == rebuilds
+
+
+def test_what_waits_counts_as_the_engine_will_apply_it(two: Path) -> None:
+    """An update or a delete of what is not there does nothing."""
+    with sqlite.connect(two) as connection:
+        [stays] = (each for each in sqlite.read_collections(connection) if each.name == "stays")
+        rows = [
+            (log.UPDATE, "nobody", 0),
+            (log.UPDATE, "stays-1", 0),
+            (log.ADD, "stays-1", 0),
+            (log.DELETE, "nobody", 0),
+            (log.DELETE, "stays-2", -1),
+            (log.UPDATE, "stays-2", 0),
+            (log.ADD, "new", 1),
+            (log.UPSERT, "newer", 1),
+            (log.DELETE, "newer", -1),
+            (log.UPSERT, "stays-2", 1),
+            (log.UPSERT, "stays-3", 0),
+        ]
+        expected = 0
+        assert log.pending_records(connection, stays) == expected
+        for operation, record, change in rows:
+            connection.execute(
+                "INSERT INTO embeddings_queue (operation, topic, id) VALUES (?, ?, ?)", (operation, stays.topic, record)
+            )
+            expected += change
+            assert log.pending_records(connection, stays) == expected, (operation, record)
+
+
+def test_what_is_put_before_the_log_takes_seq_ids_that_nobody_has(two: Path) -> None:
+    """Rows of other collections keep theirs."""
+    everything = "SELECT seq_id, topic, id, vector FROM embeddings_queue"
+    vectors = [(f"goes-{number}", bytes(16)) for number in range(3)]
+    with sqlite.connect(two) as connection:
+        [goes] = (each for each in sqlite.read_collections(connection) if each.name == "goes")
+        with pytest.raises(ChromadError, match="too few free seq ids"):
+            log.prepend(connection, goes, vectors)
+        connection.execute("DELETE FROM embeddings_queue WHERE seq_id IN (5, 6, 7)")
+        before = set(connection.execute(everything))
+        log.prepend(connection, goes, vectors)
+        added = set(connection.execute(everything)) - before
+        assert before <= set(connection.execute(everything))
+        assert {(seq_id, record) for seq_id, _, record, _ in added} == {(7, "goes-0"), (6, "goes-1"), (5, "goes-2")}
+        assert {topic for _, topic, _, _ in added} == {goes.topic}

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -327,3 +328,17 @@ def test_remains_of_a_killed_move_go_with_the_orphans(aside: Path) -> None:
 
 def test_no_quarantine(tmp_path: Path) -> None:
     assert quarantine.remove_orphans(tmp_path / "nowhere", 1) == []
+
+
+def test_former_rebuilt_one_stays_where_the_next_cannot_be_moved(data: Path, elsewhere: Path) -> None:
+    former = quarantine.move_rebuilt(fill(data / UUID), elsewhere, ignore)
+    held = contents(former)
+    fill(data / UUID, 80 * MIB)
+    with pytest.raises(NoRoom):
+        quarantine.move_rebuilt(data / UUID, elsewhere, ignore)
+    assert names(elsewhere) == [former.name]
+    assert contents(former) == held
+    shutil.rmtree(data / UUID)
+    fill(data / UUID)
+    last = quarantine.move_rebuilt(data / UUID, elsewhere, ignore)
+    assert names(elsewhere) == [last.name]

@@ -1,7 +1,14 @@
-"""How restic is run."""
+"""How restic is run, and what of it is believed."""
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from chromad.backup import repository
+from chromad.backup.repository import Snapshot
+from chromad.errors import BackupError
 
 _PROGRAM = """
 import os, signal, subprocess
@@ -27,3 +34,17 @@ with signals.ending():
 def test_interrupt_while_the_process_is_started_ends_it() -> None:
     told = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=False)
     assert (told.returncode, told.stdout) == (130, "-15\n"), told.stderr
+
+
+def test_files_of_a_snapshot_are_found_by_its_path_and_by_no_link(tmp_path: Path) -> None:
+    """Whoever has the key can store a link, and one whose path leads elsewhere."""
+    parent = tmp_path / "parent"
+    (parent / "var/current").mkdir(parents=True)
+    (tmp_path / "outside/current").mkdir(parents=True)
+    (parent / "link").symlink_to(tmp_path / "outside")
+    (parent / "last").symlink_to(tmp_path / "outside/current")
+    found = Snapshot("11111111", "2026-01-01T00:00:00+00:00", "here", "/var/current", frozenset(), {})
+    assert repository._within(parent, found) == parent / "var/current"
+    for path in ("/link/current", "/last", "/none", "/", "", "relative", "/var/../../outside", "/var//current"):
+        with pytest.raises(BackupError, match="does not hold"):
+            repository._within(parent, replace(found, path=path))

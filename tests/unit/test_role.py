@@ -9,6 +9,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader  # type: ignore[import-untyped]
 from ansible.template import Templar, trust_as_template  # type: ignore[import-untyped]
+from chromad.checks import running
 from chromad.config import Backup, Config, CopyTo, parse_duration, parse_size
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,10 +159,53 @@ def test_a_hang_is_ended_and_what_trying_again_cannot_mend_is_not_tried_again() 
         assert {"1", "2", "77", "78"} <= set(prevented.partition("=")[2].split())
 
 
+def test_doctor_expects_of_the_unit_what_it_says() -> None:
+    lines = _unit("chromadb.service")
+    assert [key for key, value in running._HARDENING.items() if f"{key}={value}" not in lines] == []
+
+
+@pytest.mark.parametrize("name", BACKUP_UNITS)
+def test_somebody_is_told_of_a_failed_backup_and_of_a_failed_drill(name: str) -> None:
+    assert "OnFailure=chromadb-failure@%n.service" in _unit(name)
+
+
+def test_secrets_are_for_their_owner_alone() -> None:
+    tasks = yaml.safe_load((ROLES / "chromadb_backup/tasks/install.yml").read_text())
+    secrets = [each["ansible.builtin.copy"] for each in tasks if each.get("no_log")]
+    assert len(secrets) == 3
+    assert {each["mode"] for each in secrets} == {"0400"}
+
+
+def test_all_secrets_are_handed_on_to_backups() -> None:
+    template = (ROLES / "chromadb_backup/templates/service.j2").read_text()
+    found: dict[str, Any] = yaml.safe_load((ROLES / "chromadb_backup/vars/main.yml").read_text())
+    known = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in found.items()}
+    service: dict[str, Any] = yaml.safe_load((ROLES / "chromadb/vars/main.yml").read_text())
+    known |= {key: trust_as_template(value) if isinstance(value, str) else value for key, value in service.items()}
+    chosen = {"chromadb_backup_copy_repository": "/srv/copy", "chromadb_backup_copy_key_file": "/etc/chromadb/copy.key"}
+    others = {"item": {"verb": "backup"}, "ansible_managed": "by a role"}
+    templar = Templar(loader=DataLoader(), variables={**SERVICE, **BACKUP, **known, **chosen, **others})
+    lines = str(templar.template(trust_as_template(template))).splitlines()
+    assert [line for line in lines if line.startswith("LoadCredential=")] == [
+        "LoadCredential=",
+        "LoadCredential=backup.key:/etc/chromadb/backup.key",
+        "LoadCredential=copy.key:/etc/chromadb/copy.key",
+    ]
+
+
 def test_configuration_is_validated_before_it_lands() -> None:
     tasks = yaml.safe_load((ROLES / "chromadb/tasks/configure.yml").read_text())
     [task] = [each for each in tasks if "chromad.yml.j2" in str(each)]
     assert task["ansible.builtin.template"]["validate"].endswith("/bin/chromactl config validate %s")
+
+
+def test_a_link_in_the_place_of_the_data_is_not_followed() -> None:
+    tasks = yaml.safe_load((ROLES / "chromadb/tasks/install.yml").read_text())
+    [paths] = [each for each in tasks if each["name"] == "Create the paths"]
+    assert paths["ansible.builtin.file"]["follow"] == "{{ not item.service }}"
+    of_the_service = {each["path"] for each in paths["loop"] if each["service"]}
+    assert "{{ chromadb_home }}" not in of_the_service
+    assert len(of_the_service) == 4
 
 
 def test_an_environment_that_is_removed_in_part_is_not_taken_for_a_whole_one() -> None:

@@ -1,14 +1,21 @@
-"""Which backup leads back to a second, and which log is missing then."""
+"""Which backup leads back to a second, which log is missing then, and whose it is."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from chromad.backup import timetravel
 from chromad.backup.repository import Snapshot
 from chromad.backup.timetravel import Target
+from chromad.config import Config
 from chromad.errors import BackupError, UsageProblem
+from chromad.store import archive, sqlite, state
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.segments import engine
+from tests.unit.test_manifest import GOOD
 
 
 def at(hour: int) -> datetime:
@@ -109,3 +116,21 @@ def test_any_text(text: str) -> None:
         assert timetravel.parse(text).tzinfo
     except UsageProblem as error:
         assert error.hint
+
+
+@pytest.mark.parametrize("here", ["", GOOD.data_id, "another"])
+def test_live_log_is_joined_where_it_is_that_of_the_backup(two: Path, tmp_path: Path, here: str) -> None:
+    """After a restore the data have another history, whose seq ids say something else."""
+    path = tmp_path / archive.FILE
+    with sqlite.connect(two) as connection:
+        archive.create(path, connection, at(2).isoformat())
+    if here:
+        state.write(two, state.unclean(here, "1.5.9"))
+    engine.run(engine.add, two, "stays", ["later"])
+    notes = timetravel._join_live(Config.model_validate({"data_dir": str(two)}), path, replace(GOOD, created="x"))
+    if here == GOOD.data_id:
+        assert notes == []
+        assert archive.rows(path) == 1
+    else:
+        assert [note.endswith(f"{two} does not hold the data that were backed up") for note in notes] == [True]
+        assert archive.rows(path) == 0

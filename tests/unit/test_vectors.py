@@ -132,6 +132,33 @@ def test_old_files_do_not_hold_what_was_logged(tmp_path: Path) -> None:
         vectors.compare(before, _claim(tmp_path, "history", after, before))
 
 
+def test_deleted_ids_in_the_files_are_damage(tmp_path: Path) -> None:
+    """Of a log that has nothing else: no id is missing that could tell."""
+    engine.run(_write, tmp_path, "history", _HISTORY[:8])
+    before = tmp_path / "before"
+    shutil.copytree(engine.segment(tmp_path, "history"), before)
+    after = engine.seq_id(tmp_path, "history") or 0
+    engine.run(_write, tmp_path, "history", [("delete", "d", 0), ("delete", "e", 0)])
+    with pytest.raises(Damage, match="lacks 0 ids that the log has, and has 2 that were deleted"):
+        vectors.compare(before, _claim(tmp_path, "history", after, before))
+
+
+def _lose_an_update_of_what_was_there(data: Path) -> None:
+    collection = engine.create(engine.client(data), "alone", threshold=2)
+    collection.add(ids=["a"], embeddings=np.full((1, 3), 1, np.float32))
+    for number in range(2, 5):
+        collection.update(ids=["a"], embeddings=np.full((1, 3), number, np.float32))
+
+
+def test_lost_update_of_a_record_whose_add_was_purged(tmp_path: Path) -> None:
+    """As stock Chroma purges: without a segment before it, nothing else tells that the record was there."""
+    engine.run(_lose_an_update_of_what_was_there, tmp_path)
+    with sqlite.connect(tmp_path) as connection:
+        connection.execute("DELETE FROM embeddings_queue WHERE operation = 0")
+    assert claims.mend(tmp_path, "alone") == 1
+    assert engine.same(engine.run(engine.read, tmp_path, "alone"), {"a": np.full(3, 4, np.float32)})
+
+
 def test_files_ahead_of_the_claim_are_left_alone(tmp_path: Path) -> None:
     engine.run(_write, tmp_path, "history", _HISTORY[:8])
     after = engine.seq_id(tmp_path, "history") or 0

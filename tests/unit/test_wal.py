@@ -1,4 +1,4 @@
-"""The WAL of a private copy stays where it is while it is kept."""
+"""The WAL: of a private copy it stays where it is while it is kept; whether it could be emptied is said."""
 
 import sqlite3
 from contextlib import closing
@@ -44,3 +44,15 @@ def test_nothing_is_lost(directory: Path) -> None:
     assert not (directory / f"{sqlite.FILE}-wal").exists()
     with closing(sqlite3.connect(directory / sqlite.FILE)) as connection:
         assert connection.execute("SELECT count(*) FROM numbers").fetchone() == (_ROWS,)
+
+
+def test_reader_who_keeps_it_from_being_emptied_is_told_of(directory: Path) -> None:
+    fill(directory)
+    with closing(sqlite3.connect(directory / sqlite.FILE, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM numbers").fetchone()
+        with closing(sqlite3.connect(directory / sqlite.FILE)) as writer, writer:
+            writer.execute("INSERT INTO numbers VALUES (zeroblob(4000))")
+        assert not sqlite.truncate_wal(directory)
+        reader.execute("ROLLBACK")
+        assert sqlite.truncate_wal(directory)

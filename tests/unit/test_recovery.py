@@ -1,0 +1,98 @@
+"""Recovery beside its own killed predecessors, and without room."""
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from chromad.errors import ChromadError
+from chromad.store import fence, sqlite
+from chromad.store.checkpoint import Store
+from chromad.store.recovery import Doubts, Recovery
+
+from tests.segments import engine
+
+
+@pytest.fixture
+def made(two: Path) -> Recovery:
+    """Of a directory with a checkpoint of each segment."""
+    checkpoints = Store(two, two.parent / "checkpoints", "history")
+    checkpoints.prepare()
+    checkpoints.take(sqlite.collections(two), live=False, progress=lambda _: None)
+    checkpoints.shares_blocks = False
+    return Recovery(two, two.parent / "quarantine", checkpoints, lambda: None)
+
+
+def doubts(data: Path) -> Doubts:
+    return [(each, "it looks odd") for each in sqlite.collections(data)]
+
+
+def test_what_a_killed_start_had_renamed_aside_is_put_back_where_nothing_has_taken_its_place(
+    two: Path, made: Recovery
+) -> None:
+    stays, goes = engine.segment(two, "stays"), engine.segment(two, "goes")
+    held = engine.contents(stays), engine.contents(goes)
+    stays.rename(two / f".replaced-{stays.name}")
+    shutil.copytree(goes, two / f".replaced-{goes.name}")
+    shutil.copytree(goes, two / f".restoring-{goes.name}")
+    assert made.look("boot", None) == []
+    assert (engine.contents(stays), engine.contents(goes)) == held
+    assert not list(two.glob(".re*"))
+
+
+@pytest.mark.parametrize(("free", "fits"), [(0, False), (1 << 40, True)])
+def test_checkpoints_are_put_back_where_there_is_room_for_all_of_them(
+    two: Path, made: Recovery, free: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each start would fill the disk, and fail."""
+    stays = engine.segment(two, "stays")
+    held = engine.contents(stays)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1))
+    if fits:
+        assert {outcome.action for outcome in made.mend_all(doubts(two))} == {"restored"}
+    else:
+        with pytest.raises(ChromadError, match="to put the checkpoints of segments that are not sound back"):
+            made.mend_all(doubts(two))
+        assert not (two.parent / "quarantine").exists()
+    assert engine.contents(stays) == held
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _die(*_: object) -> None:
+    raise _Killed
+
+
+def test_kill_before_the_seq_id_is_set_leaves_no_older_files_under_a_newer_one(
+    two: Path, made: Recovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies between would never be replayed."""
+    engine.run(engine.add, two, "goes", [f"more-{number}" for number in range(30)])
+    [goes] = (each for each in doubts(two) if each[0].name == "goes")
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "_set_seq_id", _die)
+        with pytest.raises(_Killed):
+            made.mend(*goes)
+    assert not engine.segment(two, "goes").exists()
+    outcomes = made.mend_all(made.look("boot", None))
+    assert [(each.collection.name, each.action) for each in outcomes] == [("goes", "restored")]
+    assert len(engine.run(engine.read, two, "goes")) == 60
+
+
+def test_kill_before_the_fence_stands_leaves_the_segment_where_it_is(
+    two: Path, made: Recovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients never write to a collection whose segment is gone."""
+    held = engine.contents(engine.segment(two, "goes"))
+    [goes] = (each for each in doubts(two) if each[0].name == "goes")
+    with monkeypatch.context() as patch:
+        patch.setattr(fence, "put_around", _die)
+        with pytest.raises(_Killed):
+            made.quarantine(*goes)
+    assert engine.contents(engine.segment(two, "goes")) == held
+    assert made.quarantine(*goes).action == "quarantined"
+    assert fence.read(two).keys() == {goes[0].id}
+    assert not engine.segment(two, "goes").exists()

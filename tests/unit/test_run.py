@@ -1,0 +1,81 @@
+"""What a backup notes in the ledger, and when: whoever is killed at any moment must not have let something go."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from chromad.backup import ledger, run
+from chromad.backup.ledger import Ledger, Taken
+from chromad.backup.repository import Added, Repository
+from chromad.backup.snapshot import Snapshot
+from chromad.config import Config
+from chromad.errors import BackupError
+from chromad.store import state
+
+from tests.unit.test_manifest import GOOD
+
+BEFORE = "2026-01-01T00:00:00+00:00"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    found = Config.model_validate({"data_dir": str(tmp_path / "data")})
+    found.data_dir.mkdir()
+    found.backup_dir.mkdir(parents=True)
+    return found
+
+
+def test_log_of_another_history_is_covered_by_nothing(config: Config) -> None:
+    """Seq ids of the former one say nothing of the rows that it has."""
+    former = Ledger(data_id="former", last_seq_id=1000, last_good=BEFORE)
+    ledger.write(config.backup_dir, former)
+    state.write(config.data_dir, state.unclean("former", "1.5.9"))
+    run._begin_history(config)
+    assert ledger.read(config.backup_dir) == former
+    state.write(config.data_dir, state.unclean("restored", "1.5.9"))
+    run._begin_history(config)
+    assert ledger.covers(config.backup_dir, "restored") == 0
+    assert ledger.read(config.backup_dir).last_good == ""
+
+
+class _Killed(BaseException):
+    pass
+
+
+class _Deadly(Repository):
+    """A repository in which whoever stores something does not live on."""
+
+    def __init__(self) -> None:
+        pass
+
+    def backup(self, directory: Path, host: str, tags: Iterable[str], progress: Callable[[int, int], None]) -> Added:
+        raise _Killed
+
+
+def test_former_backup_is_kept_before_one_with_far_less_is_stored(config: Config) -> None:
+    """It is stored at some moment of that call: the next retention must know."""
+    records = 10 * GOOD.records
+    taken = [Taken("aa", BEFORE, proven=True, added=5, seconds=1.5, collections=1, records=records)]
+    ledger.write(config.backup_dir, Ledger(data_id=GOOD.data_id, last_good=BEFORE, taken=taken))
+    snapshot = Snapshot(config.backup_dir, GOOD, "")
+    words: list[Any] = [config, _Deadly(), snapshot, {}, None, time.monotonic(), lambda *_: None]
+    with pytest.raises(_Killed):
+        run._store(*words)
+    assert [(each.created, each.records) for each in ledger.read(config.backup_dir).kept] == [(BEFORE, records)]
+
+
+@pytest.mark.parametrize(("free", "fits"), [(0, False), (100, False), (149, False), (150, True)])
+def test_a_private_copy_stays_below_the_fence(
+    config: Config, free: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1000 bytes 50 are above it: else each backup would have writes refused."""
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=1000, f_bavail=free, f_frsize=1))
+    if fits:
+        run.scratch_space(config, 100)
+        return
+    with pytest.raises(BackupError, match=r"stay below disk\.fence_percent"):
+        run.scratch_space(config, 100)
