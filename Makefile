@@ -12,6 +12,8 @@ ROUNDS := 10
 MINUTES := 20
 REQUESTS := 5000
 SEED := 1
+OPERATION :=
+PART := 1/1
 
 .PHONY: help
 help: ## Show the targets
@@ -123,6 +125,10 @@ crash-full: venv ## Fill the disk, ROUNDS=50 (root)
 .PHONY: crash-backup
 crash-backup: venv ## Kill backups, drills and restores at random moments, ROUNDS=34 of each (root)
 	$(BIN)/python -m tests.crash.backups --rounds $(ROUNDS) --seed $(SEED)
+
+.PHONY: crash-steps
+crash-steps: venv ## Strike every step of OPERATION=… (all without), in parts that add up, PART=1/4 (root for power cuts)
+	$(BIN)/python -m tests.crash.steps $(OPERATION) --part $(PART) --seed $(SEED)
 
 .PHONY: interrupts
 interrupts: venv ## Interrupt and kill every verb at random moments, ROUNDS=25 of each; the service must be as it was (root)

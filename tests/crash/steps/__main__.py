@@ -20,13 +20,16 @@ from tests.crash.steps.calls import thinned
 from tests.crash.steps.operations import DAEMON, Operation
 from tests.crash.steps.plan import FAULTS, Step
 from tests.crash.steps.report import Document
+from tests.crash.steps.upgrades import UPGRADES
 from tests.crash.steps.verbs import VERBS
 from tests.integration.account import AS_ROOT, open_doors, service, why_unreachable
 
-_OPERATIONS = {made.name: made for made in (make() for make in (*DAEMON, *VERBS))}
+_OPERATIONS = {made.name: made for made in (make() for make in (*DAEMON, *VERBS, *UPGRADES))}
 _HOME = Path("var")
 # How often a failure comes again where it is looked whether what it leaves adds up
 _TIMES = 20
+# Steps of each operation in a sample, about
+_EACH = 25
 
 
 def main() -> int:
@@ -202,7 +205,8 @@ def _line(step: Step, outcome: Outcome) -> str:
 def _chosen(arguments: argparse.Namespace) -> list[str]:
     names = arguments.operations or list(_OPERATIONS)
     if arguments.sample:
-        names = random.Random(arguments.seed).sample(names, len(names))
+        # To begin one takes as long as some steps.
+        names = random.Random(arguments.seed).sample(names, min(len(names), max(2, arguments.sample // _EACH)))
     return names
 
 

@@ -24,6 +24,8 @@ from tests.crash.steps.world import Template, World
 
 # Ends after which systemd does not start the service again (systemd/chromadb.service)
 _NO_RESTART = (77, 78)
+# Seconds in which the service notices what its checkpointer has found
+_NOTICED = 3.0
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Bench:
             outcome.code = code if ended else None
             if fault == "power" and outcome.reached:
                 self._restore_power(world)
-            self._judge_end(world, outcome, fault)
+            self._judge_end(world, outcome)
             self._look(world, outcome, thorough=thorough)
         outcome.took = time.monotonic() - began
         return outcome
@@ -154,8 +156,8 @@ class Bench:
         self._disk.cut()
         world.another_boot()
 
-    def _judge_end(self, world: World, outcome: Outcome, fault: str) -> None:
-        if outcome.code in _NO_RESTART:
+    def _judge_end(self, world: World, outcome: Outcome) -> None:
+        if self._operation.supervised and outcome.code in _NO_RESTART:
             outcome.findings["help"] = [f"it ended with {outcome.code}, after which systemd does not start it again"]
         said = str(world.facts.get("output", "")) + "".join(
             path.read_text(errors="replace") for path in world.site.root.glob("log-*")
@@ -177,10 +179,7 @@ class Bench:
         if findings:
             return
         write_on(world)
-        try:
-            world.ask("checkpoint")
-        except (ChromadError, OSError) as problem:
-            findings["checkpoint"] = [str(problem)]
+        findings |= self._checkpoint(world)
         if learn:
             self._baseline.learn(world)
         findings |= self._baseline.compare(world)
@@ -193,6 +192,18 @@ class Bench:
                 return
             again = judge.compare(world, [world.clients])
             findings |= {f"{kind} after another kill": texts for kind, texts in again.items()}
+
+    def _checkpoint(self, world: World) -> Findings:
+        """Has the service look at all segments. One that it finds torn makes it end, for systemd to start it again."""
+        try:
+            if world.ask("checkpoint")["left"] and world.ended_within(_NOTICED):
+                world.serve()
+                return judge.compare(world, [world.clients])
+        except (ChromadError, OSError) as problem:
+            return {"checkpoint": [str(problem)]}
+        except NeedsHelp as problem:
+            return {"help": [f"after a checkpoint: {problem}"]}
+        return {}
 
 
 def _last_words(world: World) -> str:

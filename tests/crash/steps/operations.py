@@ -21,11 +21,12 @@ _LONGEST = 60.0
 class Operation:
     """One operation, under its `name`.
 
-    power: whether power cuts are tried, since it ends in a rename that all hangs on.
+    power: whether power cuts are tried, since it ends in a rename that all hangs on. supervised: whether systemd starts it again.
     """
 
     name = ""
     power = False
+    supervised = True
 
     def make(self, world: World) -> None:
         """Brings a fresh world into the state from which it begins; nothing runs afterwards."""
@@ -80,6 +81,7 @@ class Start(Operation):
             world.stop()
         else:
             world.kill()
+        assert damage.mended(world), "no checkpoint has what the engine did not persist"
         damage.damage(world, clean=self._kind == "clean")
         if self._kind == "power":
             world.another_boot()

@@ -20,6 +20,7 @@ _FICLONE = 0x40049409
 _AT_FDCWD = -100
 _TMPFILE = 0x400000
 _MAKES = os.O_CREAT | os.O_TRUNC | _TMPFILE
+_CHANGES = os.O_TRUNC | _TMPFILE
 _LONGEST = 4096
 
 # Of classic BPF, linux/bpf_common.h
@@ -121,9 +122,14 @@ def kind(event: Event) -> str:
 
 
 def paths(event: Event) -> list[str]:
-    """What a call changes, as absolute paths; empty where its process is gone."""
+    """What a call changes, as absolute paths; nothing where its process is gone, or what is to be made or removed is so already."""
     with suppress(OSError):
-        return _CALLS[event.number].paths(event)
+        found = _CALLS[event.number].paths(event)
+        name = kind(event)
+        there = os.path.lexists(found[0])
+        if (name in ("unlink", "rmdir") and not there) or (name == "mkdir" and there):
+            return []
+        return [] if name == "make" and there and not _flags(event) & _CHANGES else found
     return []
 
 
@@ -134,14 +140,18 @@ def finds_no_room(event: Event) -> bool:
     name = kind(event)
     with suppress(OSError):
         if name == "make":
-            return bool(event.arguments[_MAKES_AT.get(event.number, 1)] & _TMPFILE) or not os.path.lexists(
-                paths(event)[0]
-            )
+            return bool(_flags(event) & _TMPFILE) or not os.path.lexists(_CALLS[event.number].paths(event)[0])
         if name == "write":
             fd = event.arguments[0]
             end = event.arguments[3] if event.number in _POSITIONAL else _position(event.tid, fd)
             return end + event.arguments[2] > os.stat(f"/proc/{event.tid}/fd/{fd}").st_blocks * 512
     return True
+
+
+def _flags(event: Event) -> int:
+    """Of a file that is opened; creat(2) has none."""
+    place = _MAKES_AT.get(event.number)
+    return os.O_TRUNC if place is None else event.arguments[place]
 
 
 def error(fault: str) -> int:

@@ -25,6 +25,7 @@ _LEVEL0 = "data_level0.bin"
 class Verb(Operation):
     """A call of chromactl, with the service down."""
 
+    supervised = False
     words: Sequence[str] = ()
     process: "subprocess.Popen[bytes]"
 

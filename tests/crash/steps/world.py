@@ -9,6 +9,7 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class World:
         """The directories of the service, and others that operations write to, by name."""
         home, root = self.site.data.parent, self.site.root
         names = ("data", "checkpoints", "quarantine", "backups", "restore", "second")
-        return {name: home / name for name in names} | {"targets": root / "targets", "old": root / "old"}
+        return {name: home / name for name in names} | {name: root / name for name in ("targets", "old", "home")}
 
     def naming(self) -> Naming:
         """Names for paths in the service's directories, with segments called by their collections."""
@@ -106,6 +107,13 @@ class World:
         except IndexError:
             return False
 
+    def ended_within(self, seconds: float) -> bool:
+        """Whether the service ends by itself in this time."""
+        with suppress(subprocess.TimeoutExpired):
+            self.site.daemon.process.wait(seconds)
+            return True
+        return False
+
     def stop(self) -> None:
         """Stops the service, which must be a clean stop."""
         self.site.daemon.stop()
@@ -145,11 +153,15 @@ class World:
         environment = self.unit.environment if self.unit else None
         return self.site.spawn(argv, current(), environment)
 
+    def settle_unit(self) -> None:
+        """Waits for a systemctl that was called: it goes on when its caller is gone, as the job in systemd does."""
+        unit = self.unit
+        if unit:
+            until(lambda: unit.quiet, "the end of a systemctl", _SIGKILL_LEAVES)
+
     def kill_verb(self, process: "subprocess.Popen[bytes]") -> None:
         """Ends a verb and all that it has started at once; the service goes on."""
-        if self.unit:
-            # A systemctl that was called goes on, as the job in systemd does.
-            until(lambda: not self.unit or not self.unit.busy, "the end of a systemctl", _SIGKILL_LEAVES)
+        self.settle_unit()
         processes.kill(process, [self.site.daemon.process.pid] if self.running else [])
 
     # Clients
@@ -234,7 +246,7 @@ class World:
             shutil.rmtree(self.site.root / "bin")
             self.unit = None
         self.site.end()
-        for path in (*self.site.root.iterdir(), *self.site.data.parent.iterdir()):
+        for path in {*self.site.root.iterdir(), *self.site.data.parent.iterdir()}:
             if path.is_dir() and path.name not in ("run", "lost+found"):
                 shutil.rmtree(path)
             elif path.name.startswith(("log-", "notify-", "tracer-")):
