@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.steps import plan, report
-from tests.crash.steps.calls import Call, Naming, Place, role, thinned
+from tests.crash.steps.calls import Call, Naming, Place, alike, role, thinned
 
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
 PLACES = {"data": Path("/srv/data"), "restore": Path("/srv/restore"), "backups": Path("/srv/backups")}
@@ -70,6 +70,14 @@ def test_names_of_a_rename() -> None:
 )
 def test_roles(words: list[str], name: str) -> None:
     assert role(words) == name
+
+
+def test_a_loop_over_the_files_of_a_segment() -> None:
+    names = ("header.bin", "link_lists.bin", "index_metadata.pickle")
+    assert {alike(Call("chromad", "sync", f"checkpoints/N/{name}")) for name in names} == {
+        Call("chromad", "sync", "checkpoints/N/FILE")
+    }
+    assert len({alike(Call("engine", "write", f"data/often/{name}")) for name in names}) == 3
 
 
 def test_parts_add_up() -> None:

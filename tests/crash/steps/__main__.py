@@ -79,7 +79,7 @@ def _run_beside(arguments: argparse.Namespace) -> list[Document]:
     number, of = _part(arguments.part)
     children = []
     for job in range(arguments.jobs):
-        path = arguments.report.with_suffix(f".{job}")
+        path = arguments.report.with_name(f"{arguments.report.stem}-{job}.json")
         path.unlink(missing_ok=True)
         words = ["--jobs", "1", "--seed", str(arguments.seed), "--report", str(path), "--call", arguments.call]
         words += ["--seconds", str(arguments.seconds), "--faults", *arguments.faults]
@@ -161,8 +161,8 @@ def _operate(
         found = plan.steps(operation.name, places, arguments.faults, power=power, seed=arguments.seed)
         found = [step for step in plan.part(found, *_part(arguments.part)) if arguments.call in str(step)]
         print(f"{operation.name}: {len(calls)} calls, {left_out} left out as alike, {len(found)} steps", flush=True)
-        if share is not None:
-            found = plan.sample(found, share, arguments.seed)
+        # In any order: where the time is over before, it was a sample.
+        found = plan.sample(found, len(found) if share is None else share, arguments.seed)
         for step in found:
             if time.monotonic() > until:
                 break

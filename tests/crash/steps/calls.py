@@ -14,8 +14,11 @@ _VARIES = (
     (re.compile(r"(?<=/data/)[0-9a-f]{2}(?=/|$)"), "XX"),
     (re.compile(r"(?<=[/.#-])\d+(?=[/.-]|$| )"), "N"),
     (re.compile(r"(?<=HEX-tmp-)\w+"), "N"),
+    (re.compile(r"(?<=/)tmp/chromad-\w+(?=/|$)"), "ROOT"),
     (re.compile(r" \(deleted\)$"), ""),
 )
+# The files of a segment, which everybody but the engine treats alike, in a loop
+_SEGMENT_FILE = re.compile(r"(?<=/)(?:header|data_level0|length|link_lists)\.bin|(?<=/)index_metadata\.pickle")
 # Which ones of many that differ in nothing else, see `thinned`
 FIRST, SECOND, MIDDLE, LAST = "first", "second", "middle", "last"
 
@@ -85,6 +88,13 @@ def role(words: Iterable[str]) -> str:
         if any(each == name or each.endswith(f"/{name}") for each in found[:3]):
             return name
     return Path(found[0]).name if found and found[0] else "unknown"
+
+
+def alike(call: Call) -> Call:
+    """The call for which one of a loop over the files of a segment stands."""
+    if call.role == "engine":
+        return call
+    return Call(call.role, call.kind, _SEGMENT_FILE.sub("FILE", call.path))
 
 
 def thinned(calls: Iterable[Call]) -> tuple[list[Place], int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chromad import config as configuration
 from chromad import control
-from chromad.checks import doctor
+from chromad.checks import asides, backups, disks, doctor, running, storage
 from chromad.checks.host import Host
 from chromad.config import Config
 from chromad.errors import ChromadError
@@ -85,14 +85,18 @@ class Baseline:
         self._names: set[str] = set()
         self._failed: set[str] = set()
 
+    def know(self, world: World) -> None:
+        """What is there now may be there."""
+        self._names |= {each.partition(" = ")[0] for each in world.tree()}
+
     def learn(self, world: World) -> None:
         """This is how it is where all went well."""
-        self._names |= {each.partition(" = ")[0] for each in world.tree()}
-        self._failed |= {name for name, _ in _failures(look(world))}
+        self.know(world)
+        self._failed |= {name for name, _ in _failures(look(world, deep=True))}
 
-    def compare(self, world: World) -> Findings:
-        """What is there beyond that, and doctor does not name; and what doctor calls broken."""
-        said = look(world)
+    def compare(self, world: World, *, deep: bool) -> Findings:
+        """What is there beyond that, and doctor does not name; and what doctor calls broken. deep: as for doctor."""
+        said = look(world, deep=deep)
         text = "\n".join(f"{fact} {hint}" for _, _, fact, hint in said)
         found: Findings = {}
         failed = [f"{name}: {fact}" for name, fact in _failures(said) if name not in self._failed]
@@ -108,15 +112,18 @@ class Baseline:
         return found
 
 
-def look(world: World) -> list[tuple[str, str, str, str]]:
-    """Name, status, fact and hint of what doctor finds."""
+def look(world: World, *, deep: bool) -> list[tuple[str, str, str, str]]:
+    """Name, status, fact and hint of what doctor finds. deep: in all that there is, else in what is the service's own."""
     config = configuration.load(world.site.config)
     answer = loaded = None
     with suppress(ChromadError):
         answer = control.ask(config.control_socket, "status")
         loaded = Config.model_validate(control.ask(config.control_socket, "configuration")) if answer else None
     host = Host(config, world.site.config, answer, loaded)
-    return [(each.name, each.status, each.fact, each.hint) for each in doctor.examine(host, deep=True)]
+    # Programs, and what else is on the host, are not what an operation changes: that would take as long as a start.
+    rooms = (running.check, disks.check, storage.check, backups.check, asides.check)
+    results = doctor.examine(host, deep=True) if deep else (each for room in rooms for each in room(host))
+    return [(each.name, each.status, each.fact, each.hint) for each in results]
 
 
 def _failures(said: list[tuple[str, str, str, str]]) -> list[tuple[str, str]]:

@@ -22,11 +22,13 @@ class Operation:
     """One operation, under its `name`.
 
     power: whether power cuts are tried, since it ends in a rename that all hangs on. supervised: whether systemd starts it again.
+    apart: whether segments differ, so that a call on one is not like that on another.
     """
 
     name = ""
     power = False
     supervised = True
+    apart = False
 
     def make(self, world: World) -> None:
         """Brings a fresh world into the state from which it begins; nothing runs afterwards."""
@@ -70,6 +72,7 @@ class Start(Operation):
     """A start after a stop of one kind, with segments and checkpoints in all states."""
 
     power = True
+    apart = True
 
     def __init__(self, kind: str) -> None:
         self.name = f"start-{kind}"

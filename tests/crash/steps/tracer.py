@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.crash.steps import syscalls
-from tests.crash.steps.calls import Call, Naming, Place, role
+from tests.crash.steps.calls import Call, Naming, Place, alike, role
 from tests.crash.steps.syscalls import Event
 
 # linux/seccomp.h: struct seccomp_notif, seccomp_notif_resp, and what is asked with them
@@ -68,7 +68,8 @@ class Tracer(threading.Thread):
         os.close(self._ended)
 
     def run(self) -> None:
-        if select.select([self._listener, self._ended], [], [])[0] != [self._listener]:
+        ready, _, _ = select.select([self._listener.fileno(), self._ended], [], [])
+        if self._ended in ready:
             return
         connection, _ = self._listener.accept()
         with connection:
@@ -107,7 +108,8 @@ class Tracer(threading.Thread):
         path = self._naming.names(syscalls.paths(event))
         if path is None:
             return GO_ON
-        return self._decide(Call(role(syscalls.command_line(event.tid)), syscalls.kind(event), path), event)
+        call = Call(role(syscalls.command_line(event.tid)), syscalls.kind(event), path)
+        return self._decide(alike(call), event)
 
 
 class Recorder:

@@ -82,7 +82,7 @@ class Backup(_Beside):
     """The first one, which has a base of its own."""
 
     name = "backup"
-    words = ("backup",)
+    words: Sequence[str] = ("backup",)
     power = True
 
     def make(self, world: World) -> None:
@@ -129,7 +129,7 @@ class Verify(_Beside):
     """A restore drill."""
 
     name = "verify"
-    words = ("verify",)
+    words: Sequence[str] = ("verify",)
 
     def make(self, world: World) -> None:
         world.serve()
@@ -169,7 +169,7 @@ class RestoreCollection(Verify):
     """One collection, into the service."""
 
     name = "restore-collection"
-    words = ("restore", "--collection", "often", "--into", "first-copy")
+    words: Sequence[str] = ("restore", "--collection", "often", "--into", "first-copy")
 
     def recover(self, world: World) -> float:
         self.again(world, ["restore", "--collection", "often", "--into", "second-copy"])
@@ -183,7 +183,7 @@ class RestoreInPlace(Verify):
     """In place of the data, which have changed since the backup."""
 
     name = "restore-in-place"
-    words = ("restore", "latest", "--stop")
+    words: Sequence[str] = ("restore", "latest", "--stop")
     power = True
 
     def make(self, world: World) -> None:
@@ -215,7 +215,7 @@ class Repair(Verb):
     """Of a collection in quarantine, from what its files still hold."""
 
     name = "repair"
-    words = ("repair",)
+    words: Sequence[str] = ("repair",)
     power = True
 
     def make(self, world: World) -> None:
@@ -297,7 +297,7 @@ class DoctorFix(Verb):
     """Owners, modes, a directory that is missing, a segment of no collection."""
 
     name = "doctor-fix"
-    words = ("doctor", "--fix", "--yes")
+    words: Sequence[str] = ("doctor", "--fix", "--yes")
 
     def make(self, world: World) -> None:
         super().make(world)

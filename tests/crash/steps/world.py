@@ -64,11 +64,11 @@ class World:
         names = ("data", "checkpoints", "quarantine", "backups", "restore", "second")
         return {name: home / name for name in names} | {name: root / name for name in ("targets", "old", "home")}
 
-    def naming(self) -> Naming:
-        """Names for paths in the service's directories, with segments called by their collections."""
+    def naming(self, *, apart: bool = False) -> Naming:
+        """Names for paths in the service's directories. apart: with segments called by their collections."""
         home = self.site.data.parent
         beside = {"beside": home} if home != self.site.root else {}
-        return Naming({**self.places, **beside}, {uuid: name for name, uuid in self._segments.items()})
+        return Naming({**self.places, **beside}, {uuid: name for name, uuid in self._segments.items() if apart})
 
     def tree(self) -> dict[str, int]:
         """Bytes that each file takes, and each directory that holds nothing, by plain name and path."""
@@ -259,7 +259,7 @@ class World:
 
 
 class Template:
-    """A stopped world to begin with again and again. It must not be touched meanwhile."""
+    """A stopped world to begin with again and again, which has its files in one place. It must not be touched meanwhile."""
 
     def __init__(self, world: World) -> None:
         world.end_writing()
@@ -271,11 +271,10 @@ class Template:
     def copy_to(self, world: World) -> None:
         """Has another world begin where this one ended."""
         world.clear()
-        theirs = self._world.site
-        for place in {theirs.root, theirs.data.parent}:
-            for path in place.iterdir():
-                if path.is_dir() and path.name not in ("run", "bin"):
-                    _copy(path, (world.site.root if place == theirs.root else world.site.data.parent) / path.name)
+        theirs, places = self._world.site, world.places
+        for path in theirs.root.iterdir():
+            if path.is_dir() and path.name not in ("run", "bin"):
+                _copy(path, places.get(path.name, world.site.root / path.name))
         _renew_inodes(theirs.data, world.site)
         world.clients = [copy.deepcopy(client) for client in self._world.clients]
         world.collections = dict(self._world.collections)
