@@ -1,5 +1,23 @@
 """The errors that a user can cause. Each states a fact, gives a hint, and has an exit code by class."""
 
+import errno
+
+# Of a disk, a network or a lack of something, not of what somebody has set up
+_PASSING = {
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOMEM,
+    errno.ENFILE,
+    errno.EMFILE,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.ENXIO,
+}
+
 
 class ChromadError(Exception):
     """Root of all errors that end a command without a traceback.
@@ -70,6 +88,12 @@ class BackupError(ChromadError):
 
 class UpgradeError(ChromadError):
     """A new version does not come up with the data, or does not answer as the old one did."""
+
+
+def passes(error: OSError) -> bool:
+    """Whether an error of the system may be gone at the next try. A service must not end for good for it: systemd does not start it
+    again after `ConfigurationError` and `PermissionProblem`."""
+    return error.errno in _PASSING
 
 
 def printable(text: str) -> str:
