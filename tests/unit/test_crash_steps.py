@@ -24,7 +24,7 @@ def test_first_second_middle_and_last_of_what_is_alike() -> None:
     assert found == {
         "a": [("first", 1), ("second", 2), ("middle", 5), ("last", 9)],
         "b": [("first", 1)],
-        "c": [("first", 1), ("second", 2)],
+        "c": [("first", 1), ("last", 2)],
         "d": [("first", 1), ("second", 2), ("last", 3)],
     }
     assert left_out == 5
@@ -91,21 +91,24 @@ def test_parts_add_up() -> None:
 
 
 def test_faults_that_a_call_cannot_meet() -> None:
-    places = [Place(Call("chromad", kind, "x"), "first", 1) for kind in ("write", "unlink", "rename")]
-    found = {(step.place.call.kind, step.fault) for step in plan.steps("stop", places, plan.FAULTS, power=True, seed=1)}
-    assert found - {(kind, "term") for kind in ("write", "unlink", "rename")} == {
-        ("write", "kill"),
-        ("write", "full"),
-        ("write", "failing"),
-        ("unlink", "kill"),
-        ("unlink", "failing"),
-        ("unlink", "power"),
-        ("rename", "kill"),
-        ("rename", "full"),
-        ("rename", "failing"),
-        ("rename", "power"),
+    kinds = ("write", "unlink", "rename", "sync")
+    places = [Place(Call("chromad", kind, "x"), "first", 1) for kind in kinds]
+    found: dict[str, set[str]] = {kind: set() for kind in kinds}
+    for step in plan.steps("stop", places, plan.FAULTS, power=True, seed=1):
+        found[step.place.call.kind].add(step.fault)
+    assert {kind: faults - {"term"} for kind, faults in found.items()} == {
+        "write": {"kill", "full", "failing"},
+        "unlink": {"kill", "failing"},
+        "rename": {"kill", "full", "failing", "power"},
+        "sync": {"full", "failing", "power"},
     }
     assert not [step for step in plan.steps("fence", places, plan.FAULTS, power=False, seed=1) if step.fault == "power"]
+
+
+def test_variant_of_an_operation() -> None:
+    places, _ = thinned([write("common")] * 5 + [write("own")] * 5)
+    found = [(place.call.path, place.which) for place in plan.variant(places, {write("common")})]
+    assert found == [("common", "first"), *(("own", which) for which in ("first", "second", "middle", "last"))]
 
 
 def test_reports_add_up(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.crash import disks, processes
 from tests.crash.disks import Disk
 from tests.crash.steps import judge, plan, report, syscalls
 from tests.crash.steps.attempt import Bench, Outcome
-from tests.crash.steps.calls import thinned
+from tests.crash.steps.calls import Call, thinned
 from tests.crash.steps.operations import DAEMON, Operation
 from tests.crash.steps.plan import FAULTS, Step
 from tests.crash.steps.report import Document
@@ -123,6 +123,7 @@ def _run(arguments: argparse.Namespace) -> Document:
         open_doors()
     processes.adopt_orphans()
     document = report.empty()
+    seen: dict[str, set[Call]] = {}
     began = time.monotonic()
     names = _chosen(arguments)
     with ExitStack() as stack:
@@ -134,7 +135,7 @@ def _run(arguments: argparse.Namespace) -> Document:
             # What one operation does not need of its share of a sample is for the others.
             share = _share(arguments, len(document["steps"]), len(names) - number)
             until = began + arguments.seconds * (number + 1) / len(names)
-            _operate(_OPERATIONS[name], arguments, document, disk, share, until)
+            _operate(_OPERATIONS[name], arguments, document, seen, disk, share, until)
     document["seconds"] = round(time.monotonic() - began, 1)
     return document
 
@@ -147,6 +148,7 @@ def _operate(
     operation: Operation,
     arguments: argparse.Namespace,
     document: Document,
+    seen: dict[str, set[Call]],
     disk: Disk | None,
     share: int | None,
     until: float,
@@ -156,6 +158,10 @@ def _operate(
     try:
         calls = bench.watch()
         places, left_out = thinned(calls)
+        seen[operation.name] = set(calls)
+        whole = len(places)
+        places = plan.variant(places, seen.get(operation.base, set()))
+        left_out += whole - len(places)
         document["operations"][operation.name] = {"calls": len(calls), "thinned": left_out}
         power = operation.power and disk is not None
         found = plan.steps(operation.name, places, arguments.faults, power=power, seed=arguments.seed)

@@ -55,6 +55,10 @@ class Naming:
         self._places = sorted(((f"{path}/", name) for name, path in places.items()), key=lambda each: -len(each[0]))
         self._aliases = aliases
 
+    def without_aliases(self) -> "Naming":
+        """One that calls all that is known by a UUID alike."""
+        return Naming({name: Path(prefix) for prefix, name in self._places}, {})
+
     def name(self, path: str) -> str | None:
         """What a path is called; None outside of all places."""
         for prefix, name in self._places:
@@ -103,7 +107,6 @@ def thinned(calls: Iterable[Call]) -> tuple[list[Place], int]:
     counts = Counter(calls)
     places = []
     for call, count in counts.items():
-        names = {count: LAST, (count + 1) // 2: MIDDLE} if count > 2 else {}
-        names |= {2: SECOND} if count > 1 else {}
-        places += [Place(call, which, number) for number, which in sorted((names | {1: FIRST}).items())]
+        names = {(count + 1) // 2: MIDDLE, 2: SECOND, count: LAST, 1: FIRST}
+        places += [Place(call, which, number) for number, which in sorted(names.items()) if number <= count]
     return places, sum(counts.values()) - len(places)

@@ -22,13 +22,14 @@ class Operation:
     """One operation, under its `name`.
 
     power: whether power cuts are tried, since it ends in a rename that all hangs on. supervised: whether systemd starts it again.
-    apart: whether segments differ, so that a call on one is not like that on another.
+    apart: whether segments differ, so that a call on one is not like that on another. base: the operation that this one is a variant of.
     """
 
     name = ""
     power = False
     supervised = True
     apart = False
+    base = ""
 
     def make(self, world: World) -> None:
         """Brings a fresh world into the state from which it begins; nothing runs afterwards."""

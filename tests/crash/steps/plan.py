@@ -1,17 +1,23 @@
-"""Which steps are taken: every call with every fault that it can meet, in parts that add up, or a sample of them."""
+"""Which steps are taken: every call with every fault that makes a difference there, in parts that add up, or a sample of them.
+
+A process that is killed before it syncs leaves what it leaves when it is killed before its next change, so `kill` comes at
+changes alone; a power cut makes a difference where something was synced or renamed. What SQLite notes in shared memory (-shm) is
+worth nothing to the next process that opens the file. Of calls that are alike, an error is returned to the first and the last.
+"""
 
 import random
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.crash.steps.calls import Place
+from tests.crash.steps.calls import FIRST, LAST, Call, Place
 
 FAULTS = ("kill", "full", "failing", "term", "power")
 # Kinds of calls that a full disk refuses, see `syscalls`; what syncs writes what had no place yet.
 _NEED_ROOM = {"write", "copy", "clone", "allocate", "make", "link", "symlink", "mkdir", "sync", "rename"}
-# Those after which the disk is another one for whoever loses what was not flushed
-_ORDERED = {"rename", "sync", "unlink", "rmdir", "link", "mkdir", "clone"}
+# Those that decide what a disk has
+_ORDERED = {"rename", "sync"}
+_SHARED_MEMORY = "-shm"
 # One in so many calls meets SIGTERM, and after one in so many steps there is another kill.
 _TERM, _THOROUGH = 8, 3
 
@@ -53,11 +59,20 @@ def sample(found: Sequence[Step], size: int, seed: int) -> list[Step]:
 
 
 def _applies(step: Step, power: bool, seed: int) -> bool:
-    kind = step.place.call.kind
-    if step.fault == "full":
-        return kind in _NEED_ROOM
+    kind, which = step.place.call.kind, step.place.which
+    if step.place.call.path.endswith(_SHARED_MEMORY):
+        return step.fault in ("full", "failing") and which == FIRST
+    if step.fault == "kill":
+        return kind != "sync"
+    if step.fault in ("full", "failing"):
+        return which in (FIRST, LAST) and (step.fault == "failing" or kind in _NEED_ROOM)
     if step.fault == "term":
         return step.number(seed) % _TERM == 0
     if step.fault == "power":
-        return power and kind in _ORDERED
+        return power and kind in _ORDERED and which in (FIRST, LAST)
     return True
+
+
+def variant(places: Iterable[Place], base: Collection[Call]) -> list[Place]:
+    """Those of an operation that is a variant of another one: of what both have in common, one of each kind."""
+    return [place for place in places if place.which == FIRST or place.call not in base]

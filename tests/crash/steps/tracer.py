@@ -37,7 +37,7 @@ class Tracer(threading.Thread):
         """path: of a socket, which is made."""
         super().__init__(name="tracer", daemon=True)
         self._path = path
-        self._naming = naming
+        self._naming, self._plain = naming, naming.without_aliases()
         self._decide = decide
         self._armed = False
         self._ended, self._end = os.pipe()
@@ -105,11 +105,13 @@ class Tracer(threading.Thread):
             fcntl.ioctl(fd, _SEND, _ANSWER.pack(identity, 0, -verdict, 0 if verdict else _CONTINUE))
 
     def _judge(self, event: Event) -> int:
-        path = self._naming.names(syscalls.paths(event))
-        if path is None:
+        paths = syscalls.paths(event)
+        if self._naming.names(paths) is None:
             return GO_ON
-        call = Call(role(syscalls.command_line(event.tid)), syscalls.kind(event), path)
-        return self._decide(alike(call), event)
+        name = role(syscalls.command_line(event.tid))
+        # To the engine one segment is like the other, whatever state it was in.
+        path = (self._plain if name == "engine" else self._naming).names(paths)
+        return self._decide(alike(Call(name, syscalls.kind(event), path or "")), event)
 
 
 class Recorder:

@@ -100,6 +100,7 @@ class Increment(Backup):
     """One that adds to the base before."""
 
     name = "backup-increment"
+    base = "backup"
 
     def make(self, world: World) -> None:
         world.serve()
@@ -113,6 +114,7 @@ class BackupWithCopy(Backup):
     """One that is copied to a second repository."""
 
     name = "backup-copy"
+    base = "backup"
     power = False
 
     def make(self, world: World) -> None:
@@ -169,6 +171,7 @@ class RestoreCollection(Verify):
     """One collection, into the service."""
 
     name = "restore-collection"
+    base = "restore-in-place"
     words: Sequence[str] = ("restore", "--collection", "often", "--into", "first-copy")
 
     def recover(self, world: World) -> float:
@@ -278,6 +281,7 @@ class AdoptTorn(Adopt):
     """Of one whose segment is not sound, and is rebuilt."""
 
     name = "adopt-torn"
+    base = "adopt"
     power = False
 
     def spoil(self, world: World) -> None:
@@ -288,6 +292,7 @@ class AdoptInPlace(Adopt):
     """Of the data directory itself."""
 
     name = "adopt-in-place"
+    base = "adopt"
 
     def source(self, world: World) -> Path:
         return world.site.data
