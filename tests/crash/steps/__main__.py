@@ -128,8 +128,9 @@ def _run(arguments: argparse.Namespace) -> Document:
     names = _chosen(arguments)
     with ExitStack() as stack:
         disk = None
-        if "power" in arguments.faults and any(_OPERATIONS[name].power for name in names):
+        if AS_ROOT:
             disks.prepare()
+        if "power" in arguments.faults and any(_OPERATIONS[name].power for name in names):
             disk = stack.enter_context(disks.disk())
         for number, name in enumerate(names):
             # What one operation does not need of its share of a sample is for the others.
@@ -209,7 +210,7 @@ def _line(step: Step, outcome: Outcome) -> str:
 
 
 def _chosen(arguments: argparse.Namespace) -> list[str]:
-    names = arguments.operations or list(_OPERATIONS)
+    names = arguments.operations or [name for name, made in _OPERATIONS.items() if AS_ROOT or not made.root]
     if arguments.sample:
         # To begin one takes as long as some steps.
         names = random.Random(arguments.seed).sample(names, min(len(names), max(2, arguments.sample // _EACH)))

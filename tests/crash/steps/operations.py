@@ -22,7 +22,8 @@ class Operation:
     """One operation, under its `name`.
 
     power: whether power cuts are tried, since it ends in a rename that all hangs on. supervised: whether systemd starts it again.
-    apart: whether segments differ, so that a call on one is not like that on another. base: the operation that this one is a variant of.
+    apart: whether segments differ, so that a call on one is not like that on another. base: the operation that this one is a variant of. root: whether
+    it takes root.
     """
 
     name = ""
@@ -30,6 +31,7 @@ class Operation:
     supervised = True
     apart = False
     base = ""
+    root = False
 
     def make(self, world: World) -> None:
         """Brings a fresh world into the state from which it begins; nothing runs afterwards."""
@@ -96,6 +98,20 @@ class Start(Operation):
         service = world.service
         until(lambda: service.is_ready() or service.process.poll() is not None, "a start", _LONGEST)
         return service.process.poll()
+
+
+class StartApart(Start):
+    """One for which quarantine is on another mount, so that what goes there has to be copied."""
+
+    power = False
+    root = True
+
+    def __init__(self) -> None:
+        super().__init__("killed")
+        self.name, self.base = "start-apart", self.name
+
+    def prepare(self, world: World) -> None:
+        world.mount_quarantine()
 
 
 class _Serving(Operation):
@@ -202,6 +218,7 @@ DAEMON: tuple[Callable[[], Operation], ...] = (
     lambda: Start("clean"),
     lambda: Start("killed"),
     lambda: Start("power"),
+    StartApart,
     Checkpoint,
     Purge,
     Compact,

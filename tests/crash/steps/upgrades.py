@@ -19,6 +19,7 @@ class Upgrade(Verb):
     """To the environment `new`, with clients whose writes wait meanwhile."""
 
     name = "upgrade"
+    root = True
     words: Sequence[str] = ("upgrade",)
 
     def make(self, world: World) -> None:
@@ -65,6 +66,7 @@ class Undo(Upgrade):
     """Of one that was killed when the new version was to be started."""
 
     name = "upgrade-undo"
+    base = "upgrade"
     words = ("upgrade", "--undo")
 
     def prepare(self, world: World) -> None:

@@ -225,14 +225,31 @@ class Repair(Verb):
         world.serve()
         world.populate()
         world.ask("checkpoint")
-        world.kill()
-        segment = world.segment("often")
-        shutil.rmtree(world.site.checkpoints / segment.name)
-        _spoil_links(segment)
+        self.spoil(world)
         world.serve()
         [each] = world.site.daemon.status()["recovered"]
         assert each["action"] == "quarantined", each
         world.stop()
+
+    def spoil(self, world: World) -> None:
+        """Ends the service, and leaves a segment that is not sound, with neither a checkpoint nor the log of it."""
+        world.kill()
+        segment = world.segment("often")
+        shutil.rmtree(world.site.checkpoints / segment.name)
+        _spoil_links(segment)
+
+
+class RepairInPlace(Repair):
+    """Of segments that no start has looked at."""
+
+    name = "repair-in-place"
+    base = "repair"
+
+    def make(self, world: World) -> None:
+        world.serve()
+        world.populate()
+        world.ask("checkpoint")
+        self.spoil(world)
 
 
 class Adopt(Verb):
@@ -302,6 +319,7 @@ class DoctorFix(Verb):
     """Owners, modes, a directory that is missing, a segment of no collection."""
 
     name = "doctor-fix"
+    root = True
     words: Sequence[str] = ("doctor", "--fix", "--yes")
 
     def make(self, world: World) -> None:
@@ -333,6 +351,7 @@ VERBS: tuple[Callable[[], Operation], ...] = (
     RestoreAside,
     RestoreCollection,
     Repair,
+    RepairInPlace,
     Adopt,
     AdoptTorn,
     AdoptInPlace,

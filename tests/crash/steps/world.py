@@ -53,6 +53,7 @@ class World:
         self.copies: dict[str, Client] = {}
         self.facts: dict[str, Any] = {}
         self._segments: dict[str, str] = {}
+        self._bound = False
         self._writer: _Writer | None = None
 
     # Directories
@@ -231,6 +232,11 @@ class World:
             self._writer.stop()
             self._writer = None
 
+    def mount_quarantine(self) -> None:
+        """Makes the quarantine a mount of its own, as where data and quarantine are two volumes; needs root."""
+        subprocess.run(["mount", "--bind", self.site.quarantine, self.site.quarantine], check=True)
+        self._bound = True
+
     def with_unit(self) -> None:
         """Verbs find a systemctl from now on that stops and starts the service."""
         self.unit = Unit(self.site)
@@ -246,6 +252,9 @@ class World:
             shutil.rmtree(self.site.root / "bin")
             self.unit = None
         self.site.end()
+        if self._bound:
+            subprocess.run(["umount", self.site.quarantine], check=True)
+            self._bound = False
         for path in {*self.site.root.iterdir(), *self.site.data.parent.iterdir()}:
             if path.is_dir() and path.name not in ("run", "lost+found"):
                 shutil.rmtree(path)
