@@ -134,7 +134,7 @@ def _named(world: World, path: Path, text: str) -> bool:
     """Whether doctor names a path, or a directory that it is in, or counts it among others."""
     if world.site.quarantine in path.parents:
         name = path.relative_to(world.site.quarantine).parts[0]
-        return "-broken-" in name and f"are in {world.site.quarantine}" in text
+        return not name.startswith(".") and "-broken-" in name and f"are in {world.site.quarantine}" in text
     tops = {*world.places.values(), world.site.data.parent}
     return any(each.name in text for each in (path, *path.parents) if tops.intersection(each.parents))
 
