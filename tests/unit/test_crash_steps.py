@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.steps import plan, report
-from tests.crash.steps.calls import Call, Naming, Place, alike, role, thinned
+from tests.crash.steps.calls import Call, Naming, Place, Steps, alike, role, thinned
 
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
 PLACES = {"data": Path("/srv/data"), "restore": Path("/srv/restore"), "backups": Path("/srv/backups")}
@@ -80,6 +80,25 @@ def test_a_loop_over_the_files_of_a_segment() -> None:
     assert len({alike(Call("engine", "write", f"data/often/{name}")) for name in names}) == 3
 
 
+def test_transactions_are_told_apart() -> None:
+    wal = Call("chromad", "write", "data/chroma.sqlite3-wal")
+    steps = Steps()
+    found = [
+        steps.placed(call).path
+        for call in (
+            wal,
+            wal,
+            Call("chromad", "rename", "a to b"),
+            wal,
+            write(wal.path),
+            Call("restic", "make", "c"),
+            wal,
+        )
+    ]
+    after = f"{wal.path} after rename a to b"
+    assert found == [wal.path, wal.path, "a to b", after, wal.path, "c", after]
+
+
 def test_parts_add_up() -> None:
     places, _ = thinned(write(f"file {number}") for number in range(100))
     found = plan.steps("stop", places, plan.FAULTS, power=True, seed=1)
@@ -95,12 +114,13 @@ def test_faults_that_a_call_cannot_meet() -> None:
     places = [Place(Call("chromad", kind, "x"), "first", 1) for kind in kinds]
     found: dict[str, set[str]] = {kind: set() for kind in kinds}
     for step in plan.steps("stop", places, plan.FAULTS, power=True, seed=1):
-        found[step.place.call.kind].add(step.fault)
+        found.setdefault(step.place.call.kind, set()).add(step.fault)
     assert {kind: faults - {"term"} for kind, faults in found.items()} == {
         "write": {"kill", "full", "failing"},
         "unlink": {"kill", "failing"},
         "rename": {"kill", "full", "failing", "power"},
         "sync": {"full", "failing", "power"},
+        "end": {"kill", "power"},
     }
     assert not [step for step in plan.steps("fence", places, plan.FAULTS, power=False, seed=1) if step.fault == "power"]
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -131,7 +131,9 @@ def _run(arguments: argparse.Namespace) -> Document:
         if AS_ROOT:
             disks.prepare()
         if "power" in arguments.faults and any(_OPERATIONS[name].power for name in names):
-            disk = stack.enter_context(disks.disk())
+            manager = disks.disk()
+            disk = manager.__enter__()
+            stack.callback(_close, manager)
         for number, name in enumerate(names):
             # What one operation does not need of its share of a sample is for the others.
             share = _share(arguments, len(document["steps"]), len(names) - number)
@@ -139,6 +141,15 @@ def _run(arguments: argparse.Namespace) -> Document:
             _operate(_OPERATIONS[name], arguments, document, seen, disk, share, until)
     document["seconds"] = round(time.monotonic() - began, 1)
     return document
+
+
+def _close(manager: AbstractContextManager[Disk]) -> None:
+    """Removes the disk. What was found counts, whatever becomes of it."""
+    try:
+        manager.__exit__(None, None, None)
+    except (disks.DiskError, OSError) as problem:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        print(f"the disk stays: {problem}; {[line for line in mounts if 'chromad-disk' in line]}", flush=True)
 
 
 def _share(arguments: argparse.Namespace, done: int, left: int) -> int | None:

@@ -17,7 +17,7 @@ from tests.crash.disks import Disk
 from tests.crash.model import Client
 from tests.crash.servers import NeedsHelp
 from tests.crash.steps import judge
-from tests.crash.steps.calls import Call, Place
+from tests.crash.steps.calls import END, Call, Place
 from tests.crash.steps.judge import Baseline, Findings
 from tests.crash.steps.operations import Operation, write_on
 from tests.crash.steps.tracer import Decide, Recorder, Striker, Tracer
@@ -98,6 +98,9 @@ class Bench:
         with self._begun(world, striker) as tracer:
             code = self._operation.run(world, tracer)
             tracer.disarm()
+            if place.call == END:
+                striker.reached.set()
+                hit()
             world.end_writing()
             outcome.reached = striker.reached.is_set()
             ended = not (outcome.reached and fault in ("kill", "power"))

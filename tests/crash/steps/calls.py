@@ -19,6 +19,8 @@ _VARIES = (
 )
 # The files of a segment, which everybody but the engine treats alike, in a loop
 _SEGMENT_FILE = re.compile(r"(?<=/)(?:header|data_level0|length|link_lists)\.bin|(?<=/)index_metadata\.pickle")
+# Where SQLite writes a transaction
+_LOGS = ("-wal", "-journal")
 # Which ones of many that differ in nothing else, see `thinned`
 FIRST, SECOND, MIDDLE, LAST = "first", "second", "middle", "last"
 
@@ -33,6 +35,10 @@ class Call:
 
     def __str__(self) -> str:
         return f"{self.role} {self.kind} {self.path}"
+
+
+# Stands for the time after the last call
+END = Call("nobody", "end", "of all")
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,23 @@ def alike(call: Call) -> Call:
     if call.role == "engine":
         return call
     return Call(call.role, call.kind, _SEGMENT_FILE.sub("FILE", call.path))
+
+
+class Steps:
+    """Tells the transactions of a process apart: by what it has changed last that is no database."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, str] = {}
+
+    def placed(self, call: Call) -> Call:
+        """A call with the step in which it comes. Calls have to be given in their order."""
+        if call.role == "engine":
+            return call
+        if ".sqlite3" not in call.path:
+            self._before[call.role] = f"{call.kind} {call.path}"
+        elif call.kind in ("write", "sync") and call.path.endswith(_LOGS) and call.role in self._before:
+            return Call(call.role, call.kind, f"{call.path} after {self._before[call.role]}")
+        return call
 
 
 def thinned(calls: Iterable[Call]) -> tuple[list[Place], int]:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.crash.steps.calls import FIRST, LAST, Call, Place
+from tests.crash.steps.calls import END, FIRST, LAST, Call, Place
 
 FAULTS = ("kill", "full", "failing", "term", "power")
 # Kinds of calls that a full disk refuses, see `syscalls`; what syncs writes what had no place yet.
@@ -44,7 +44,7 @@ class Step:
 
 def steps(operation: str, places: Iterable[Place], faults: Sequence[str], *, power: bool, seed: int) -> list[Step]:
     """All of an operation."""
-    found = [Step(operation, place, fault) for place in places for fault in faults]
+    found = [Step(operation, place, fault) for place in (*places, Place(END, FIRST, 1)) for fault in faults]
     return [step for step in found if _applies(step, power, seed)]
 
 
@@ -60,6 +60,8 @@ def sample(found: Sequence[Step], size: int, seed: int) -> list[Step]:
 
 def _applies(step: Step, power: bool, seed: int) -> bool:
     kind, which = step.place.call.kind, step.place.which
+    if step.place.call == END:
+        return step.fault == "kill" or (step.fault == "power" and power)
     if step.place.call.path.endswith(_SHARED_MEMORY):
         return step.fault in ("full", "failing") and which == FIRST
     if step.fault == "kill":

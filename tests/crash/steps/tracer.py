@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.crash.steps import syscalls
-from tests.crash.steps.calls import Call, Naming, Place, alike, role
+from tests.crash.steps.calls import Call, Naming, Place, Steps, alike, role
 from tests.crash.steps.syscalls import Event
 
 # linux/seccomp.h: struct seccomp_notif, seccomp_notif_resp, and what is asked with them
@@ -39,6 +39,7 @@ class Tracer(threading.Thread):
         self._path = path
         self._naming, self._plain = naming, naming.without_aliases()
         self._decide = decide
+        self._steps = Steps()
         self._armed = False
         self._ended, self._end = os.pipe()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -111,7 +112,8 @@ class Tracer(threading.Thread):
         name = role(syscalls.command_line(event.tid))
         # To the engine one segment is like the other, whatever state it was in.
         path = (self._plain if name == "engine" else self._naming).names(paths)
-        return self._decide(alike(Call(name, syscalls.kind(event), path or "")), event)
+        call = alike(Call(name, syscalls.kind(event), path or ""))
+        return self._decide(self._steps.placed(call), event)
 
 
 class Recorder:

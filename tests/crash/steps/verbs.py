@@ -46,7 +46,8 @@ class Verb(Operation):
         return self.process.pid
 
     def end(self, world: World) -> None:
-        world.kill_verb(self.process)
+        if self.process.poll() is None:
+            world.kill_verb(self.process)
 
     def recover(self, world: World) -> float:
         self.again(world, self.words)
