@@ -117,7 +117,7 @@ class Steps:
         """A call with the step in which it comes. Calls have to be given in their order."""
         if call.role == "engine":
             return call
-        if ".sqlite3" not in call.path:
+        if ".sqlite3" not in call.path and call.kind != "sync":
             self._before[call.role] = f"{call.kind} {call.path}"
         elif call.kind in ("write", "sync") and call.path.endswith(_LOGS) and call.role in self._before:
             return Call(call.role, call.kind, f"{call.path} after {self._before[call.role]}")
