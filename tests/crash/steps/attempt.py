@@ -97,6 +97,7 @@ class Bench:
         striker = Striker(place, fault, hit)
         with self._begun(world, striker) as tracer:
             code = self._operation.run(world, tracer)
+            striker.settle()
             tracer.disarm()
             if place.call == END:
                 striker.reached.set()
@@ -121,6 +122,7 @@ class Bench:
             striker = Striker(place, fault, lambda: self._operation.end(world) if fault == "kill" else None)
             with self._begun(world, striker, fresh=number == 0) as tracer:
                 self._operation.run(world, tracer)
+                striker.settle()
                 tracer.disarm()
                 world.end_writing()
                 world.kill()

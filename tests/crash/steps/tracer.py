@@ -135,10 +135,16 @@ class Striker:
 
     def __init__(self, place: Place, fault: str, strike: Callable[[], None]) -> None:
         self.reached = threading.Event()
+        self._struck = threading.Event()
         self._place = place
         self._fault = fault
         self._strike = strike
         self._seen = 0
+
+    def settle(self) -> None:
+        """Returns when what was begun has come to its end: it takes all processes that are there for those of the operation."""
+        if self.reached.is_set():
+            self._struck.wait()
 
     def __call__(self, call: Call, event: Event) -> int:
         if self.reached.is_set():
@@ -150,7 +156,10 @@ class Striker:
         if self._seen < self._place.number:
             return GO_ON
         self.reached.set()
-        self._strike()
+        try:
+            self._strike()
+        finally:
+            self._struck.set()
         if self._fault in ("kill", "power"):
             return NEVER
         return GO_ON if self._fault == "term" else syscalls.error(self._fault)
