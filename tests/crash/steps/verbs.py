@@ -227,12 +227,6 @@ class Repair(Verb):
         world.populate()
         world.ask("checkpoint")
         self.spoil(world)
-
-    def recover(self, world: World) -> float:
-        # Somebody starts the service first, which takes the segment out of service if that was not done.
-        world.serve()
-        world.stop()
-        return super().recover(world)
         world.serve()
         [each] = world.site.daemon.status()["recovered"]
         assert each["action"] == "quarantined", each
@@ -257,6 +251,12 @@ class RepairInPlace(Repair):
         world.populate()
         world.ask("checkpoint")
         self.spoil(world)
+
+    def recover(self, world: World) -> float:
+        # Somebody starts the service first, which takes the segment out of service if that was not done.
+        world.serve()
+        world.stop()
+        return super().recover(world)
 
 
 class Adopt(Verb):
