@@ -72,7 +72,9 @@ class Operation:
 
 
 class Start(Operation):
-    """A start after a stop of one kind, with segments and checkpoints in all states."""
+    """A start after a stop of one kind, with segments and checkpoints in all states; `clean`, of data that nobody has touched since:
+    what is mended where all else is well is mended by itself.
+    """
 
     power = True
     apart = True
@@ -83,12 +85,14 @@ class Start(Operation):
 
     def make(self, world: World) -> None:
         damage.make(world)
-        if self._kind == "clean":
+        clean = self._kind in ("clean", "changed")
+        if clean:
             world.stop()
         else:
             world.kill()
         assert damage.mended(world), "no checkpoint has what the engine did not persist"
-        damage.damage(world, clean=self._kind == "clean")
+        if self._kind != "clean":
+            damage.damage(world, clean=clean)
         if self._kind == "power":
             world.another_boot()
 
@@ -216,6 +220,7 @@ def write_on(world: World) -> None:
 
 DAEMON: tuple[Callable[[], Operation], ...] = (
     lambda: Start("clean"),
+    lambda: Start("changed"),
     lambda: Start("killed"),
     lambda: Start("power"),
     StartApart,
