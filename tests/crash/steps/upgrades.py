@@ -3,10 +3,8 @@
 import os
 import subprocess
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from tests.crash import servers
 from tests.crash.steps.operations import Operation
 from tests.crash.steps.tracer import Tracer
 from tests.crash.steps.verbs import Verb
@@ -50,9 +48,10 @@ class Upgrade(Verb):
             process = self.spawn(world, ["upgrade", "--undo"])
             output, _ = process.communicate(timeout=120)
             assert process.returncode == 0, f"--undo ended with {process.returncode}: {output.decode()}"
-        with suppress(servers.NeedsHelp):
-            return Operation.recover(self, world)
-        return super().recover(world)
+        seconds = Operation.recover(self, world)
+        # It takes a backup first; what that has left, the next one clears away.
+        self.again(world, ["backup"])
+        return seconds
 
     def spawn(self, world: World, words: Sequence[str], wrapper: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
         """Starts the chromactl of the new environment."""

@@ -266,6 +266,7 @@ class Adopt(Verb):
     power = True
 
     def make(self, world: World) -> None:
+        world.site.make_repository()
         super().make(world)
         self.spoil(world)
         site, source = world.site, self.source(world)
@@ -297,7 +298,9 @@ class Adopt(Verb):
         if world.lists_nothing():
             # It had not come as far as to put something in place.
             world.stop()
-            return super().recover(world)
+            seconds = super().recover(world)
+        # It takes a first backup; what that has left, the next one clears away.
+        self.again(world, ["backup"])
         return seconds
 
 
