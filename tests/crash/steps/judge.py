@@ -135,8 +135,10 @@ def _named(world: World, path: Path, text: str) -> bool:
     if world.site.quarantine in path.parents:
         name = path.relative_to(world.site.quarantine).parts[0]
         return not name.startswith(".") and "-broken-" in name and f"are in {world.site.quarantine}" in text
-    tops = {*world.places.values(), world.site.data.parent}
-    return any(each.name in text for each in (path, *path.parents) if tops.intersection(each.parents))
+    tops = set(world.places.values())
+    return any(each.name in text for each in (path, *path.parents) if tops.intersection(each.parents)) or (
+        path.parent == world.site.data.parent and path.name in text
+    )
 
 
 def briefly(found: Findings) -> str:
