@@ -1,12 +1,13 @@
 """Takes every step of every operation, or a part of them, or a sample."""
 
 import argparse
+import copy
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -44,10 +45,20 @@ def main() -> int:
     packages.need({"restic": "restic"})
     # So that everything is cleaned up, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    document = report.read(arguments.report)
-    for each in _run_beside(arguments) if arguments.jobs > 1 else [_run(arguments)]:
-        report.merge(document, each)
-    report.write(arguments.report, document)
+    before = report.read(arguments.report)
+    document = before
+
+    def add(found: Sequence[Document]) -> None:
+        nonlocal document
+        document = copy.deepcopy(before)
+        for each in found:
+            report.merge(document, each)
+        report.write(arguments.report, document)
+
+    if arguments.jobs > 1:
+        add(_run_beside(arguments))
+    else:
+        _run(arguments, add)
     print(report.summary(document))
     found = report.bad(document)
     for name, step in found.items():
@@ -117,8 +128,8 @@ def _run_beside(arguments: argparse.Namespace) -> list[Document]:
     return found
 
 
-def _run(arguments: argparse.Namespace) -> Document:
-    """Takes the steps in this process."""
+def _run(arguments: argparse.Namespace, add: Callable[[Sequence[Document]], None]) -> None:
+    """Takes the steps in this process. add: gets what was found up to now, after each operation."""
     if AS_ROOT and why_unreachable(service()):
         open_doors()
     processes.adopt_orphans()
@@ -139,8 +150,8 @@ def _run(arguments: argparse.Namespace) -> Document:
             share = _share(arguments, len(document["steps"]), len(names) - number)
             until = began + arguments.seconds * (number + 1) / len(names)
             _operate(_OPERATIONS[name], arguments, document, seen, disk, share, until)
-    document["seconds"] = round(time.monotonic() - began, 1)
-    return document
+            document["seconds"] = round(time.monotonic() - began, 1)
+            add([document])
 
 
 def _close(manager: AbstractContextManager[Disk]) -> None:

@@ -25,6 +25,8 @@ from tests.crash.steps.world import Template, World
 
 # Ends after which systemd does not start the service again (systemd/chromadb.service)
 _NO_RESTART = (77, 78)
+# What an operation raises that does not come to its end
+_FAILURES = (AssertionError, Failed, subprocess.TimeoutExpired, NeedsHelp)
 # Seconds in which the service notices what its checkpointer has found
 _NOTICED = 3.0
 
@@ -96,7 +98,11 @@ class Bench:
 
         striker = Striker(place, fault, hit)
         with self._begun(world, striker) as tracer:
-            code = self._operation.run(world, tracer)
+            try:
+                code = self._operation.run(world, tracer)
+            except _FAILURES as problem:
+                code, outcome.findings["hangs"] = None, [f"{problem}: {_last_words(world)}"]
+                world.kill()
             striker.settle()
             tracer.disarm()
             if place.call == END:
@@ -178,7 +184,7 @@ class Bench:
         except NeedsHelp as problem:
             findings["help"] = [f"{problem}: {_last_words(world)}"]
             return
-        except (AssertionError, Failed, ChromadError, OSError) as problem:
+        except (*_FAILURES, ChromadError, OSError) as problem:
             findings["again"] = [str(problem)]
             return
         findings |= self._compare(world, operation.alternatives(world))

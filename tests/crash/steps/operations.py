@@ -15,7 +15,8 @@ from tests.crash.steps.tracer import Tracer
 from tests.crash.steps.world import World
 from tests.integration.account import until
 
-_LONGEST = 60.0
+# Seconds after which a start or a stop counts as hanging
+_LONGEST = 120.0
 
 
 class Operation:
