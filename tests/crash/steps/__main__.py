@@ -191,7 +191,7 @@ def _operate(
         found = [step for step in plan.part(found, *_part(arguments.part)) if arguments.call in str(step)]
         print(f"{operation.name}: {len(calls)} calls, {left_out} left out as alike, {len(found)} steps", flush=True)
         # In any order: where the time is over before, it was a sample.
-        found = plan.sample(found, len(found) if share is None else share, arguments.seed)
+        found = plan.shuffled(found, arguments.seed) if share is None else plan.sample(found, share, arguments.seed)
         for step in found:
             if time.monotonic() > until:
                 break

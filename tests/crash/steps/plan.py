@@ -18,6 +18,7 @@ _NEED_ROOM = {"write", "copy", "clone", "allocate", "make", "link", "symlink", "
 # Those that decide what a disk has
 _ORDERED = {"rename", "sync"}
 _SHARED_MEMORY = "-shm"
+_SEGMENT = (".bin", ".pickle")
 # One in so many calls meets SIGTERM, and after one in so many steps there is another kill.
 _TERM, _THOROUGH = 8, 3
 
@@ -53,9 +54,19 @@ def part(found: Iterable[Step], number: int, of: int) -> list[Step]:
     return [step for step in found if step.number(0) % of == number - 1]
 
 
+def shuffled(found: Sequence[Step], seed: int) -> list[Step]:
+    """All of them, in any order."""
+    return random.Random(seed).sample(found, len(found))
+
+
 def sample(found: Sequence[Step], size: int, seed: int) -> list[Step]:
-    """Some of them, in any order."""
-    return random.Random(seed).sample(found, min(size, len(found)))
+    """Some of them, in any order, but for those after which a checkpoint waits a minute for the end of a persist."""
+    return shuffled([step for step in found if not _cuts_a_persist(step)], seed)[:size]
+
+
+def _cuts_a_persist(step: Step) -> bool:
+    call = step.place.call
+    return step.fault in ("full", "failing") and call.role == "engine" and call.path.endswith(_SEGMENT)
 
 
 def _applies(step: Step, power: bool, seed: int) -> bool:
