@@ -15,6 +15,7 @@ SEED := 1
 PART := 1/1
 VERB :=
 CASES := 16
+OPERATION :=
 
 .PHONY: help
 help: ## Show the targets
@@ -130,6 +131,10 @@ crash-backup: venv ## Kill backups, drills and restores at random moments, ROUND
 .PHONY: mutants
 mutants: venv ## Plant bugs in copies of the tree, BUGS="NAME …" or all; a test has to fail with each (root)
 	$(BIN)/python -m tests.mutants $(BUGS)
+
+.PHONY: crash-steps
+crash-steps: venv ## Strike every step of OPERATION=… (all without), in parts that add up, PART=1/4 (root for power cuts)
+	$(BIN)/python -m tests.crash.steps $(OPERATION) --part $(PART) --seed $(SEED)
 
 .PHONY: interrupts
 interrupts: venv ## Interrupt and kill every verb at random moments, ROUNDS=25 of each; the service must be as it was (root)

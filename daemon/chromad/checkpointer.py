@@ -14,6 +14,7 @@ from chromad import events, threads
 from chromad.backup import ledger
 from chromad.config import Config
 from chromad.errors import TryAgain
+from chromad.host import files
 from chromad.output import log as journal
 from chromad.store import log, quarantine, segment, sqlite
 from chromad.store.checkpoint import Store
@@ -223,6 +224,8 @@ class Checkpointer(threads.Loop):
             journal.info("%s is removed", path)
         for place in (data_dir, self.config.checkpoint_dir):
             quarantine.sweep(place)
+        for place in (data_dir, self.config.checkpoint_dir, quarantine_dir):
+            files.remove_drafts(place)
 
     def _move_orphan(self, path: Path) -> None:
         try:

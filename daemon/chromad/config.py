@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from chromad.errors import ConfigurationError, PermissionProblem
+from chromad.errors import ConfigurationError, PermissionProblem, passes
 
 DEFAULT_PATH = Path("/etc/chromadb/chromad.yml")
 # Bytes; more than any real one has, and little enough to be parsed while the watchdog waits.
@@ -331,6 +331,8 @@ def load(path: Path) -> Config:
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: not UTF-8 text", "a configuration file is YAML") from None
     except OSError as error:
+        if passes(error):
+            raise
         raise ConfigurationError(f"{path}: {error.strerror}", "give a readable file with --config FILE") from None
     try:
         document = yaml.load(text, _Loader)  # noqa: S506 (_Loader is a SafeLoader)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from chromad import threads
-from chromad.errors import ChromadError, PermissionProblem, TryAgain, from_system
+from chromad.errors import ChromadError, PermissionProblem, TryAgain, from_system, passes
 from chromad.output import log
 
 # Bytes of a request, and of an answer: a status names each collection that was left cold.
@@ -49,6 +49,8 @@ class Server:
             self._socket.bind(str(self._path))
             os.chmod(self._path, 0o660)
         except OSError as error:
+            if passes(error):
+                raise
             raise PermissionProblem(
                 f"control_socket {self._path}: {error.strerror}",
                 f"{self._path.parent} must exist and belong to the service user",

@@ -5,6 +5,22 @@ import os
 import sys
 from typing import NoReturn
 
+# Of a disk, a network or a lack of something, not of what somebody has set up
+_PASSING = {
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOMEM,
+    errno.ENFILE,
+    errno.EMFILE,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.ENXIO,
+}
+
 
 class ChromadError(Exception):
     """Root of all errors that end a command without a traceback.
@@ -91,6 +107,12 @@ def starve() -> NoReturn:
     """Ends a program that has not got far enough to say it in its own way, or has too little memory for that."""
     os.write(2, f"ERROR: {NO_MEMORY}\nHINT: {MORE_MEMORY}\n".encode())
     sys.exit(TryAgain.exit_code)
+
+
+def passes(error: OSError) -> bool:
+    """Whether an error of the system may be gone at the next try. A service must not end for good for it: systemd does not start it
+    again after `ConfigurationError` and `PermissionProblem`."""
+    return error.errno in _PASSING
 
 
 def printable(text: str) -> str:

@@ -54,18 +54,28 @@ class Connection:
     def create(self, recipe: Recipe) -> str:
         """Makes a collection and gives its id."""
         hnsw = {"sync_threshold": recipe.threshold}
-        return str(self.ask("", {"name": recipe.name, "configuration": {"hnsw": hnsw}})["id"])
+        body = {"name": recipe.name, "metadata": {"of": recipe.name}, "configuration": {"hnsw": hnsw}}
+        return str(self.ask("", body)["id"])
+
+    def collections(self) -> dict[str, Any]:
+        """All collections by name, with all that is known of each: id, metadata, configuration. Raises as `ask`."""
+        self._connection.request("GET", _BASE)
+        response = self._connection.getresponse()
+        text = response.read()
+        if response.status >= 300:
+            raise Refused(f"{response.status} to the list of collections: {text[:500].decode(errors='replace')}")
+        return {each["name"]: each for each in orjson.loads(text)}
 
     def read(self, collection: str) -> dict[str, Record]:
         """All records of a collection, with the vectors of its index."""
         records: dict[str, Record] = {}
         while True:
-            body = {"limit": _PAGE, "offset": len(records), "include": ["embeddings", "documents", "metadatas"]}
+            body = {"limit": _PAGE, "offset": len(records), "include": ["embeddings", "documents", "metadatas", "uris"]}
             found = self.ask(f"/{collection}/get", body)
             vectors = np.array(found["embeddings"], dtype=np.float32)
-            rows = zip(found["ids"], vectors, found["documents"], found["metadatas"], strict=True)
-            for key, vector, document, metadata in rows:
-                records[key] = Record(vector.tobytes(), document, metadata)
+            rows = zip(found["ids"], vectors, found["documents"], found["metadatas"], found["uris"], strict=True)
+            for key, vector, document, metadata, uri in rows:
+                records[key] = Record(vector.tobytes(), document, metadata, uri)
             if len(found["ids"]) < _PAGE:
                 return records
 

@@ -19,6 +19,7 @@ class Record:
     vector: bytes
     document: str
     metadata: Mapping[str, int | str]
+    uri: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,10 @@ class Client:
     def delete(self, size: int) -> Request:
         """Deletes some records."""
         return self._delete(size)
+
+    def move(self, size: int) -> Request:
+        """Gives some records other vectors."""
+        return self._update_vector(size)
 
     def request(self, *, large: bool = False) -> Request:
         """The next request. large: as many records as the collection takes at once."""
@@ -203,7 +208,7 @@ class Client:
                 if drop_note:
                     metadata.pop("note", None)
             document = made[key].document if with_document else before.document
-            changes[key] = (before, Record(before.vector, document, metadata))
+            changes[key] = (before, replace(before, document=document, metadata=metadata))
         if with_metadata:
             gone: dict[str, int | str | None] = {"note": None} if drop_note else {}
             body["metadatas"] = [{**made[key].metadata, **gone} for key in keys]
@@ -219,7 +224,7 @@ class Client:
         changes: dict[str, Change] = {}
         for key in keys:
             before = self.records[key]
-            changes[key] = (before, Record(made[key].vector, before.document, before.metadata))
+            changes[key] = (before, replace(before, vector=made[key].vector))
         return Request("update", {"ids": keys, "embeddings": _vectors(made)}, changes)
 
     def _update_absent(self, size: int) -> Request:
@@ -303,15 +308,15 @@ class Client:
             metadata: dict[str, int | str] = {"request": self._requests, "group": f"{self.prefix}/{self._requests}"}
             if self._random.random() < 0.5:
                 metadata["note"] = f"note {self._random.getrandbits(16)}"
-            made[key] = Record(vector.tobytes(), text, metadata)
+            made[key] = Record(vector.tobytes(), text, metadata, f"memory:{key}/{self._requests}")
         return made
 
 
 def _merged(before: Record | None, written: Record) -> Record:
-    """What an upsert leads to: it replaces vector and document, and merges metadata."""
+    """What an upsert leads to: it replaces vector, document and uri, and merges metadata."""
     if before is None:
         return written
-    return Record(written.vector, written.document, {**before.metadata, **written.metadata})
+    return replace(written, metadata={**before.metadata, **written.metadata})
 
 
 def _difference(expected: Record | None, found: Record | None) -> str:
@@ -328,6 +333,7 @@ def _columns(records: Mapping[str, Record]) -> dict[str, object]:
         "embeddings": _vectors(records),
         "documents": [record.document for record in records.values()],
         "metadatas": [record.metadata for record in records.values()],
+        "uris": [record.uri for record in records.values()],
     }
 
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import subprocess
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,10 +16,10 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def kill(service: "subprocess.Popen[bytes]") -> None:
+def kill(service: "subprocess.Popen[bytes]", spare: Container[int] = ()) -> None:
     """SIGKILL to a service and all that descends from it; returns when they are gone.
 
-    After `adopt_orphans`, and while this process has no other children.
+    After `adopt_orphans`, and while this process has no other children than those to spare.
     """
     pids = [service.pid]
     for parent in pids:
@@ -28,7 +29,7 @@ def kill(service: "subprocess.Popen[bytes]") -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     service.wait()
-    while orphans := _children(os.getpid()):
+    while orphans := [pid for pid in _children(os.getpid()) if pid not in spare]:
         for pid in orphans:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

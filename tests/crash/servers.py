@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.crash import api, processes
-from tests.integration.account import BIN, current, doors_are_open, popen
+from tests.integration import account as accounts
+from tests.integration.account import BIN, Account, current, popen
 from tests.integration.daemon import Daemon
 from tests.integration.site import Site
 
@@ -48,7 +49,10 @@ class Server(Protocol):
 
 
 class Chromad:
-    """The daemon, told of its boot by the environment or, `honest`, by the kernel's file in a mount namespace."""
+    """The daemon, told of its boot by the environment or, `honest`, by the kernel's file in a mount namespace.
+
+    wrapper: a command that executes the daemon in its place; as root it runs as root.
+    """
 
     name = "chromad"
 
@@ -56,15 +60,19 @@ class Chromad:
         self.site = site
         self.boot_id = str(uuid.uuid4())
         self.honest = False
+        self.wrapper: list[str] = []
         self._daemon: Daemon | None = None
 
     def start(self) -> None:
         if self._daemon:
             self._daemon.notify.close()
+        boot = {"CHROMAD_BOOT_ID": self.boot_id}
         if self.honest:
             self._daemon = self.site.start(account=current(), wrapper=self._namespace())
+        elif self.wrapper:
+            self._daemon = self.site.start(boot, current(), [*self.wrapper, *_becoming(self.site.account)])
         else:
-            self._daemon = self.site.start({"CHROMAD_BOOT_ID": self.boot_id})
+            self._daemon = self.site.start(boot)
 
     def is_ready(self) -> bool:
         assert self._daemon
@@ -95,12 +103,8 @@ class Chromad:
         file = self.site.run / "boot_id"
         file.write_text(f"{self.boot_id}\n", encoding="ascii")
         file.chmod(0o444)
-        account = self.site.account
-        user = ["setpriv", f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups"]
-        if doors_are_open:
-            user += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
         script = f'mount --bind {file} /proc/sys/kernel/random/boot_id && exec "$@"'
-        return ["unshare", "--mount", "sh", "-c", script, "sh", *user]
+        return ["unshare", "--mount", "sh", "-c", script, "sh", *_becoming(self.site.account)]
 
 
 class Stock:
@@ -136,6 +140,16 @@ class Stock:
 
 
 KINDS: dict[str, type[Chromad] | type[Stock]] = {kind.name: kind for kind in (Chromad, Stock)}
+
+
+def _becoming(account: Account) -> list[str]:
+    """The command that executes another one as a user, or nothing for who is that user."""
+    if account == current():
+        return []
+    words = ["setpriv", f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups"]
+    if accounts.doors_are_open:
+        words += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    return words
 
 
 def kill(server: Server) -> None:

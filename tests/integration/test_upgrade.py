@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import site as python
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -15,8 +13,8 @@ import pytest
 from chromad.store import hold, planner, sqlite, state
 from chromad.store.sqlite import FILE
 
-from tests.integration import records
-from tests.integration.account import AS_ROOT, BIN, current
+from tests.integration import environments, records
+from tests.integration.account import AS_ROOT, current
 from tests.integration.plans import assert_fast, assert_indexed
 from tests.integration.records import Record
 from tests.integration.site import Result, Site
@@ -36,7 +34,7 @@ class Host:
         self.home = self.site.root / "home"
         self.home.mkdir()
         for name in ("old", "new"):
-            _environment(self.home / "venvs" / name)
+            environments.make(self.home / "venvs" / name)
         (self.home / "venv").symlink_to("venvs/old")
 
     def spawn(self, *words: str) -> subprocess.Popen[bytes]:
@@ -59,17 +57,6 @@ class Host:
         assert [path.name for path in self.site.root.iterdir() if path.name.startswith(".data")] == []
         for top in (self.site.data, self.site.root / "restore"):
             assert {path.stat().st_uid for path in (top, *top.rglob("*"))} == {self.site.account.uid}
-
-
-def _environment(path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True)
-    inside = path / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    (inside / "ours.pth").write_text(
-        "".join(f"import site; site.addsitedir({each!r})\n" for each in python.getsitepackages())
-    )
-    program = (BIN / "chromactl").read_text(encoding="utf-8").splitlines()
-    (path / "bin/chromactl").write_text("\n".join([f"#!{path}/bin/python", *program[1:]]) + "\n", encoding="utf-8")
-    (path / "bin/chromactl").chmod(0o755)
 
 
 @pytest.fixture

@@ -67,7 +67,12 @@ class Unit:
     def spawn(self, *words: str) -> subprocess.Popen[bytes]:
         """Starts chromactl where this systemctl is the one that it finds, in a session of its own as from a shell."""
         argv: list[str | Path] = ["setsid", BIN / "chromactl", "--config", self.site.config, *words]
-        return self.site.spawn(argv, current(), {"PATH": f"{self._directory}:{os.environ['PATH']}"})
+        return self.site.spawn(argv, current(), self.environment)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of commands which are to find this systemctl."""
+        return {"PATH": f"{self._directory}:{os.environ['PATH']}"}
 
     def chromactl(self, *words: str) -> Result:
         """As `spawn`, to its end."""

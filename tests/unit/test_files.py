@@ -1,5 +1,6 @@
 """Files in a directory that another user may write: links in place of what is written, on the way to it, and beside it."""
 
+import fcntl
 import json
 import os
 import resource
@@ -372,6 +373,37 @@ def test_drafts_of_the_killed_go(tmp_path: Path) -> None:
     files.write_atomically(tmp_path / "file", json.dumps({}), 0o640)
     assert sorted(os.listdir(tmp_path)) == [new.name, ".file.new", "file"]
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_drafts_that_are_written_stay(tmp_path: Path) -> None:
+    written, left, other = (tmp_path / f".{name}.{'a' * 16}.new" for name in ("file", "left", "other"))
+    link = tmp_path / f".link.{'b' * 16}.new"
+    link.symlink_to("elsewhere")
+    for path in (written, left, other):
+        path.touch()
+        os.utime(path, (0, 0))
+    with open(written, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        files.write_atomically(tmp_path / "file", "", 0o640)
+        assert {written, left, other} <= set(tmp_path.iterdir())
+        files.remove_drafts(tmp_path)
+        assert sorted(os.listdir(tmp_path)) == sorted([written.name, link.name, "file"])
+    files.remove_drafts(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([link.name, "file"])
+    files.remove_drafts(tmp_path / "none")
+
+
+def test_draft_is_locked_until_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def look(source: str, target: str, **directories: int) -> None:
+        os.utime(source, (0, 0), dir_fd=directories["src_dir_fd"])
+        files.remove_drafts(tmp_path)
+        rename(source, target, **directories)
+
+    monkeypatch.setattr(os, "rename", look)
+    files.write_atomically(tmp_path / "file", "text", 0o640)
+    assert (tmp_path / "file").read_text() == "text"
 
 
 def test_nothing_is_renamed_over(tmp_path: Path) -> None:

@@ -391,6 +391,7 @@ def remove_leftovers(config: Config) -> None:
     names = (_PROOF, snapshot.NEXT)
     for path in (*(config.backup_dir / name for name in names), *config.backup_dir.glob("drill-*")):
         removal.remove_tree(path, ignore_errors=True)
+    files.remove_drafts(config.backup_dir)
 
 
 def host() -> str:

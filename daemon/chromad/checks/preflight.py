@@ -12,7 +12,7 @@ from pathlib import Path
 from chromad import versions
 from chromad.checks import Result, fail, ok, processes
 from chromad.config import Config, Listen, Metrics
-from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain, passes
 from chromad.store import lock, sqlite, state
 
 # What PrivateUsers= shows in place of users other than root and the service's own, user_namespaces(7)
@@ -47,7 +47,10 @@ def directory(config: Config) -> Iterator[Result]:
         yield fail("data_dir", ConfigurationError, f"a parent of {path} is not a directory", "correct data_dir")
         return
     except OSError as error:
-        yield fail("data_dir", ConfigurationError, f"{path}: {error.strerror}", "correct data_dir")
+        kind, hint = (
+            (ChromadError, "look at its disk (dmesg)") if passes(error) else (ConfigurationError, "correct data_dir")
+        )
+        yield fail("data_dir", kind, f"{path}: {error.strerror}", hint)
         return
     if not stat.S_ISDIR(status.st_mode):
         yield fail(
@@ -125,9 +128,10 @@ def _writable(path: Path) -> Result:
         hint = {
             errno.ENOSPC: "free some space",
             errno.EDQUOT: "raise the quota",
+            errno.EIO: "look at its disk (dmesg)",
             errno.EROFS: "mount it read-write; under systemd, see ReadWritePaths=",
         }.get(error.errno or 0, "look at its mode, its attributes (lsattr) and the mount")
-        kind = ChromadError if error.errno in (errno.ENOSPC, errno.EDQUOT) else PermissionProblem
+        kind = ChromadError if passes(error) else PermissionProblem
         return fail("writable", kind, f"{path}: a test write failed: {error.strerror}", hint)
     return ok("writable", f"{path} takes a write and an fsync")
 

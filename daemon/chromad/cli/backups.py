@@ -190,7 +190,7 @@ def _make(config: Config) -> tuple[bool, bool]:
 
 def _make_key(path: Path) -> bool:
     """Makes a key where there is none; says whether it did."""
-    files.remove_drafts(path)
+    files.remove_drafts(path.parent)
     if path.exists():
         return False
     # Under its name it is whole or not there: with half a key a repository would be made that nobody opens again.

@@ -22,8 +22,10 @@ from chromad.host import renameat2
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40  # that path_resolution(7) follows at most
-# Seconds after which a draft is one of a writer that was killed
-_ABANDONED = 3600.0
+# What `write_atomically` and `write_link` make first
+_DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}\.new")
+# Seconds after which a draft that nobody has locked is one of a writer that was killed; a link cannot be locked
+_ABANDONED, _ABANDONED_LINK = 1.0, 3600.0
 
 
 @contextmanager
@@ -109,14 +111,16 @@ def write_atomically(path: Path, text: str, mode: int, *, new: bool = False) -> 
         draft = f".{path.name}.{secrets.token_hex(8)}.new"
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
         try:
-            with open(fd, "w", encoding="utf-8") as file:
+            # As long as it is a draft.
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open(fd, "w", encoding="utf-8", closefd=False) as file:
                 file.write(text)
-                file.flush()
-                if os.geteuid() == 0:
-                    owner = os.fstat(parent)
-                    os.fchown(fd, owner.st_uid, owner.st_gid)
-                os.fchmod(fd, mode)
-                os.fsync(fd)
+            if os.geteuid() == 0:
+                owner = os.fstat(parent)
+                os.fchown(fd, owner.st_uid, owner.st_gid)
+            os.fchmod(fd, mode)
+            os.fsync(fd)
             if new:
                 renameat2.rename(parent, draft, parent, path.name)
             else:
@@ -125,22 +129,38 @@ def write_atomically(path: Path, text: str, mode: int, *, new: bool = False) -> 
             with suppress(OSError):
                 os.unlink(draft, dir_fd=parent)
             raise
+        finally:
+            os.close(fd)
         os.fsync(parent)
 
 
 def remove_drafts(path: Path) -> None:
-    """Removes what writers of a file that were killed have left beside it, an hour ago or more."""
-    with suppress(OSError), directory(path.parent) as parent:
-        _remove_drafts(path.name, parent)
+    """Removes what writers that were killed have left in a directory, of whatever file; nothing where there is no directory."""
+    with suppress(FileNotFoundError), directory(path) as parent:
+        _remove_drafts("", parent)
 
 
 def _remove_drafts(name: str, parent: int) -> None:
-    """Removes what writers that were killed have left of a file."""
-    draft = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.new")
-    for each in filter(draft.fullmatch, os.listdir(parent)):
+    """Removes what writers that were killed have left of a file, or, without a name, of any."""
+    for each in os.listdir(parent):
+        found = _DRAFT.fullmatch(each)
         with suppress(OSError):
-            if os.stat(each, dir_fd=parent, follow_symlinks=False).st_mtime < time.time() - _ABANDONED:
+            if found and name in ("", found[1]) and _is_abandoned(each, parent):
                 os.unlink(each, dir_fd=parent)
+
+
+def _is_abandoned(draft: str, parent: int) -> bool:
+    """Whether nobody writes a draft any more. Raises OSError where it cannot be told."""
+    status = os.stat(draft, dir_fd=parent, follow_symlinks=False)
+    age = time.time() - status.st_mtime
+    if stat.S_ISLNK(status.st_mode):
+        return age > _ABANDONED_LINK
+    fd = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(fd)
+    return age > _ABANDONED
 
 
 def make_directory(path: Path, mode: int, owner: tuple[int, int] | None = None) -> None:

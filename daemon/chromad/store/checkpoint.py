@@ -5,7 +5,6 @@ the SHA-256 of each, and what the live files looked like. One is built under a n
 when it is durable; only then the one before it goes.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from chromad import events
-from chromad.errors import BackupError, ConfigurationError
+from chromad.errors import BackupError, ConfigurationError, passes
 from chromad.fields import Moment, Name, Number, Uuid
 from chromad.host import files
 from chromad.output import log as journal
@@ -88,7 +87,7 @@ class Store:
             self._directory.mkdir(mode=0o750, exist_ok=True)
             self.shares_blocks = segment.shares_blocks(self._data_dir, self._directory)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if passes(error):
                 raise
             raise ConfigurationError(
                 f"checkpoint_dir {self._directory}: {error.strerror}",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chromad import names, threads
 from chromad.config import Config
-from chromad.errors import ConfigurationError
+from chromad.errors import ConfigurationError, passes
 from chromad.host import files
 from chromad.store import segment, sqlite, state
 
@@ -94,7 +94,9 @@ def _read(checkpoint_dir: Path) -> list[str]:
         return _History.model_validate_json(files.read_plain(path)).data_ids
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except (ValidationError, OSError):
+    except (ValidationError, OSError) as error:
+        if isinstance(error, OSError) and passes(error):
+            raise
         raise ConfigurationError(
             f"{path} cannot be read, or is damaged", f"move it aside: mv {path} {path}.bad"
         ) from None
