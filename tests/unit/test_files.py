@@ -633,5 +633,5 @@ def test_access_lists_do_not_go_with_a_tree(tmp_path: Path) -> None:
         except OSError:
             pytest.skip("this file system has no access lists")
         os.chown(path, ATTACKER, ATTACKER)
-    files.give_tree(tree, ATTACKER, 0, 0)
+    trees.give_tree(tree, ATTACKER, 0, 0)
     assert [os.listxattr(path) for path in (tree, tree / "file")] == [[], []]
