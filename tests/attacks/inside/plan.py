@@ -14,7 +14,7 @@ from .traces import Touched
 from .verbs import PLAYBOOK, VERBS, Verb
 
 # Static ones of a playbook, which takes the better part of a minute
-_PLAYED = 4
+_PLAYED = 2
 
 
 def look(attacker: Attacker, verb: Verb) -> Iterator[Make]:

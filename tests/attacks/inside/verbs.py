@@ -131,7 +131,7 @@ VERBS = [
     Verb("unit: reload", ["reload", "chromadb.service"], program="systemctl", like="status", light=True),
     Verb("unit: backup", ["start", "chromadb-backup.service"], program="systemctl", like="backup", busy=_BACKUP),
     Verb("unit: verify", ["start", "chromadb-verify.service"], program="systemctl", like="verify", busy=_BACKUP),
-    Verb("playbook: site", ["site"], program=PLAYBOOK, runs=4),
-    Verb("playbook: restore", ["restore"], program=PLAYBOOK, runs=4, busy=_RESTORE),
-    Verb("playbook: upgrade", ["upgrade"], scene="elsewhere", program=PLAYBOOK, runs=4, busy=_RESTORE),
+    Verb("playbook: site", ["site"], program=PLAYBOOK, runs=2),
+    Verb("playbook: restore", ["restore"], program=PLAYBOOK, runs=2, busy=_RESTORE),
+    Verb("playbook: upgrade", ["upgrade"], scene="elsewhere", program=PLAYBOOK, runs=2, busy=_RESTORE),
 ]
