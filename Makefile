@@ -97,7 +97,7 @@ bench: venv ## Measure against stock Chroma, ROUNDS=10 interleaved runs; fails w
 	$(BIN)/python -m tests.bench start writes checkpoint recovery operate filters --rounds $(ROUNDS)
 
 .PHONY: bench-million
-bench-million: venv ## Measure filters among 1,000,000 records beside stock Chroma; takes long
+bench-million: venv ## Measure filters among 1,000,000 records beside stock Chroma; takes ten minutes
 	$(BIN)/python -m tests.bench million --rounds $(ROUNDS)
 
 .PHONY: bench-backup

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from chromad import signals
+from chromad.errors import ChromadError, from_system, starve
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,10 +30,16 @@ def main() -> None:
     # Only ever tighter than what the unit says.
     os.umask(os.umask(0) | 0o027)
     options = parser().parse_args()
-    path = options.config
+    try:
+        _run(options.config, options.accept_empty)
+    # Imports meet either where there is none left.
+    except (MemoryError, SystemError):
+        starve()
+
+
+def _run(path: Path | None, accept_empty: bool) -> None:
     # Here, not above: signals are to be caught before these take their time.
     from chromad import config, memory, output
-    from chromad.errors import ChromadError, from_system
 
     memory.stay_small()
     output.setup()
@@ -41,7 +48,7 @@ def main() -> None:
         output.set_level(settings.log_level)
         from chromad.lifecycle import Daemon
 
-        Daemon(settings, path or config.DEFAULT_PATH, accept_empty=options.accept_empty).run()
+        Daemon(settings, path or config.DEFAULT_PATH, accept_empty=accept_empty).run()
     except ChromadError as error:
         output.report(error)
         sys.exit(error.exit_code)

@@ -1,15 +1,24 @@
 """`chromactl`: hears of signals before the command line is imported, which takes most of a start."""
 
+import os
+
 from chromad import signals
+from chromad.errors import starve
 
 
 def main() -> None:
     """Runs a verb, see `cli.main`."""
     signals.raise_on_end()
+    # Each of numpy's takes memory, and none is for what it does here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with signals.ending():
-        from chromad import streams
+        try:
+            from chromad import streams
 
-        streams.prepare()
-        from chromad import cli
+            streams.prepare()
+            from chromad import cli
 
-        cli.main()
+            cli.main()
+        # Imports meet either where there is none left.
+        except (MemoryError, SystemError):
+            starve()

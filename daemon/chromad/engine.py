@@ -182,7 +182,8 @@ class Engine:
 
     def _join(self) -> None:
         for thread in self._pumps:
-            thread.join(1.0)
+            if thread.is_alive():
+                thread.join(1.0)
 
     def _settings(self) -> dict[str, object]:
         config = self._config

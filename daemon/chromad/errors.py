@@ -1,5 +1,10 @@
 """The errors that a user can cause. Each states a fact, gives a hint, and has an exit code by class."""
 
+import errno
+import os
+import sys
+from typing import NoReturn
+
 
 class ChromadError(Exception):
     """Root of all errors that end a command without a traceback.
@@ -72,6 +77,16 @@ class UpgradeError(ChromadError):
     """A new version does not come up with the data, or does not answer as the old one did."""
 
 
+NO_MEMORY = "there is too little memory"
+MORE_MEMORY = "free some, or raise what limits it: MemoryMax= and TasksMax= of the unit, ulimit"
+
+
+def starve() -> NoReturn:
+    """Ends a program that has not got far enough to say it in its own way, or has too little memory for that."""
+    os.write(2, f"ERROR: {NO_MEMORY}\nHINT: {MORE_MEMORY}\n".encode())
+    sys.exit(TryAgain.exit_code)
+
+
 def printable(text: str) -> str:
     """Text without what a terminal or the journal would take for more than text; lines stay."""
     return "".join(
@@ -91,7 +106,9 @@ def one_line(text: str, longest: int = 2000) -> str:
 
 
 def from_system(error: Exception) -> ChromadError:
-    """What an error of the operating system or of SQLite that nobody foresaw means to a user."""
+    """What an error of the operating system, of SQLite or of memory that nobody foresaw means to a user."""
     if isinstance(error, PermissionError):
         return PermissionProblem(str(error), "run as root or as the service user, and look at owner and mode")
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return TryAgain(NO_MEMORY, MORE_MEMORY)
     return ChromadError(f"{type(error).__name__}: {error}", "the disk or its mount may be at fault")

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 
-from chromad.errors import ChromadError, from_system, printable
+from chromad.errors import MORE_MEMORY, NO_MEMORY, ChromadError, TryAgain, from_system, printable
 from chromad.output import log
 
 _AGAIN = 1.0  # seconds
@@ -88,6 +88,16 @@ class _Owned(threading.Thread):
     def _enter(self) -> None:
         with _turn:
             _wanted[self.name] = self
+
+    def start(self) -> None:
+        """Starts it. Raises TryAgain where the system has no room for a thread more."""
+        try:
+            super().start()
+        except RuntimeError:
+            if self.ident:
+                raise
+            self._leave()
+            raise TryAgain(f"the thread {self.name} could not be started: {NO_MEMORY}", MORE_MEMORY) from None
 
     def stop(self) -> None:
         """Ends the thread after the step that it is at, and waits for that."""

@@ -24,9 +24,9 @@ class Client:
     def __init__(self, port: int, timeout: float = 600.0) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
 
-    def create(self, name: str, sync_threshold: int = 1000) -> str:
-        """Makes a collection and gives its id. sync_threshold: Chroma's default is 1000."""
-        hnsw = {"sync_threshold": sync_threshold, "batch_size": min(100, sync_threshold)}
+    def create(self, name: str, sync_threshold: int = 1000, **settings: int) -> str:
+        """Makes a collection and gives its id. sync_threshold: Chroma's default is 1000. settings: more of its index."""
+        hnsw = {"sync_threshold": sync_threshold, "batch_size": min(100, sync_threshold), **settings}
         body = json.dumps({"name": name, "configuration": {"hnsw": hnsw}}).encode()
         return str(json.loads(self.send("POST", "", body))["id"])
 

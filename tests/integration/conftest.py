@@ -1,10 +1,10 @@
 """Fixtures: a site of one's own for each test."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
-from tests import packages
+from tests import packages, statements
 from tests.integration import malformed
 from tests.integration.account import AS_ROOT, open_doors, service, why_unreachable
 from tests.integration.site import Site
@@ -58,3 +58,9 @@ def serving() -> Iterator[Site]:
     made.serve()
     yield made
     made.remove()
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[str]]:
+    """What the installed engine says it runs, by the kind of request."""
+    return statements.statements(tmp_path_factory.mktemp("told"))

@@ -4,16 +4,20 @@ import json
 import os
 import signal
 import site as python
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from chromad.store import hold, sqlite, state
+from chromad.store import hold, planner, sqlite, state
+from chromad.store.sqlite import FILE
 
 from tests.integration import records
 from tests.integration.account import AS_ROOT, BIN, current
+from tests.integration.plans import assert_fast, assert_indexed
 from tests.integration.records import Record
 from tests.integration.site import Result, Site
 from tests.integration.unit import Unit, ended
@@ -97,6 +101,18 @@ def test_not_from_data_that_are_newer_than_both_environments(host: Host) -> None
     assert result.code == 78, result.output
     assert "the data are of Chroma 99.0.0" in result.output
     assert host.unit.asked == []
+
+
+def test_filters_are_fast_afterwards(host: Host, told: Mapping[str, list[str]]) -> None:
+    """Where the former version did not see to it, and the new one's engine was the first to know."""
+    with closing(sqlite3.connect(host.site.data / FILE, timeout=30)) as connection:
+        connection.execute("DROP TABLE sqlite_stat1")
+        for name in planner.INDEXES:
+            connection.execute(f"DROP INDEX {name}")
+    result = host.upgrade()
+    assert result.code == 0, result.output
+    assert_fast(host.site.data, told)
+    assert_indexed(host.site.data)
 
 
 def test_and_back_where_the_service_does_not_start(host: Host) -> None:

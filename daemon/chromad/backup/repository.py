@@ -22,11 +22,13 @@ from typing import IO, Any
 from chromad import names, signals
 from chromad.backup import secret
 from chromad.config import Config, Keep
-from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
+from chromad.errors import MORE_MEMORY, BackupError, ChromadError, ConfigurationError, TryAgain
 from chromad.host import files
 
 MARK = "chromad"  # the tag of every snapshot that is ours
 _TICK = 0.2
+# What a Go program says first when it crashes, before all that its threads were at
+_CRASHES = ("fatal error: ", "runtime/cgo: ", "panic: ")
 # Lines that say less than the first one
 _COUNT = re.compile(r"[Tt]here (were|was) \d+ error|unable to create lock")
 
@@ -302,6 +304,8 @@ class Repository:
             return BackupError(f"{self.location} is full: {said}", "free some space there, or keep fewer backups")
         if code < 0:
             return BackupError(f"restic {verb} was ended by signal {-code}", "try again")
+        if said.startswith(_CRASHES):
+            return TryAgain(f"restic {verb} crashed: {said}", f"is there too little memory for it? Then {MORE_MEMORY}")
         if verb in ("restore", "dump"):
             return BackupError(
                 f"restic {verb}: {said}", f"look at {self.location}, and at the place that is restored to"
@@ -437,6 +441,8 @@ def _last_words(text: str) -> str:
     if locked := [line for line in lines if "already locked" in line]:
         return locked[0].removeprefix("Fatal: ")[:500]
     fatal = [line.removeprefix("Fatal: ") for line in lines if line.startswith("Fatal")]
+    if crash := [line for line in lines if line.startswith(_CRASHES)]:
+        return crash[0][:500]
     lines = lines or ["it said nothing"]
     found = (fatal or lines)[-1]
     # "There were 3 errors" says less than the first of them.
