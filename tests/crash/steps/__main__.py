@@ -30,7 +30,7 @@ _HOME = Path("var")
 # How often a failure comes again where it is looked whether what it leaves adds up
 _TIMES = 20
 # Steps of each operation in a sample, about
-_EACH = 25
+_EACH = 35
 
 
 def main() -> int:
