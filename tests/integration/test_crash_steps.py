@@ -12,7 +12,7 @@ from tests.crash.steps import syscalls
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 150
-SECONDS = 165
+SECONDS = 150
 
 
 @pytest.mark.skipif(not syscalls.supported(), reason="the numbers of this machine's system calls are others")

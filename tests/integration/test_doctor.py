@@ -197,6 +197,21 @@ def test_broken_segments_are_left(healthy: Site) -> None:
     left.rmdir()
 
 
+def test_what_else_is_put_aside(healthy: Site) -> None:
+    """It harms nobody, and is not hidden from whoever looks for space."""
+    rebuilt = healthy.quarantine / "11111111-1111-1111-1111-111111111111-rebuilt-now"
+    rebuilt.mkdir()
+    lost = healthy.quarantine / "22222222-2222-2222-2222-222222222222-now.lost"
+    lost.touch()
+    for path in (rebuilt, lost):
+        healthy.give(path)
+    [found] = [each for each in doctor(healthy, 0) if each["name"] == "set_aside"]
+    assert found["data"]["entries"] == 2
+    assert f"are in {healthy.quarantine}, {rebuilt.name} among them" in found["fact"]
+    rebuilt.rmdir()
+    lost.unlink()
+
+
 @pytest.mark.root
 def test_files_of_root(healthy: Site) -> None:
     stray = healthy.data / "stray"

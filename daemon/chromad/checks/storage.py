@@ -208,6 +208,11 @@ def _quarantine(host: Host) -> Iterator[Result]:
         yield warn("leftovers", fact, f"when the collections are in order: rm -r {shlex.quote(str(left[0]))} …")
     else:
         yield ok("quarantine", "it holds no broken segment")
+    others = [path for path in sorted(config.quarantine_dir.glob("[!.]*")) if path not in left]
+    if others:
+        size = human_bytes(sum(segment.allocated(path) if path.is_dir() else path.stat().st_size for path in others))
+        fact = f"{len(others)} other things ({size}) are in {config.quarantine_dir}, {others[0].name} among them"
+        yield ok("set_aside", fact, {"entries": len(others)})
 
 
 def _torn(host: Host) -> Iterator[Result]:

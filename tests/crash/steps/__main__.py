@@ -30,7 +30,7 @@ _HOME = Path("var")
 # How often a failure comes again where it is looked whether what it leaves adds up
 _TIMES = 20
 # Steps of each operation in a sample, about
-_EACH = 25
+_EACH = 35
 
 
 def main() -> int:
@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS if AS_ROOT else FAULTS[:-1])
     parser.add_argument("--part", default="1/1", metavar="N/M", help="one of M parts, which add up in the report")
     parser.add_argument("--sample", type=int, metavar="N", help="not all: about so many, chosen by the seed")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no step after so many")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so many")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes that share the work")
     parser.add_argument("--call", default="", metavar="TEXT", help="only steps whose line has this text")
@@ -146,6 +146,8 @@ def _run(arguments: argparse.Namespace, add: Callable[[Sequence[Document]], None
             disk = manager.__enter__()
             stack.callback(_close, manager)
         for number, name in enumerate(names):
+            if time.monotonic() > began + arguments.seconds:
+                break
             # What one operation does not need of its share of a sample is for the others.
             share = _share(arguments, len(document["steps"]), len(names) - number)
             until = began + arguments.seconds * (number + 1) / len(names)

@@ -19,6 +19,7 @@ _RESULTS = 5
 # Of the records of a collection, those that an approximate index may hide
 _MOST_HIDDEN = 0.3
 _SHOWN = 4
+_NOTE = ".note"
 
 # By kind of finding, texts
 Findings = dict[str, list[str]]
@@ -134,7 +135,9 @@ def _named(world: World, path: Path, text: str) -> bool:
     """Whether doctor names a path, or a directory that it is in, or counts it among others."""
     if world.site.quarantine in path.parents:
         name = path.relative_to(world.site.quarantine).parts[0]
-        return not name.startswith(".") and "-broken-" in name and f"are in {world.site.quarantine}" in text
+        return not name.startswith(".") and f"are in {world.site.quarantine}" in text
+    # The note of a copy goes with it.
+    path = path.with_name(path.name.removesuffix(_NOTE))
     tops = set(world.places.values())
     return any(each.name in text for each in (path, *path.parents) if tops.intersection(each.parents)) or (
         path.parent == world.site.data.parent and path.name in text

@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,9 @@ def _outcome(step: Document) -> str:
     return f"{'right' if step['reached'] else 'not reached'}, {step['seconds']:.2f} s"
 
 
+@cache
 def _code() -> str:
-    """The commit, and whether there is more."""
+    """The commit, and whether there is more, as it was when this was asked first."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
     )
