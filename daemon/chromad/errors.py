@@ -18,7 +18,6 @@ _PASSING = {
     errno.ESTALE,
     errno.ETIMEDOUT,
     errno.ENOTCONN,
-    errno.ENXIO,
 }
 
 
