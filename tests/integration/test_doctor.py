@@ -203,13 +203,16 @@ def test_what_else_is_put_aside(healthy: Site) -> None:
     rebuilt.mkdir()
     lost = healthy.quarantine / "22222222-2222-2222-2222-222222222222-now.lost"
     lost.touch()
-    for path in (rebuilt, lost):
+    link = healthy.quarantine / "\x1bnowhere"
+    link.symlink_to("nowhere")
+    for path in (rebuilt, lost, link):
         healthy.give(path)
     [found] = [each for each in doctor(healthy, 0) if each["name"] == "set_aside"]
-    assert found["data"]["entries"] == 2
-    assert f"are in {healthy.quarantine}, {rebuilt.name} among them" in found["fact"]
+    assert found["data"]["entries"] == 3
+    assert f"are in {healthy.quarantine}, \\x1bnowhere among them" in found["fact"]
     rebuilt.rmdir()
     lost.unlink()
+    link.unlink()
 
 
 @pytest.mark.root

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from chromad import control, threads
-from chromad.errors import ChromadError, TryAgain
+from chromad.checks import host
+from chromad.config import Config
+from chromad.errors import ChromadError, PermissionProblem, TryAgain
 
 
 def test_answer_with_much_in_it(tmp_path: Path) -> None:
@@ -89,3 +91,17 @@ def test_answer_that_is_no_json(tmp_path: Path) -> None:
     finally:
         server.stop()
         threads.went_well("control: status")
+
+
+@pytest.mark.parametrize("error", [TryAgain("busy"), PermissionProblem("closed")], ids=repr)
+def test_what_is_loaded_is_not_guessed(error: ChromadError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that does not answer for now is not one of another version, which would have to be restarted."""
+    answers: list[ChromadError] = [error, ChromadError("the request names no known verb")]
+
+    def ask(*_: object) -> None:
+        raise answers.pop(0)
+
+    monkeypatch.setattr(control, "ask", ask)
+    with pytest.raises(type(error)):
+        host.loaded(Config())
+    assert host.loaded(Config()) is None

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from chromad import control, service
 from chromad.config import Config
-from chromad.errors import ChromadError
+from chromad.errors import ChromadError, PermissionProblem, TryAgain
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,14 @@ class Host:
 
 
 def loaded(config: Config) -> Config | None:
-    """The configuration that the daemon runs with; None when it is of another version, which does not say or is not understood."""
+    """The configuration that the daemon runs with; None when it is of another version, which does not say or is not understood.
+
+    Raises TryAgain and PermissionProblem as `control.ask`: then nothing is known of it.
+    """
     try:
         return Config.model_validate(control.ask(config.control_socket, "configuration"))
+    except (TryAgain, PermissionProblem):
+        raise
     except (ChromadError, ValidationError):
         return None
 

@@ -3,11 +3,12 @@
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 from chromad import control
 from chromad.checks import Data, Fix, Result, fail, ok, skip, warn
 from chromad.checks.host import Host
-from chromad.errors import ChromadError
+from chromad.errors import ChromadError, one_line
 from chromad.output import human_bytes
 from chromad.store import audit, fence, lock, log, planner, quarantine, record_ids, segment, soundness, sqlite, state
 from chromad.store.checkpoint import Store
@@ -210,9 +211,18 @@ def _quarantine(host: Host) -> Iterator[Result]:
         yield ok("quarantine", "it holds no broken segment")
     others = [path for path in sorted(config.quarantine_dir.glob("[!.]*")) if path not in left]
     if others:
-        size = human_bytes(sum(segment.allocated(path) if path.is_dir() else path.stat().st_size for path in others))
-        fact = f"{len(others)} other things ({size}) are in {config.quarantine_dir}, {others[0].name} among them"
+        size = human_bytes(sum(map(_taken, others)))
+        fact = (
+            f"{len(others)} other things ({size}) are in {config.quarantine_dir}, {one_line(others[0].name)} among them"
+        )
         yield ok("set_aside", fact, {"entries": len(others)})
+
+
+def _taken(path: Path) -> int:
+    """Bytes that a file, or a directory of files, takes; a link takes none, wherever it points."""
+    if path.is_symlink() or not path.exists():
+        return 0
+    return segment.allocated(path) if path.is_dir() else path.stat().st_size
 
 
 def _torn(host: Host) -> Iterator[Result]:
