@@ -7,10 +7,10 @@ came, so is the engine.
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
-import threading
 from contextlib import suppress
 
 _LONGEST = 1 << 14  # bytes of a message
@@ -41,15 +41,13 @@ def main() -> None:
     os.close(lock)
     pipe.send(f"{STARTED} {process.pid}".encode())
 
-    def tell() -> None:
-        code = process.wait()
-        with suppress(OSError):  # nobody is there to hear it
-            pipe.send(f"{ENDED} {code}".encode())
-
-    threading.Thread(target=tell, daemon=True).start()
-    with suppress(OSError):
-        while number := pipe.recv(_LONGEST):
+    ended = os.pidfd_open(process.pid)
+    with suppress(OSError):  # nobody is there to hear it
+        while pipe in (ready := select.select([pipe, ended], [], [])[0]) and (number := pipe.recv(_LONGEST)):
             process.send_signal(int(number))
+        if ended in ready:
+            pipe.send(f"{ENDED} {process.wait()}".encode())
+            return
     process.kill()
 
 

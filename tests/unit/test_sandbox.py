@@ -9,7 +9,7 @@ _UNIT = Path(__file__).resolve().parents[2] / "systemd/chromadb.service"
 _ELSEWHERE = {
     "Type", "NotifyAccess", "ExecStart", "ExecReload", "User", "Group", "RuntimeDirectory", "RuntimeDirectoryMode",
     "WorkingDirectory", "Environment", "Restart", "RestartSec", "RestartPreventExitStatus", "KillMode",
-    "TimeoutStartSec", "TimeoutStopSec", "WatchdogSec", "ReadWritePaths", "ReadOnlyPaths",
+    "TimeoutStartSec", "TimeoutStopSec", "TimeoutAbortSec", "WatchdogSec", "OOMScoreAdjust", "ReadWritePaths", "ReadOnlyPaths",
 }  # fmt: skip
 # What is otherwise, and tighter
 _OTHERWISE = {"RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX": "RestrictAddressFamilies=AF_INET AF_INET6"}
