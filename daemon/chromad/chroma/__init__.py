@@ -1,0 +1,1 @@
+"""What Chroma defines: its database, log, segments and their files, and all that changes with a new Chroma."""

@@ -1,0 +1,1 @@
+"""The daemon: its cycle, and what runs beside the engine."""

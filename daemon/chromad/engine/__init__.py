@@ -1,0 +1,1 @@
+"""Processes of Chroma's engine, and requests to them."""

@@ -1,0 +1,1 @@
+"""What goes to the journal: lines and events."""

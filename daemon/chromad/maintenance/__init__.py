@@ -1,0 +1,1 @@
+"""What is done to data as a whole: adopted, repaired, brought to another version."""
