@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from chromad import events, metrics
+from chromad.logs import events
+from chromad.monitoring import metrics
 
 _ROOT = Path(__file__).resolve().parent.parent
 _ROLES = _ROOT / "ansible" / "roles"

@@ -14,19 +14,19 @@ _HOUSE = Path(__file__).parents[1] / "daemon/chromad"
 # What these do to files is done as the service user, see `privileges`; packages end with a slash.
 SERVICE_USER = {
     # The daemon
-    "control.py",
-    "guard.py",
+    "control/__init__.py",
+    "daemon/guard.py",
     "checks/preflight.py",
     # Its data, and copies of these
     "store/archive.py",
     "store/checkpoint.py",
-    "store/contents.py",
-    "store/legacy.py",
+    "chroma/contents.py",
+    "chroma/legacy.py",
     "store/quarantine.py",
     "store/recovery.py",
-    "store/removal.py",
-    "store/segment.py",
-    "store/sqlite.py",
+    "host/removal.py",
+    "chroma/segment.py",
+    "chroma/sqlite.py",
     "backup/assemble.py",
     "backup/readback.py",
     "backup/rehearsal.py",
@@ -34,17 +34,17 @@ SERVICE_USER = {
     "backup/snapshot.py",
     "backup/stage.py",
     "backup/timetravel.py",
-    "adopt.py",
-    "repair.py",
-    "upgrade.py",
+    "maintenance/adopt.py",
+    "maintenance/repair.py",
+    "maintenance/upgrade.py",
 }
 # Parts of modules that root runs other parts of
 FUNCTIONS = {
     "backup/restore.py": {"hand_over"},
     "store/state.py": {"fsync_file"},
     # By hand, into /usr/local/share/man, where the service user writes nothing
-    "manual.py": {"main"},
-    "streams.py": {"prepare"},
+    "cli/manual.py": {"main"},
+    "cli/streams.py": {"prepare"},
 }
 
 _MODULES = {

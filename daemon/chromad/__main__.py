@@ -6,8 +6,8 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from chromad import signals
 from chromad.errors import ChromadError, from_system, starve
+from chromad.host import signals
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,22 +39,24 @@ def main() -> None:
 
 def _run(path: Path | None, accept_empty: bool) -> None:
     # Here, not above: signals are to be caught before these take their time.
-    from chromad import config, memory, output
+    from chromad import config
+    from chromad.host import memory
+    from chromad.logs import lines
 
     memory.stay_small()
-    output.setup()
+    lines.setup()
     try:
         settings = config.load(path or config.DEFAULT_PATH)
-        output.set_level(settings.log_level)
-        from chromad.lifecycle import Daemon
+        lines.set_level(settings.log_level)
+        from chromad.daemon.lifecycle import Daemon
 
         Daemon(settings, path or config.DEFAULT_PATH, accept_empty=accept_empty).run()
     except ChromadError as error:
-        output.report(error)
+        lines.report(error)
         sys.exit(error.exit_code)
     except (OSError, sqlite3.Error) as error:
         told = from_system(error)
-        output.report(told)
+        lines.report(told)
         sys.exit(told.exit_code)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from .client import Client, upserts
 from .figure import Figure, file_system

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from chromad.store import segment, sqlite
+from chromad.chroma import segment, sqlite
 
 from .client import Client, upserts
 from .figure import Figure

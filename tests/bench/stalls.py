@@ -12,7 +12,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from chromad.store import segment
+from chromad.chroma import segment
 
 from .client import Client
 

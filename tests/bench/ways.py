@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from chromad.guard import BALLAST
-from chromad.store import sqlite
+from chromad.chroma import sqlite
+from chromad.store.layout import BALLAST
 
 from tests import packages
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from chromad.store import reach
+from chromad.chroma import reach
 
 from tests.crash import persists, servers
 from tests.crash.api import GONE, TIMEOUT, Connection, Refused
@@ -68,7 +68,7 @@ class Round:
     """seconds_to_ready: None where the service did not come back. torn: by segment, the file at which a persist stood still.
 
     cut_off: records that their vectors do not find since Chroma's own index, before the strike, had lost the way to them
-    (`chromad.store.reach`; stock Chroma does so without any kill).
+    (`chromad.chroma.reach`; stock Chroma does so without any kill).
     """
 
     number: int

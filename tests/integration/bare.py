@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chromad import texts
-from chromad.api import Api
 from chromad.config import Listen
+from chromad.engine import texts
+from chromad.engine.api import Api
 from chromad.errors import EngineError
 
 from tests.integration.account import until
@@ -68,7 +68,7 @@ def engine(data: Path, level: str = "error") -> Iterator[Bare]:
     settings = os.memfd_create("settings")
     os.write(settings, json.dumps(document).encode())
     process = subprocess.Popen(
-        [sys.executable, "-I", "-m", "chromad.engine_main", f"/proc/self/fd/{settings}", str(os.getpid())],
+        [sys.executable, "-I", "-m", "chromad.engine.main", f"/proc/self/fd/{settings}", str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

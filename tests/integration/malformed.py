@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 

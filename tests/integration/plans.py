@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from chromad.store import planner
-from chromad.store.sqlite import FILE
+from chromad.chroma import planner
+from chromad.chroma.sqlite import FILE
 
 from tests import statements
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.integration import repositories
 from tests.integration.account import BIN, Account, current, popen, service, until

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from chromad import config
-from chromad.adopt import Adoption
-from chromad.checks import processes
+from chromad.chroma import legacy, sqlite
 from chromad.errors import TryAgain
-from chromad.store import legacy, sqlite
+from chromad.host import processes
+from chromad.maintenance.adopt import Adoption
 
 from tests.integration import holders, mounts, old_chroma
 from tests.integration.account import BIN, current, until

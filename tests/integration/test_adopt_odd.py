@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from chromad.store import legacy
+from chromad.chroma import legacy
 
 from tests.integration import old_chroma
 from tests.integration.clients import connected

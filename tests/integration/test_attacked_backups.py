@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import chromadb.errors
 import pytest
-from chromad.api import Api
 from chromad.config import Listen
+from chromad.engine.api import Api
 from chromad.errors import EngineError
 
 from tests.integration import mounts, records, repositories

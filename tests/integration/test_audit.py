@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chromad.store import audit, sqlite
+from chromad.chroma import audit, sqlite
 
 from tests.integration import records, wild
 from tests.integration.records import Record

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromad.store import fence, sqlite
+from chromad.chroma import sqlite
+from chromad.store import fence
 
 from tests.integration import mounts, records
 from tests.integration.account import AS_ROOT, BIN, current, until

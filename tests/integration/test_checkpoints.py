@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chromad.store import history, log, sqlite, state
+from chromad.chroma import log, sqlite
+from chromad.store import history, state
 
 from tests.integration import mounts, records
 from tests.integration.account import until

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chromad import comparison
 from chromad.backup import proof
-from chromad.comparison import Differences
+from chromad.chroma import format, log, sqlite
+from chromad.chroma.contents import Contents
 from chromad.config import Config
-from chromad.store import format, log, sqlite
-from chromad.store.contents import Contents
+from chromad.maintenance import comparison
+from chromad.maintenance.comparison import Differences
 
 from tests.integration import old_chroma
 

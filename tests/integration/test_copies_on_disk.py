@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chromad.backup import assemble, manifest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.integration import mounts
 from tests.integration.site import Site

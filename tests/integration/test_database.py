@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromad.api import Api
+from chromad.chroma import sqlite
 from chromad.config import Listen
-from chromad.store import sqlite
+from chromad.engine.api import Api
 from chromadb.errors import InternalError
 
 from tests.integration import holders, records

@@ -9,9 +9,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from chromad.chroma import sqlite
 from chromad.config import Config
-from chromad.guard import Guard
-from chromad.store import fence, sqlite
+from chromad.daemon.guard import Guard
+from chromad.store import fence
 
 from tests.integration import mounts, records
 from tests.integration.account import until

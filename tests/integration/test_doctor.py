@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.integration import holders, records
 from tests.integration.account import BIN, need_closed_doors, stranger

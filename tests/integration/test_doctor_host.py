@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from chromad import config as configuration
-from chromad import telemetry
 from chromad.checks import disks
 from chromad.checks.host import Host
-from chromad.store import sqlite
+from chromad.chroma import sqlite
+from chromad.daemon.guard import Guard
+from chromad.monitoring import telemetry
 
 from tests import packages
 from tests.integration import mounts, records
@@ -264,7 +265,7 @@ def test_growth(used: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "_FIRST", 0.02)
     with mounts.small(used.checkpoints, 32 << 20):
         config = configuration.load(used.config).model_copy(update={"metrics": configuration.Metrics(port=0)})
-        sampler = telemetry.Telemetry(config, lambda: {"records": 0}, lambda: 0.0, 15.0)
+        sampler = telemetry.Telemetry(config, lambda: {"records": 0}, lambda: 0.0, 15.0, Guard(config).places)
         sampler.gather()
         for _ in range(40):
             with (used.checkpoints / "growing").open("ab") as file:

@@ -23,7 +23,7 @@ class _Room:
         self.ours.settimeout(30)
         with theirs:
             self.process = subprocess.Popen(
-                [BIN / "python", "-I", "-m", "chromad.engine_room"],
+                [BIN / "python", "-I", "-m", "chromad.engine.room"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.STDOUT,

@@ -5,8 +5,8 @@ import socket
 from urllib.parse import quote
 
 import pytest
-from chromad.api import Api
 from chromad.config import Listen
+from chromad.engine.api import Api
 from chromadb.errors import ChromaError
 
 from tests.integration import records

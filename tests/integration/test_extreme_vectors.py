@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromad.api import Api
 from chromad.config import Listen
+from chromad.engine.api import Api
 from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT
 
 from tests.integration import opened, seconds

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 from chromadb.errors import ChromaError
 
 from tests.integration import mounts, records

@@ -11,11 +11,11 @@ from time import sleep
 import numpy as np
 import pytest
 from chromad import config as configuration
-from chromad.api import Api
 from chromad.backup import proof
-from chromad.lifecycle import KEEP_INTERVAL
-from chromad.store import planner
-from chromad.store.sqlite import FILE
+from chromad.chroma import planner
+from chromad.chroma.sqlite import FILE
+from chromad.daemon.lifecycle import KEEP_INTERVAL
+from chromad.engine.api import Api
 
 from tests import statements
 from tests.bench.servers import Stock

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from chromad.api import Api
+from chromad.chroma import sqlite
 from chromad.config import Listen
-from chromad.store import hold, sqlite
+from chromad.engine.api import Api
+from chromad.store import hold
 from chromadb.api import ClientAPI
 
 from tests.integration import records

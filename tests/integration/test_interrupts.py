@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.integration import records
 from tests.integration.account import AS_ROOT, BIN, until

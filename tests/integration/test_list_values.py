@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from chromad.api import Api
+from chromad.chroma import sqlite as store
 from chromad.config import Listen
-from chromad.store import sqlite as store
+from chromad.engine.api import Api
 
 from tests.integration import holders, records
 from tests.integration.account import until

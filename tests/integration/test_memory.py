@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromad.chroma import sqlite
 from chromad.errors import TryAgain
-from chromad.store import sqlite
 
 from tests.integration import records
 from tests.integration.account import BIN, current, until

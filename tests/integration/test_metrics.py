@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from chromad.metrics import TABLE
+from chromad.monitoring.metrics import TABLE
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration import holders, records

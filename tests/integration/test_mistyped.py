@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer
 from chromad import cli
-from chromad.api import Api
 from chromad.config import Listen
+from chromad.engine.api import Api
 
 from tests.integration import records
 from tests.integration.account import until

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chromad.metrics import TABLE
+from chromad.monitoring.metrics import TABLE
 
 from tests.integration.account import BIN, until
 from tests.integration.prometheus import program

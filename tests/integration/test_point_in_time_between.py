@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from chromad.api import Api
 from chromad.config import Listen
+from chromad.engine.api import Api
 
 from tests.integration import opened, records, seconds
 from tests.integration.site import Site

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-from chromad.api import Api
+from chromad.chroma import changes
+from chromad.chroma import sqlite as store
 from chromad.config import Listen
-from chromad.store import changes
-from chromad.store import sqlite as store
+from chromad.engine.api import Api
 
 from tests.integration import opened, records, seconds
 from tests.integration.account import until

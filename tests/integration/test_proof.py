@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from chromad.api import Api
 from chromad.backup import proof
 from chromad.backup.manifest import CollectionEntry
+from chromad.chroma import sqlite
 from chromad.config import Listen
-from chromad.store import sqlite
+from chromad.engine.api import Api
 
 from tests.integration import records
 from tests.integration.site import Site

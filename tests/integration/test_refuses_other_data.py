@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chromad.store import history, sqlite, state
+from chromad.chroma import sqlite
+from chromad.store import history, state
 
 from tests.integration import records
 from tests.integration.site import Site

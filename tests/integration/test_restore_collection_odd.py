@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.integration import records
 from tests.integration.records import Record

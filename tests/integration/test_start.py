@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.integration import records
 from tests.integration.daemon import Daemon

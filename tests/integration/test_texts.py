@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from chromad import texts
-from chromad.api import Api
+from chromad.chroma import sqlite as store
 from chromad.config import Listen
-from chromad.engine import is_full
+from chromad.engine import texts
+from chromad.engine.api import Api
+from chromad.engine.process import is_full
 from chromad.errors import EngineError, NotFound, RecordLost, SegmentUnreadable, TablesMissing
-from chromad.store import sqlite as store
 
 from tests.integration import mounts, records
 from tests.integration.account import AS_ROOT, BIN, alive

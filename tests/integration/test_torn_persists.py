@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromad.store import idmap
+from chromad.chroma import idmap
 
 from tests.segments import tears
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests import packages
 from tests.integration import records

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 from chromadb.errors import ChromaError
 
 from tests.integration import mounts, records

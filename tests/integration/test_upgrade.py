@@ -10,8 +10,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from chromad.store import hold, planner, sqlite, state
-from chromad.store.sqlite import FILE
+from chromad.chroma import planner, sqlite
+from chromad.chroma.sqlite import FILE
+from chromad.store import hold, state
 
 from tests.integration import environments, records
 from tests.integration.account import AS_ROOT, current

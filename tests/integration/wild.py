@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.integration import old_chroma
 

@@ -45,7 +45,7 @@ def _engines() -> list[int]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words = (path / "cmdline").read_bytes().split(b"\0")
-            if b"chromad.engine_main" in words and "/chromadb.service" not in (path / "cgroup").read_text():
+            if b"chromad.engine.main" in words and "/chromadb.service" not in (path / "cgroup").read_text():
                 found.append(int(path.name))
         except OSError:
             continue

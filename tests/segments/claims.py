@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from chromad.store import sqlite, vectors
-from chromad.store.soundness import Claim
+from chromad.chroma import sqlite, vectors
+from chromad.chroma.soundness import Claim
 
 from tests.segments import engine
 

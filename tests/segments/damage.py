@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from chromad.store import format, idmap
+from chromad.chroma import format, idmap
 
 FILES = (format.HEADER_FILE, format.LEVEL0_FILE, format.LENGTH_FILE, format.LINKS_FILE, idmap.FILE)
 

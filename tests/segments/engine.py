@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import chromadb
 import numpy as np
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 import random
 from pathlib import Path
 
-from chromad.store import format, idmap
-from chromad.store.format import Facts
+from chromad.chroma import format, idmap
+from chromad.chroma.format import Facts
 
 
 def examine(directory: Path, numbers: random.Random) -> Facts:

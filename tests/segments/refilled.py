@@ -40,4 +40,4 @@ def tries(root: Path) -> list[tuple[Path, list[str], set[str]]]:
         made.append((data, ids, missed))
         if len(missed) > len(ids) // 10:
             return made
-    raise AssertionError("the engine cuts nothing off; what `chromad.store.reach` says of it may be out of date")
+    raise AssertionError("the engine cuts nothing off; what `chromad.chroma.reach` says of it may be out of date")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chromad.store import format, idmap
-from chromad.store.damage import Damage
+from chromad.chroma import format, idmap
+from chromad.chroma.damage import Damage
 
 from tests.segments import engine, workload
 from tests.segments.damage import FILES

@@ -7,7 +7,7 @@ from math import log
 from pathlib import Path
 
 import numpy as np
-from chromad.store import format, idmap, segment
+from chromad.chroma import format, idmap, segment
 from numpy.typing import NDArray
 
 _PIECE = 10_000

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.bench.servers import Chromad
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.bench.client import Client
 from tests.bench.servers import Chromad

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from chromad.store import segment, sqlite
+from chromad.chroma import segment, sqlite
 
 from tests.bench.servers import Chromad
 

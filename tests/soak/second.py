@@ -10,7 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.bench.client import Client, Refused
 from tests.bench.servers import Chromad, Stock

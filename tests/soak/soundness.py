@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chromad.store import idmap
-from chromad.store.damage import Damage
+from chromad.chroma import idmap
+from chromad.chroma.damage import Damage
 from rich.console import Console
 from rich.progress import track
 

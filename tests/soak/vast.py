@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 from tests.bench.client import Client, upserts
 from tests.bench.servers import Chromad, Stock

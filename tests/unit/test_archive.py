@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from chromad.chroma import sqlite
 from chromad.errors import BackupError
-from chromad.store import archive, sqlite
+from chromad.store import archive
 
 from tests.segments.workload import Workload
 

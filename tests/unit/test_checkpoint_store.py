@@ -12,7 +12,8 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from chromad.store import checkpoint, sqlite
+from chromad.chroma import sqlite
+from chromad.store import checkpoint
 from chromad.store.checkpoint import Store
 
 from tests.segments import engine

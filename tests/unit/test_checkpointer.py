@@ -11,14 +11,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from chromad import checkpointer
 from chromad.backup import ledger, snapshot
-from chromad.checkpointer import Checkpointer
+from chromad.chroma import log, segment, soundness, sqlite
+from chromad.chroma.soundness import Verdict
 from chromad.config import Config
+from chromad.daemon import checkpointer
+from chromad.daemon.checkpointer import Checkpointer
 from chromad.errors import BackupError
-from chromad.store import log, segment, soundness, sqlite
 from chromad.store.checkpoint import Store
-from chromad.store.soundness import Verdict
 
 from tests.segments import engine
 

@@ -35,7 +35,9 @@ def test_a_verb_imports_no_other() -> None:
     told = run("status", "--help")
     assert told.returncode == 0
     assert "chromad.cli.status" in told.stdout.splitlines()
-    assert not {"chromad.cli.restore", "chromad.adopt", "chromad.backup.run"} & set(told.stdout.splitlines())
+    assert not {"chromad.cli.restore", "chromad.maintenance.adopt", "chromad.backup.run"} & set(
+        told.stdout.splitlines()
+    )
 
 
 def test_others_read_nothing_that_a_verb_makes() -> None:

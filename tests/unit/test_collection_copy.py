@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromad.api import Api
 from chromad.backup.collection import _Copy
 from chromad.backup.manifest import CollectionEntry, Sample
 from chromad.config import Config
+from chromad.engine.api import Api
 from chromad.errors import BackupError
 
 _COUNT = 7

@@ -5,8 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from chromad.chroma import sqlite
 from chromad.errors import TryAgain
-from chromad.store import compact, sqlite
+from chromad.store import compact
 
 
 @pytest.mark.parametrize(("times", "fits"), [(0.5, False), (1.5, False), (2.5, True)])

@@ -6,10 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from chromad import control, threads
+from chromad import control
 from chromad.checks import host
 from chromad.config import Config
 from chromad.errors import ChromadError, PermissionProblem, TryAgain
+from chromad.host import threads
 
 
 def test_answer_with_much_in_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromad.store import segment
+from chromad.chroma import segment
 
 pytestmark = pytest.mark.root
 

@@ -60,8 +60,8 @@ def test_names_of_a_rename() -> None:
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["/usr/bin/python3", "-I", "-m", "chromad.engine_main", "/proc/self/fd/3", "1"], "engine"),
-        (["/usr/bin/python3", "-m", "chromad.store.format_main"], "format_main"),
+        (["/usr/bin/python3", "-I", "-m", "chromad.engine.main", "/proc/self/fd/3", "1"], "engine"),
+        (["/usr/bin/python3", "-m", "chromad.chroma.format_main"], "format_main"),
         (["/usr/bin/python3", "/opt/venv/bin/chromad", "--config", "x"], "chromad"),
         (["/usr/bin/python3", "/opt/venv/bin/chromactl", "restore"], "chromactl"),
         (["restic", "backup"], "restic"),

@@ -5,8 +5,9 @@ import logging
 import signal
 
 import pytest
-from chromad import engine, signals
 from chromad.config import Config
+from chromad.engine import process
+from chromad.host import signals
 
 BANNER = """
                 (((((((((    (((((####
@@ -28,13 +29,13 @@ TRACE = """\
 
 def traces(caplog: pytest.LogCaptureFixture, text: str) -> list[tuple[int, str]]:
     with caplog.at_level(logging.DEBUG, "chromad"):
-        engine._pump_traces(io.StringIO(text))
+        process._pump_traces(io.StringIO(text))
     return [(record.levelno, record.getMessage()) for record in caplog.records]
 
 
 def errors(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
     with caplog.at_level(logging.DEBUG, "chromad"):
-        engine._pump_errors(io.StringIO(text))
+        process._pump_errors(io.StringIO(text))
     assert all(record.levelno == logging.ERROR for record in caplog.records)
     return [record.getMessage() for record in caplog.records]
 
@@ -79,7 +80,7 @@ def test_an_error_before_the_echo_is_told(caplog: pytest.LogCaptureFixture) -> N
 def test_lines_are_listened_to() -> None:
     heard: list[str] = []
     lines = "  2026-11-23T01:00:00Z ERROR error: broken\n    at x.rs:1\n"
-    engine._pump_traces(io.StringIO(lines), heard.append)
+    process._pump_traces(io.StringIO(lines), heard.append)
     assert "".join(heard) == lines
 
 
@@ -98,13 +99,13 @@ def test_engine_of_somebody_who_is_interrupted(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, scratch: bool
 ) -> None:
     """One of our own complains, before it is ended itself, that nobody waits for its answer: that reaches no terminal."""
-    found = engine.Engine(Config(), -1, scratch=scratch)
+    found = process.Engine(Config(), -1, scratch=scratch)
     line = "2026-11-23T01:00:00Z ERROR system: message reply channel was unexpectedly dropped by caller: Ok(())\n"
     expected = []
     with caplog.at_level(logging.DEBUG, "chromad"):
         for came, quiet in ((0, False), (signal.SIGINT, scratch)):
             monkeypatch.setattr(signals._Ending, "came", came)
-            engine._pump_traces(io.StringIO(line), unheard=found._ends_unheard, scratch=scratch)
-            engine._pump_errors(io.StringIO("panicked\n"), found._ends_unheard)
+            process._pump_traces(io.StringIO(line), unheard=found._ends_unheard, scratch=scratch)
+            process._pump_errors(io.StringIO("panicked\n"), found._ends_unheard)
             expected += [logging.DEBUG if quiet else logging.ERROR] * 2
     assert [record.levelno for record in caplog.records] == expected

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from chromad.chroma import sqlite
 from chromad.errors import TryAgain
-from chromad.store import fence, sqlite
+from chromad.store import fence
 
 
 def test_fence_of_a_deleted_collection_goes_alone(two: Path) -> None:

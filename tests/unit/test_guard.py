@@ -4,9 +4,10 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from chromad.chroma import sqlite
 from chromad.config import Config
-from chromad.guard import Guard
-from chromad.store import fence, sqlite
+from chromad.daemon.guard import Guard
+from chromad.store import fence
 
 
 def test_writes_are_fenced_where_the_next_checkpoint_has_no_room(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import sys
 import threading
 
 import pytest
-from chromad.history import History
+from chromad.monitoring.history import History
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromad.store import ids, sqlite
+from chromad.chroma import ids, sqlite
+from chromad.chroma.damage import Damage
+from chromad.chroma.soundness import Claim
 from chromad.store.checkpoint import Store
-from chromad.store.damage import Damage
-from chromad.store.soundness import Claim
 
 from tests.segments import claims, engine
 

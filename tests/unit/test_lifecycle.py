@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromad.checkpointer import Checkpointer
+from chromad.chroma import segment, sqlite
 from chromad.config import Config
-from chromad.lifecycle import Daemon
-from chromad.store import fence, segment, sqlite
+from chromad.daemon.checkpointer import Checkpointer
+from chromad.daemon.lifecycle import Daemon
+from chromad.store import fence
 from chromad.store.checkpoint import Store
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromad.chroma import log, sqlite
 from chromad.errors import ChromadError
-from chromad.store import log, sqlite
 
 from tests.segments import engine
 

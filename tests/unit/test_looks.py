@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from chromad.api import Api
 from chromad.backup import fingerprint, proof
 from chromad.backup.manifest import CollectionEntry, Sample
+from chromad.engine.api import Api
 
 _UUID = "8c4b4ab6-6d3e-4b51-9c1a-6a1f3f5b4e11"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from chromad.backup import manifest
+from chromad.chroma import segment
 from chromad.errors import BackupError
-from chromad.store import segment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 
 import pytest
-from chromad import config, manual
-from chromad.cli import VERBS
+from chromad import config
+from chromad.cli import VERBS, manual
 
 PAGES = manual.pages()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromad.chroma import segment as segments
 from chromad.errors import BackupError
-from chromad.store import segment as segments
 
 from tests.integration import mounts
 from tests.segments import writer

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from chromad import names
 from chromad.backup.repository import Repository, Snapshot
+from chromad.chroma import sqlite
 from chromad.errors import BackupError, ConfigurationError
-from chromad.store import sqlite
 
 from tests.segments.workload import Workload
 

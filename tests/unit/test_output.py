@@ -8,8 +8,9 @@ import struct
 from pathlib import Path
 
 import pytest
-from chromad import errors, events, output
+from chromad import errors
 from chromad.cli import ui
+from chromad.logs import events, lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Group
@@ -31,15 +32,15 @@ from rich.text import Text
     ],
 )
 def test_human_bytes(count: int, text: str) -> None:
-    assert output.human_bytes(count) == text
+    assert lines.human_bytes(count) == text
 
 
 @given(st.sampled_from([logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR]), st.text(min_size=1))
 def test_journal_lines_all_have_a_priority(level: int, text: str) -> None:
     record = logging.LogRecord("chromad", level, "", 0, "%s", (text,), None)
     wanted = {logging.DEBUG: "<7>", logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}[level]
-    lines = output._JournalFormatter("%(message)s").format(record).splitlines()
-    assert all(line.startswith(wanted) for line in lines)
+    told = lines._JournalFormatter("%(message)s").format(record).splitlines()
+    assert all(line.startswith(wanted) for line in told)
 
 
 def _entry(data: bytes) -> dict[str, str]:
@@ -64,7 +65,7 @@ def test_events_are_entries_with_fields(text: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind("")  # an abstract address
         address = journald.getsockname()
-        assert output.send(events.FENCED, logging.WARNING, text, "chromactl", address)
+        assert lines.send(events.FENCED, logging.WARNING, text, "chromactl", address)
         assert _entry(journald.recv(1 << 20)) == {
             "MESSAGE": errors.contained(text),
             "PRIORITY": "4",
@@ -75,7 +76,7 @@ def test_events_are_entries_with_fields(text: str) -> None:
 
 
 def test_no_journald(tmp_path: Path) -> None:
-    assert not output.send(events.READY, logging.INFO, "text", "chromad", tmp_path / "nothing")
+    assert not lines.send(events.READY, logging.INFO, "text", "chromad", tmp_path / "nothing")
 
 
 def test_events_are_told_apart() -> None:
@@ -87,7 +88,7 @@ def test_no_name_of_a_clients_controls_a_terminal_or_makes_a_line() -> None:
     name = "a\x1b[31m\x07\u202e\ud800\x9b\x85b\n12:00:00 ERROR   forged"
     record = logging.LogRecord("chromad", logging.INFO, "", 0, "left cold: %s", (name,), None)
     said = r"left cold: a\x1b[31m\x07\u202e\ud800\x9b\x85b"
-    assert output._Formatter("%(message)s").format(record) == f"{said}\n  12:00:00 ERROR   forged"
+    assert lines._Formatter("%(message)s").format(record) == f"{said}\n  12:00:00 ERROR   forged"
     assert errors.one_line(name) == said.removeprefix("left cold: ") + r"\n12:00:00 ERROR   forged"
     assert errors.one_line("x" * 3000) == "x" * 2000 + "…"
 

@@ -10,9 +10,10 @@ import pytest
 from chromad import config as configuration
 from chromad import control
 from chromad.checks import preflight
+from chromad.chroma import segment
 from chromad.config import Config
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, from_system
-from chromad.store import history, segment
+from chromad.store import history
 from chromad.store.checkpoint import Store
 
 _FOR_GOOD = (ConfigurationError, PermissionProblem)

@@ -11,10 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from chromad.output import log
-from chromad.signals import Interrupted
-from chromad.store import compact, planner
-from chromad.store.sqlite import FILE
+from chromad.chroma import planner
+from chromad.chroma.sqlite import FILE
+from chromad.host.signals import Interrupted
+from chromad.logs.lines import log
+from chromad.store import compact
 
 ROWS = 40_000
 SCHEMA = """

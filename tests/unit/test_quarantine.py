@@ -96,7 +96,7 @@ def test_rename_that_cannot_be_made_durable_is_undone(data: Path, aside: Path, m
     def fail(_: Path) -> NoReturn:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("chromad.store.state.fsync_path", fail)
+    monkeypatch.setattr("chromad.host.files.fsync_path", fail)
     with pytest.raises(NotMoved, match="Input/output error"):
         quarantine.move(data / UUID, aside, "broken", ignore)
     assert names(aside) == []

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from chromad.store import reach, soundness
+from chromad.chroma import reach, soundness
 
 from tests.segments import engine, refilled
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from chromad.chroma import sqlite
 from chromad.errors import ChromadError
-from chromad.store import fence, sqlite
+from chromad.store import fence
 from chromad.store.checkpoint import Store
 from chromad.store.recovery import Doubts, Recovery
 

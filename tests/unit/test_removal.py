@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from chromad.store.removal import remove_tree
+from chromad.host.removal import remove_tree
 
 _LARGE = bytes(range(256)) * (40 << 12)  # 40 MiB
 _LITTLE = 9 << 20

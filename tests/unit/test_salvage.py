@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromad.store import format, idmap
-from chromad.store.salvage import Salvage
+from chromad.chroma import format, idmap
+from chromad.chroma.salvage import Salvage
 
 from tests.segments import engine, workload, writer
 from tests.segments.engine import Vector

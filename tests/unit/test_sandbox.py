@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from chromad import sandbox
+from chromad.engine import sandbox
 
 _UNIT = Path(__file__).resolve().parents[2] / "systemd/chromadb.service"
 # How the service is run, and where its data are

@@ -6,7 +6,8 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from chromad.store import segment as segments
+from chromad.chroma import segment as segments
+from chromad.store import state
 
 from tests.segments import engine
 
@@ -51,9 +52,9 @@ def test_pickle_that_is_cut_off(whole: Path, size: int) -> None:
 def test_mark_of_a_copy_leaves_out_what_is_not_as_the_stop_left_it(two: Path, tmp_path: Path, change: str) -> None:
     """Copies keep sizes and times; other inodes are no matter."""
     stays, goes = (engine.segment(two, name).name for name in ("stays", "goes"))
-    left = segments.mark(two)
+    left = state.mark(two)
     copy = shutil.copytree(two, tmp_path / "copy")
-    assert segments.mark_of_copy(copy, left).segments == segments.mark(copy).segments
+    assert state.mark_of_copy(copy, left).segments == state.mark(copy).segments
     level0 = copy / goes / "data_level0.bin"
     if change == "content":
         status = level0.stat()
@@ -65,7 +66,7 @@ def test_mark_of_a_copy_leaves_out_what_is_not_as_the_stop_left_it(two: Path, tm
         level0.unlink()
     else:
         (copy / str(UUID(int=7))).mkdir()
-    known = segments.mark_of_copy(copy, left).segments
+    known = state.mark_of_copy(copy, left).segments
     assert known.get(stays)
     assert (goes in known) == (change == "more")
     assert not known.get(str(UUID(int=7)))
@@ -73,4 +74,4 @@ def test_mark_of_a_copy_leaves_out_what_is_not_as_the_stop_left_it(two: Path, tm
 
 def test_mark_of_a_copy_of_what_an_earlier_chromad_stopped(two: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(two, tmp_path / "copy")
-    assert segments.mark_of_copy(copy, None) == segments.mark(copy)
+    assert state.mark_of_copy(copy, None) == state.mark(copy)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from chromad import versions
 from chromad.backup import snapshot
-from chromad.checkpointer import Checkpointer
+from chromad.chroma import sqlite
 from chromad.config import Config
-from chromad.store import fence, hold, sqlite, state
+from chromad.daemon.checkpointer import Checkpointer
+from chromad.store import fence, hold, state
 from chromad.store.checkpoint import Store
 
 from tests.segments import engine

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromad.chroma import damage as damage_of
+from chromad.chroma import format, format_main, idmap, soundness
+from chromad.chroma.damage import Damage
+from chromad.chroma.soundness import Verdict
 from chromad.errors import ChromadError
-from chromad.store import damage as damage_of
-from chromad.store import format, format_main, idmap, soundness
-from chromad.store.damage import Damage
-from chromad.store.soundness import Verdict
 
 from tests.segments import damage, engine, pieces, workload, writer
 from tests.segments.workload import Workload
@@ -461,7 +461,7 @@ def test_a_child_that_cannot_run_says_nothing_about_segments(
 def test_the_child_dies_with_its_parent() -> None:
     script = (
         "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-I', '-m',"
-        " 'chromad.store.format_main', str(os.getpid())], stdin=subprocess.PIPE);"
+        " 'chromad.chroma.format_main', str(os.getpid())], stdin=subprocess.PIPE);"
         " print(child.pid, flush=True); time.sleep(1000)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)

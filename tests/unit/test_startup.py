@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from chromad.chroma import sqlite
 from chromad.config import Config
-from chromad.engine import Engine
-from chromad.startup import Startup
-from chromad.store import fence, segment, sqlite, state
+from chromad.daemon.startup import Startup
+from chromad.engine.process import Engine
+from chromad.store import fence, state
 from chromad.store.checkpoint import Store
 
 
@@ -35,7 +36,7 @@ def test_mark_goes_before_anything_is_mended(two: Path, monkeypatch: pytest.Monk
     checkpoints = Store(two, config.checkpoint_dir, "history")
     checkpoints.prepare()
     checkpoints.take(sqlite.collections(two), live=False, progress=lambda _: None)
-    left = state.clean("history", "1.5.9", segment.mark(two))
+    left = state.clean("history", "1.5.9", state.mark(two))
     state.write(two, left)
     [goes] = (each for each in sqlite.collections(two) if each.name == "goes")
     (two / goes.segment / "length.bin").unlink()

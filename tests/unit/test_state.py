@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromad import startup
+from chromad.daemon import startup
 from chromad.errors import ConfigurationError
 from chromad.store import state
 from hypothesis import HealthCheck, given, settings

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import chromad
 import pytest
-from chromad import threads
 from chromad.errors import ChromadError
+from chromad.host import threads
 
 from tests.integration.account import until
 

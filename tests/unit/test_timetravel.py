@@ -8,9 +8,10 @@ import pytest
 from chromad.backup import timetravel
 from chromad.backup.repository import Snapshot
 from chromad.backup.timetravel import Target
+from chromad.chroma import sqlite
 from chromad.config import Config
 from chromad.errors import BackupError, UsageProblem
-from chromad.store import archive, sqlite, state
+from chromad.store import archive, state
 from hypothesis import given
 from hypothesis import strategies as st
 

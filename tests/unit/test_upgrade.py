@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from chromad.config import Config
-from chromad.upgrade import Upgrade
-from chromad.upgrade_journal import Journal
-from chromad.upgrade_steps import RootSteps
+from chromad.maintenance.upgrade import Upgrade
+from chromad.maintenance.upgrade_journal import Journal
+from chromad.maintenance.upgrade_steps import RootSteps
 
 from tests.segments import engine
 

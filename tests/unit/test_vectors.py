@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromad.store import format, sqlite, vectors
-from chromad.store.damage import Damage
-from chromad.store.soundness import Claim
+from chromad.chroma import format, sqlite, vectors
+from chromad.chroma.damage import Damage
+from chromad.chroma.soundness import Claim
 
 from tests.segments import claims, engine, workload
 

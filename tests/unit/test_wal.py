@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from chromad.store import sqlite
+from chromad.chroma import sqlite
 
 _ROWS = 2000
 _AUTOMATIC = 1000  # pages after which SQLite moves the WAL into the file

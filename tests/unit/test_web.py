@@ -5,7 +5,7 @@ import logging
 
 import pytest
 from chromad.config import Metrics
-from chromad.web import Answer, Listener
+from chromad.monitoring.web import Answer, Listener
 
 from tests.integration.site import free_port
 

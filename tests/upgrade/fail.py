@@ -9,7 +9,8 @@ import signal
 import sys
 from typing import Any
 
-from chromad import cli, upgrade
+from chromad import cli
+from chromad.maintenance import upgrade
 
 step, how, backup = sys.argv[1:]
 done = getattr(upgrade.Upgrade, step)

@@ -16,7 +16,7 @@ LOCK = Path(__file__).with_name("older.lock")
 _ENTRY = re.compile(r"^(?=[A-Za-z0-9])(?:.*\\\n)*.*\n", re.MULTILINE)
 # What differs in Chroma 1.0
 _PATCHES = {
-    "daemon/chromad/store/sqlite.py": {'"sysdb": 10, "metadb": 6': '"sysdb": 9, "metadb": 5'},
+    "daemon/chromad/chroma/sqlite.py": {'"sysdb": 10, "metadb": 6': '"sysdb": 9, "metadb": 5'},
     "daemon/pyproject.toml": {'version = "0.1.0"': 'version = "0.0.9"', "chromadb==1.5.9": f"chromadb=={ENGINE}"},
 }
 

@@ -6,12 +6,14 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from chromad import memory, versions
+from chromad import versions
 from chromad.backup import manifest
 from chromad.backup.manifest import Manifest
+from chromad.chroma import segment, sqlite
+from chromad.chroma.soundness import Claim
 from chromad.errors import BackupError, ConfigurationError
-from chromad.store import archive, segment, sqlite
-from chromad.store.soundness import Claim
+from chromad.host import memory
+from chromad.store import archive
 
 # phase, bytes done, bytes in all
 Progress = Callable[[str, int, int], None]
@@ -118,7 +120,7 @@ def bring_up(
 
 def settle(directory: Path, found: Manifest) -> None:
     """Spares the engine that opens a private copy, after `bring_up`, to find new neighbours for each updated record."""
-    from chromad.store import vectors  # here: numpy is not for the daemon
+    from chromad.chroma import vectors  # here: numpy is not for the daemon
 
     with sqlite.connect(directory) as connection:
         sqlite.do_not_flush(connection)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from chromad.store import archive, changes
+from chromad.chroma import changes
+from chromad.store import archive
 
 Row = dict[str, Any]
 # The columns of `collections` that say what it is and where; the others are its configuration.

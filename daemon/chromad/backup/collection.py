@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from chromad import signals
-from chromad.api import Api, encoded
 from chromad.backup import between, proof, restore, run, stage
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
+from chromad.chroma import log, sqlite
 from chromad.config import Config
 from chromad.control import ask
+from chromad.engine.api import Api, encoded
 from chromad.errors import (
     BackupError,
     ChromadError,
@@ -30,7 +30,8 @@ from chromad.errors import (
     TryAgain,
     UsageProblem,
 )
-from chromad.store import fence, lock, log, sqlite, swap
+from chromad.host import signals
+from chromad.store import fence, lock, swap
 from chromad.store.swap import Staging
 
 # Records that are read at once: few enough for Chroma's largest batch, and about so many bytes of them

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from chromad import signals
 from chromad.backup import assemble, catalog, ledger, manifest, proof, run
 from chromad.backup.ledger import Drill
 from chromad.backup.repository import Repository
 from chromad.config import Config
 from chromad.errors import ChromadError, TryAgain
-from chromad.store import lock, removal
+from chromad.host import removal, signals
+from chromad.store import lock
 
 # A drill reads one of so many parts of the repository.
 PARTS = 10

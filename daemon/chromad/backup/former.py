@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 from chromad.backup import ledger
 from chromad.backup.ledger import Kept, Ledger
 from chromad.backup.repository import Repository, Snapshot
+from chromad.chroma import sqlite
 from chromad.config import Config
 from chromad.errors import ConfigurationError
-from chromad.store import sqlite
 
 # For so long, counted from the one that came after it
 _TIME = timedelta(days=30)

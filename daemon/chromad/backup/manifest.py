@@ -11,9 +11,10 @@ from pydantic import TypeAdapter
 
 from chromad import names
 from chromad.backup.fingerprint import Fingerprint
+from chromad.chroma import segment, sqlite
 from chromad.errors import BackupError
 from chromad.fields import Moment, Number, Uuid
-from chromad.store import archive, segment, sqlite
+from chromad.store import archive
 
 FILE = "manifest.json"
 FORMAT = 2

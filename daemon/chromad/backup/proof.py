@@ -14,15 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chromad import signals
-from chromad.api import Api
 from chromad.backup import fingerprint
 from chromad.backup.fingerprint import Fingerprint
 from chromad.backup.manifest import CollectionEntry, Sample
+from chromad.chroma import log, sqlite
 from chromad.config import Config, Listen
-from chromad.engine import Engine
+from chromad.engine.api import Api
+from chromad.engine.process import Engine
 from chromad.errors import BackupError, EngineError, RecordLost
-from chromad.store import lock, log, sqlite
+from chromad.host import signals
+from chromad.store import lock
 
 # Records sampled of a collection: those written last, and others.
 _RECENT, _ANY = 5, 5

@@ -6,8 +6,10 @@ from pathlib import Path
 from chromad.backup import manifest
 from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository, Snapshot
+from chromad.chroma import sqlite
 from chromad.errors import BackupError, ChromadError
-from chromad.store import archive, removal, sqlite
+from chromad.host import removal
+from chromad.store import archive
 
 _HINT = "the next backup begins anew; when it fails as well, look at the disks of the checkpoints and of the repository"
 

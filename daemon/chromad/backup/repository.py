@@ -19,11 +19,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from chromad import names, signals
+from chromad import names
 from chromad.backup import secret
 from chromad.config import Config, Keep
 from chromad.errors import MORE_MEMORY, BackupError, ChromadError, ConfigurationError, RepositoryUnreachable, TryAgain
-from chromad.host import files
+from chromad.host import files, signals
 
 MARK = "chromad"  # the tag of every snapshot that is ours
 _TICK = 0.2

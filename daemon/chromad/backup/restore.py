@@ -13,18 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from chromad import service, signals, versions
-from chromad.api import Api
+from chromad import versions
 from chromad.backup import run, stage
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice, Staged
 from chromad.config import Config
 from chromad.control import ask
+from chromad.engine.api import Api
 from chromad.errors import BackupError, ConfigurationError, EngineError, NotFound, PermissionProblem, TryAgain
-from chromad.host import files, privileges, trees
+from chromad.host import files, privileges, service, signals, trees
 from chromad.host.privileges import Step
-from chromad.store import history, lock, segment, state, swap
+from chromad.store import history, lock, state, swap
 from chromad.store.swap import DataSwap, Staging
 
 Progress = Callable[[str, int, int], None]
@@ -257,7 +257,7 @@ def _outcome(
 def dress(directory: Path, engine_version: str, like: Path, mode: int, former: str = "") -> None:
     """Gives a staged directory a history of its own, an owner and modes, and puts it on disk. mode: of the directory itself.
     former: the history that it was restored from."""
-    state.write(directory, state.clean(state.new_data_id(), engine_version, segment.mark(directory), former))
+    state.write(directory, state.clean(state.new_data_id(), engine_version, state.mark(directory), former))
     hand_over(directory, like, mode)
 
 
@@ -270,11 +270,11 @@ def hand_over(directory: Path, like: Path, mode: int) -> None:
         if not privileges.split():
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         if path.is_dir():
-            state.fsync_path(path)
+            files.fsync_path(path)
         else:
-            state.fsync_file(path)
+            files.fsync_file(path)
     os.chmod(directory, mode)
-    state.fsync_path(directory.parent)
+    files.fsync_path(directory.parent)
 
 
 def _is_mount_point(path: Path) -> bool:

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from chromad import signals
-from chromad.api import Api
 from chromad.backup import assemble, former, ledger, manifest, proof, readback, repository, snapshot
 from chromad.backup.ledger import Kept, Taken
 from chromad.backup.repository import Added, Repository
 from chromad.backup.snapshot import Snapshot
+from chromad.chroma import segment, sqlite
 from chromad.config import Config
 from chromad.control import ask
+from chromad.engine.api import Api
 from chromad.errors import BackupError, ChromadError, ConfigurationError, PermissionProblem, TryAgain
-from chromad.host import files
-from chromad.output import human_bytes
-from chromad.output import log as journal
-from chromad.store import lock, removal, segment, sqlite, state
+from chromad.host import files, removal, signals
+from chromad.logs.lines import human_bytes
+from chromad.logs.lines import log as journal
+from chromad.store import lock, state
 
 PROVEN, UNPROVEN = "proven", "unproven"
 _PROOF = "proof"

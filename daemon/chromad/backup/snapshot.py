@@ -16,13 +16,16 @@ from chromad import versions
 from chromad.backup import ledger, manifest, proof
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry, Entry, Manifest
+from chromad.chroma import audit, log, segment, soundness, sqlite
+from chromad.chroma.finding import Finding
 from chromad.config import Config
 from chromad.errors import BackupError, ConfigurationError
-from chromad.output import human_bytes
-from chromad.output import log as journal
-from chromad.store import archive, audit, fence, hold, log, removal, segment, soundness, sqlite, state
+from chromad.host import removal
+from chromad.host.files import fsync_path
+from chromad.logs.lines import human_bytes
+from chromad.logs.lines import log as journal
+from chromad.store import archive, fence, hold, state
 from chromad.store.checkpoint import Checkpoint, Store
-from chromad.store.finding import Finding
 
 CURRENT = "current"
 NEXT = "next"
@@ -160,7 +163,7 @@ def _add(config: Config) -> Snapshot:
     created = ledger.now()
     with sqlite.connect(config.data_dir) as connection:
         last = archive.append(directory / archive.FILE, connection, created, look)
-    state.fsync_path(directory / archive.FILE)
+    fsync_path(directory / archive.FILE)
     files = [entry for entry in before.files if entry.path != archive.FILE]
     files.append(manifest.hash_file(directory / archive.FILE, _ignore))
     result = replace(
@@ -205,7 +208,7 @@ def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) ->
             last = archive.create(target / archive.FILE, connection, created)
         files += [manifest.hash_file(target / name, _ignore) for name in (sqlite.FILE, archive.FILE)]
         for path in target.rglob("*"):
-            state.fsync_path(path)
+            fsync_path(path)
     except BaseException:
         _remove(target)
         raise
@@ -226,7 +229,7 @@ def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) ->
     current = config.backup_dir / CURRENT
     _remove(current)
     target.rename(current)
-    state.fsync_path(config.backup_dir)
+    fsync_path(config.backup_dir)
     return Snapshot(current, result, reason)
 
 

@@ -11,10 +11,11 @@ from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry, Manifest
 from chromad.backup.repository import Repository, Snapshot
 from chromad.backup.timetravel import Target
+from chromad.chroma import sqlite
 from chromad.config import Config
 from chromad.errors import BackupError
-from chromad.output import human_bytes
-from chromad.store import lock, sqlite, state
+from chromad.logs.lines import human_bytes
+from chromad.store import lock, state
 from chromad.store.swap import Staging
 
 Progress = Callable[[str, int, int], None]

@@ -13,9 +13,11 @@ from pathlib import Path
 from chromad.backup import assemble, between, catalog, ledger, manifest
 from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository, Snapshot
+from chromad.chroma import sqlite
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, UsageProblem
-from chromad.store import archive, removal, sqlite, state
+from chromad.host import removal
+from chromad.store import archive, state
 
 _JOINED = "joined"
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from chromad.checks import Data, Result, ok, warn
 from chromad.checks.host import Host
-from chromad.output import human_bytes
+from chromad.logs.lines import human_bytes
 from chromad.store import swap
 
 # Former data that are older than this are hardly wanted back.

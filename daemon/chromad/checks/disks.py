@@ -8,8 +8,8 @@ from pathlib import Path
 from chromad.checks import Data, Result, fail, ok, warn
 from chromad.checks.host import Host
 from chromad.errors import ChromadError, ConfigurationError
-from chromad.guard import Aside, usage
-from chromad.output import human_bytes
+from chromad.host.disks import Aside, usage
+from chromad.logs.lines import human_bytes
 
 # On these SQLite's locks or its shared memory do not work, https://www.sqlite.org/wal.html and faq.html#q5
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "9p", "afs"}

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from chromad import environment, upgrade_journal, versions
+from chromad import versions
 from chromad.checks import Result, fail, ok, preflight, skip, warn
 from chromad.checks.host import Host
 from chromad.errors import ConfigurationError
-from chromad.guard import Aside
 from chromad.host import privileges
+from chromad.host.disks import Aside
+from chromad.maintenance import environment, upgrade_journal
 
 # The oldest that Debian 12 has, and that repositories are tested with
 _RESTIC = (0, 14)

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from chromad import environment, errors, service
+from chromad import errors
 from chromad.checks import Fix, Result, drift, fail, ok, skip, warn
 from chromad.checks.host import Host, group_name, service_user, user_name
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, one_line
-from chromad.host import files, privileges, trees
+from chromad.host import files, privileges, service, trees
 from chromad.host.privileges import Step
+from chromad.maintenance import environment
 
 _SHOWN = 5
 _LONGEST = 1000  # characters of names that anybody may have chosen

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chromad import control, service
+from chromad import control
 from chromad.config import Config
 from chromad.errors import ChromadError, PermissionProblem, TryAgain
+from chromad.host import service
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chromad import versions
-from chromad.checks import Result, fail, ok, processes
+from chromad.checks import Result, fail, ok
+from chromad.chroma import sqlite
 from chromad.config import Config, Listen, Metrics
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain, passes
-from chromad.store import lock, sqlite, state
+from chromad.host import files, processes
+from chromad.store import lock, state
 
 # What PrivateUsers= shows in place of users other than root and the service's own, user_namespaces(7)
 _OVERFLOW_UID = 65534
@@ -123,7 +125,7 @@ def _writable(path: Path) -> Result:
         finally:
             os.close(fd)
             probe.unlink()
-        state.fsync_path(path)
+        files.fsync_path(path)
     except OSError as error:
         hint = {
             errno.ENOSPC: "free some space",

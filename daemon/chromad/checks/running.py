@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from chromad import config as configuration
-from chromad import warm
-from chromad.checks import Result, fail, ok, processes, skip, warn
+from chromad.checks import Result, fail, ok, skip, warn
 from chromad.checks.host import Host, unit_properties
+from chromad.chroma import sqlite
 from chromad.config import Config
+from chromad.control.messages import NOT_CHOSEN
 from chromad.errors import ChromadError, ConfigurationError, TryAgain
-from chromad.service import UNIT
-from chromad.store import lock, sqlite, state
+from chromad.host import processes
+from chromad.host.service import UNIT
+from chromad.store import lock, state
 
 # Files that the engine holds open for each collection, and beside those
 _FILES, _OTHER_FILES = 4, 64
@@ -93,7 +95,7 @@ def _service(answer: dict[str, Any]) -> Iterator[Result]:
     for kind, reason in answer["fences"].items():
         yield fail("fence", ChromadError, f"writes are refused ({kind}): {reason}", "chromactl unfence, or free space")
     yield from _threads(answer.get("threads") or {})
-    cold = {name: why for name, why in answer["cold"].items() if why != warm.NOT_CHOSEN}
+    cold = {name: why for name, why in answer["cold"].items() if why != NOT_CHOSEN}
     if cold:
         names = ", ".join(f"{name} ({why})" for name, why in cold.items())
         yield warn(

@@ -8,11 +8,12 @@ from pathlib import Path
 from chromad import control
 from chromad.checks import Data, Fix, Result, fail, ok, skip, warn
 from chromad.checks.host import Host
+from chromad.chroma import audit, log, planner, record_ids, segment, soundness, sqlite
+from chromad.chroma.finding import Finding
 from chromad.errors import ChromadError, one_line
-from chromad.output import human_bytes
-from chromad.store import audit, fence, lock, log, planner, quarantine, record_ids, segment, soundness, sqlite, state
+from chromad.logs.lines import human_bytes
+from chromad.store import fence, lock, quarantine, state
 from chromad.store.checkpoint import Store
-from chromad.store.finding import Finding
 
 # A log that has grown to this many times checkpoint.after_log is held back by something.
 _LOG_PARTS = 4

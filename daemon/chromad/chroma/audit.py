@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from chromad.store import fulltext, record_ids, sqlite, systables, watermarks
-from chromad.store.finding import Finding, run
+from chromad.chroma import fulltext, record_ids, sqlite, systables, watermarks
+from chromad.chroma.finding import Finding, run
 
 # What `PRAGMA integrity_check` says of an index that can be made anew
 _INDEX = ("wrong # of entries in index", "missing from index", "non-unique entry in index")

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
-from chromad.store import legacy, log, sqlite
+from chromad.chroma import legacy, log, sqlite
 
 Progress = Callable[[str, int, int], None]
 Value = str | int | float | bool | list[Any]
@@ -174,7 +174,7 @@ class _Reader:
 
     def take_segment(self, directory: Path) -> None:
         """The vectors that the segment's files have; NULL stands for one that it should have."""
-        from chromad.store.salvage import Salvage  # here: numpy is not for the daemon
+        from chromad.chroma.salvage import Salvage  # here: numpy is not for the daemon
 
         if not self._collection.held.dimension or not directory.is_dir():
             return

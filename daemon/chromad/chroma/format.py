@@ -41,10 +41,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chromad.store import damage, idmap
-from chromad.store.damage import Damage, Missing
-from chromad.store.idmap import IdMap
-from chromad.store.segment import HEADER, LARGEST_ELEMENT, LARGEST_START
+from chromad.chroma import damage, idmap
+from chromad.chroma.damage import Damage, Missing
+from chromad.chroma.idmap import IdMap
+from chromad.chroma.segment import HEADER, LARGEST_ELEMENT, LARGEST_START
 
 HEADER_FILE, LEVEL0_FILE, LENGTH_FILE, LINKS_FILE = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"
 

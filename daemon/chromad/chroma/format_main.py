@@ -13,11 +13,11 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from chromad.chroma import format, ids, reach, segment_files, soundness, vectors
+from chromad.chroma.damage import Damage
+from chromad.chroma.idmap import Older
+from chromad.chroma.soundness import Claim
 from chromad.errors import ChromadError
-from chromad.store import format, ids, reach, segment_files, soundness, vectors
-from chromad.store.damage import Damage
-from chromad.store.idmap import Older
-from chromad.store.soundness import Claim
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

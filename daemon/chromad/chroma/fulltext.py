@@ -7,7 +7,7 @@ it in `PRAGMA integrity_check`. Everything in it is in `embedding_metadata` as w
 import sqlite3
 from collections.abc import Iterator
 
-from chromad.store.finding import Finding
+from chromad.chroma.finding import Finding
 
 TABLE = "embedding_fulltext_search"
 _SHADOWS = tuple(f"{TABLE}_{end}" for end in ("data", "idx", "content", "docsize", "config"))

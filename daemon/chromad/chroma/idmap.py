@@ -20,7 +20,7 @@ import struct
 from collections.abc import Callable, Iterator
 from io import FileIO
 
-from chromad.store.damage import Damage
+from chromad.chroma.damage import Damage
 
 FILE = "index_metadata.pickle"
 

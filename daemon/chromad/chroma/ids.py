@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from chromad.store import damage, idmap, log, sqlite
-from chromad.store.damage import Damage
-from chromad.store.soundness import Claim
+from chromad.chroma import damage, idmap, log, sqlite
+from chromad.chroma.damage import Damage
+from chromad.chroma.soundness import Claim
 
 _BITS = (1 << 64) - 1
 

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chromad.store import damage, idmap
+from chromad.chroma import damage, idmap
 
 _OLD = (b"\x80\x04", b"\x80\x05")
 _CLASS = "PersistentData"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 
+from chromad.chroma import sqlite
 from chromad.errors import ChromadError
-from chromad.store import sqlite
 
 # Rows of one purge transaction, and the pause between two in seconds: writers are never held up for long.
 _BATCH = 500

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from chromad.chroma import legacy, segment, sqlite
 from chromad.errors import ConfigurationError
-from chromad.store import legacy, segment, sqlite
 
 # The newest migrations of a kind that releases have, the newest release first. Those named were tried: 0.4.14, 0.4.24, 0.5.23,
 # 0.6.3, 1.0.20, 1.1.1, 1.2.2, 1.3.7, 1.4.1, 1.5.9. Nothing else in a directory names a release.

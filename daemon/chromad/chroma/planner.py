@@ -12,10 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from chromad.chroma import space
+from chromad.chroma.ticks import ticking
 from chromad.errors import TryAgain
-from chromad.output import log as journal
-from chromad.store import space
-from chromad.store.ticks import ticking
+from chromad.logs.lines import log as journal
 
 _SEGMENTS = "chromad_embeddings_segment"
 # Table, index, and how many rows there are, with one value of the first column, and with one of the first two:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chromad.store import damage, format, idmap
-from chromad.store.damage import Missing
-from chromad.store.idmap import IdMap
+from chromad.chroma import damage, format, idmap
+from chromad.chroma.damage import Missing
+from chromad.chroma.idmap import IdMap
 
 # Elements of level 0 looked at together
 _ROWS = 4096

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from chromad.store import idmap, log, segment_files, sqlite, watermarks
-from chromad.store.finding import Finding
+from chromad.chroma import idmap, log, segment_files, sqlite, watermarks
+from chromad.chroma.finding import Finding
 
 LOST = "vectors"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chromad.store import damage, format, idmap, legacy
-from chromad.store.damage import Damage
-from chromad.store.idmap import IdMap
+from chromad.chroma import damage, format, idmap, legacy
+from chromad.chroma.damage import Damage
+from chromad.chroma.idmap import IdMap
 
 # max_neighbors is 16 unless a collection says otherwise; where the header does not tell, the most fitting of these is taken.
 _LINKS = range(2, 513)

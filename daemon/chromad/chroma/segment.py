@@ -9,14 +9,14 @@ import sqlite3
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from chromad import names
+from chromad.chroma import sqlite
 from chromad.errors import BackupError
-from chromad.store import sqlite, state
-from chromad.store.state import Stats
+from chromad.host import files
 
 # Written last by the engine's persist: without it the directory holds nothing that can be opened.
 PICKLE = "index_metadata.pickle"
@@ -45,6 +45,9 @@ LARGEST_ELEMENT = 2 << 20
 # ioctl(2) FICLONE of linux/fs.h: share the blocks of another file
 _FICLONE = 0x40049409
 
+# Of each file by its name: inode, size in bytes, time of the last write in ns
+Stats = dict[str, tuple[int, int, int]]
+
 
 def directories(data_dir: Path) -> list[Path]:
     """The directories in which the engine keeps segments, those of deleted collections included."""
@@ -63,9 +66,9 @@ def sync(directory: Path) -> Iterator[Path]:
     """fsyncs a segment's files, then its directory; yields each one when it is done."""
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         if entry.is_file(follow_symlinks=False):
-            state.fsync_path(Path(entry.path))
+            files.fsync_path(Path(entry.path))
             yield Path(entry.path)
-    state.fsync_path(directory)
+    files.fsync_path(directory)
     yield directory
 
 
@@ -199,29 +202,6 @@ def stats(source: Path) -> Stats:
     except FileNotFoundError:
         return {}
     return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in entries}
-
-
-def mark(data_dir: Path, left_out: Collection[str] = ()) -> state.Mark:
-    """What the files of a directory are that nobody writes. left_out: uuids of segments that are not known to be whole."""
-    segments = {path.name: stats(path) for path in directories(data_dir) if path.name not in left_out}
-    return state.Mark(database_stats(data_dir), segments)
-
-
-def mark_of_copy(copy: Path, original: state.Mark | None) -> state.Mark:
-    """As `mark`, of a copy that kept sizes and times of a directory with the mark `original` (None: an earlier chromad wrote
-    none). What is not as it says is left out."""
-    found = mark(copy)
-    if original is None:
-        return found
-    whole = {
-        uuid: stats for uuid, stats in found.segments.items() if _bare(stats) == _bare(original.segments.get(uuid, {}))
-    }
-    return state.Mark(found.database, whole)
-
-
-def _bare(found: Stats) -> dict[str, tuple[int, int]]:
-    """Without the inodes."""
-    return {name: (size, mtime_ns) for name, (_, size, mtime_ns) in found.items()}
 
 
 def database_stats(data_dir: Path) -> Stats:

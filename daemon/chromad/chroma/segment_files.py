@@ -4,9 +4,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from chromad.store import damage, idmap, legacy
-from chromad.store.damage import Damage
-from chromad.store.idmap import IdMap
+from chromad.chroma import damage, idmap, legacy
+from chromad.chroma.damage import Damage
+from chromad.chroma.idmap import IdMap
 
 # See `format`.
 _HEADER = struct.Struct("<i6QiI3QdQ")

@@ -114,7 +114,7 @@ def _run(
         os.write(question, json.dumps(asked, default=str).encode())
         os.lseek(question, 0, os.SEEK_SET)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "chromad.store.format_main", str(os.getpid()), *(["reach"] if reach else [])],
+            [sys.executable, "-I", "-m", "chromad.chroma.format_main", str(os.getpid()), *(["reach"] if reach else [])],
             stdin=question,
             stdout=subprocess.PIPE,
             env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "OPENBLAS_NUM_THREADS": "1"},

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from chromad.errors import TryAgain
-from chromad.output import human_bytes
+from chromad.logs.lines import human_bytes
 
 
 def check(directory: Path, beside: int, temporary: int, what: str) -> None:

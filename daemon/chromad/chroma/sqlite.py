@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from chromad import names
+from chromad.chroma import changes, planner
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
-from chromad.output import log as journal
-from chromad.store import changes, planner
+from chromad.logs.lines import log as journal
 
 FILE = "chroma.sqlite3"
 

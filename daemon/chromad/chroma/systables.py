@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from chromad.chroma import segment, segment_files, sqlite, watermarks
+from chromad.chroma.finding import Finding, run
 from chromad.names import is_uuid
-from chromad.store import segment, segment_files, sqlite, watermarks
-from chromad.store.finding import Finding, run
 
 _BASE = (
     "collections",

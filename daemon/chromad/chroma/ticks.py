@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from chromad import signals
+from chromad.host import signals
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from chromad.store import damage, format, idmap, log, sqlite
-from chromad.store.damage import Damage
-from chromad.store.format import Header
-from chromad.store.soundness import Claim
+from chromad.chroma import damage, format, idmap, log, sqlite
+from chromad.chroma.damage import Damage
+from chromad.chroma.format import Header
+from chromad.chroma.soundness import Claim
 
 # The engine normalises where the space is cosine, with 32-bit floats.
 _NEAR = 1e-4

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from chromad.store import idmap, legacy, log, sqlite
-from chromad.store.finding import Finding
+from chromad.chroma import idmap, legacy, log, sqlite
+from chromad.chroma.finding import Finding
 
 # No log has more rows; JSON and its readers are exact up to here.
 HIGHEST = 1 << 53

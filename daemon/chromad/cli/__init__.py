@@ -12,10 +12,11 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from chromad import signals, streams, versions
-from chromad.cli import ui
+from chromad import versions
+from chromad.cli import streams, ui
 from chromad.config import DEFAULT_PATH
 from chromad.errors import ChromadError, UsageProblem, contained, from_system
+from chromad.host import signals
 
 # The module of each verb in this package, and its function or group
 VERBS = {

@@ -8,16 +8,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from chromad import signals
-from chromad.adopt import Adoption, Outcome, Report
-from chromad.adopt_source import Source, belongs_to
 from chromad.backup import repository
 from chromad.backup import run as backup
 from chromad.backup.repository import Repository
 from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import ChromadError, from_system, one_line
-from chromad.output import human_bytes
+from chromad.host import signals
+from chromad.logs.lines import human_bytes
+from chromad.maintenance.adopt import Adoption, Outcome, Report
+from chromad.maintenance.adopt_source import Source, belongs_to
 from chromad.store import swap
 
 LOST = 1

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from chromad import events
 from chromad.backup import repository, run
 from chromad.cli import rights, ui
 from chromad.errors import ChromadError
-from chromad.output import human_bytes
+from chromad.logs import events
+from chromad.logs.lines import human_bytes
 
 
 def take(

@@ -10,14 +10,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from chromad import signals
 from chromad.backup import catalog, ledger, manifest, repository, run
 from chromad.backup.repository import Snapshot
 from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, one_line
-from chromad.host import files, privileges, trees
-from chromad.output import human_bytes
+from chromad.host import files, privileges, signals, trees
+from chromad.logs.lines import human_bytes
 from chromad.store import lock
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)

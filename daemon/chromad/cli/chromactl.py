@@ -2,8 +2,8 @@
 
 import os
 
-from chromad import signals
 from chromad.errors import starve
+from chromad.host import signals
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with signals.ending():
         try:
-            from chromad import streams
+            from chromad.cli import streams
 
             streams.prepare()
             from chromad import cli

@@ -3,7 +3,7 @@
 import typer
 
 from chromad.cli import rights, ui
-from chromad.output import human_bytes
+from chromad.logs.lines import human_bytes
 
 
 def run(context: typer.Context, json: ui.Json = False) -> None:

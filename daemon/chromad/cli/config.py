@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 import yaml
 
-from chromad import config, control, service
+from chromad import config, control
 from chromad.checks.host import loaded
 from chromad.cli import rights, ui
+from chromad.host import service
 
 app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, add_completion=False)
 

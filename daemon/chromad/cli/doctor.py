@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from chromad import control, signals
+from chromad import control
 from chromad.checks import Fix, Result, Status, doctor, fail, files
 from chromad.checks.host import Host, loaded
 from chromad.cli import rights, ui
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain, UsageProblem, one_line
-from chromad.host import privileges
+from chromad.host import privileges, signals
 
 _COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 _WORDS = ("OK", "WARNING", "CRITICAL")

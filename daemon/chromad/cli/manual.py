@@ -1,4 +1,4 @@
-"""The manual pages, made of what --help and the schema say. `python -m chromad.manual DIRECTORY` writes them,
+"""The manual pages, made of what --help and the schema say. `python -m chromad.cli.manual DIRECTORY` writes them,
 roles/chromadb installs them."""
 
 import argparse
@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from typer.core import TyperGroup, TyperOption
 
-from chromad import config, events, versions
+from chromad import config, versions
 from chromad.__main__ import parser as daemon_parser
 from chromad.cli import app
+from chromad.logs import events
 
 # What each key of chromad.yml means; a test keeps them complete.
 KEYS = {
@@ -246,7 +247,7 @@ def _escape(text: str) -> str:
 
 def main() -> None:
     """Writes all pages below a directory of manual pages; prints the paths of those that were not so already."""
-    arguments = argparse.ArgumentParser(prog="python -m chromad.manual", description=main.__doc__)
+    arguments = argparse.ArgumentParser(prog="python -m chromad.cli.manual", description=main.__doc__)
     arguments.add_argument("directory", type=Path, help="such as /usr/local/share/man")
     directory = arguments.parse_args().directory
     for name, page in pages().items():

@@ -4,8 +4,9 @@ from dataclasses import asdict
 
 import typer
 
-from chromad import repair, signals
 from chromad.cli import rights, ui
+from chromad.host import signals
+from chromad.maintenance import repair
 
 LOST = 1
 

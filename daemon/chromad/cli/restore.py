@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from chromad import events
 from chromad.backup import collection, rehearsal, repository, restore, stage, timetravel
 from chromad.cli import rights, ui
 from chromad.config import Backup, Config
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, UsageProblem
 from chromad.host import files
-from chromad.output import human_bytes
+from chromad.logs import events
+from chromad.logs.lines import human_bytes
 from chromad.store import swap
 
 

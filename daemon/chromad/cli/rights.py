@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from chromad import sandbox, service
 from chromad.checks import host
 from chromad.cli import ui
 from chromad.config import Config
+from chromad.engine import sandbox
 from chromad.errors import ChromadError, PermissionProblem
-from chromad.host import privileges
+from chromad.host import privileges, service
 from chromad.host.privileges import Account, Step
 from chromad.store import swap
 

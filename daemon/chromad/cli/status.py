@@ -10,12 +10,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from chromad import signals, streams
 from chromad.backup import ledger
-from chromad.cli import rights, ui
+from chromad.cli import rights, streams, ui
 from chromad.control import ask
 from chromad.errors import ChromadError, UsageProblem
-from chromad.output import human_bytes
+from chromad.host import signals
+from chromad.logs.lines import human_bytes
 from chromad.store import state
 
 NOT_SERVING = 3  # as systemctl status

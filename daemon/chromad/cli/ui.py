@@ -17,9 +17,11 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 
-from chromad import config, control, notify, output, signals
+from chromad import config, control
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, printable
-from chromad.events import Event
+from chromad.host import notify, signals
+from chromad.logs import lines
+from chromad.logs.events import Event
 
 _WIDTH = 200
 
@@ -98,7 +100,7 @@ def age(time: str) -> str:
 
 def tell(event: Event, text: str, *, quiet: bool) -> None:
     """Tells the journal of what was done, and prints it unless `quiet`; under systemd that is one line."""
-    told = output.send(event, logging.INFO, text, "chromactl")
+    told = lines.send(event, logging.INFO, text, "chromactl")
     if not quiet and not (told and notify.supervised()):
         out.print(text, markup=False)
 
@@ -109,7 +111,7 @@ def failure(event: Event) -> Iterator[None]:
     try:
         yield
     except ChromadError as error:
-        output.send(event, logging.ERROR, error.message, "chromactl")
+        lines.send(event, logging.ERROR, error.message, "chromactl")
         raise
 
 

@@ -6,14 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from chromad import environment, events, upgrade
 from chromad.backup import repository
 from chromad.backup.repository import Repository
 from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import ChromadError
-from chromad.output import human_bytes
-from chromad.upgrade_steps import RootSteps
+from chromad.logs import events
+from chromad.logs.lines import human_bytes
+from chromad.maintenance import environment, upgrade
+from chromad.maintenance.upgrade_steps import RootSteps
 
 
 def run(

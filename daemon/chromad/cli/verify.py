@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from chromad import events, signals
 from chromad.backup import drill, repository
 from chromad.cli import rights, ui
+from chromad.host import signals
+from chromad.logs import events
 
 
 def run(

@@ -9,15 +9,16 @@ from typing import Any
 
 import typer
 
-from chromad import service, signals
-from chromad.api import DEFAULT_DATABASE, DEFAULT_TENANT, Api
 from chromad.backup import run as backup
+from chromad.chroma import sqlite
 from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.control import ask
+from chromad.engine.api import DEFAULT_DATABASE, DEFAULT_TENANT, Api
 from chromad.errors import ChromadError, EngineError, NotFound, TryAgain
-from chromad.output import log as journal
-from chromad.store import fence, lock, sqlite
+from chromad.host import service, signals
+from chromad.logs.lines import log as journal
+from chromad.store import fence, lock
 
 # Exact as 32-bit floats, so that they come back as they went in.
 _EMBEDDING = [0.5, -0.25, 0.125]

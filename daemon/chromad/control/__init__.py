@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from chromad import threads
 from chromad.errors import ChromadError, PermissionProblem, TryAgain, from_system, passes
-from chromad.output import log
+from chromad.host import threads
+from chromad.logs.lines import log
 
 # Bytes of a request, and of an answer: a status names each collection that was left cold.
 _LIMIT = 64 << 10
@@ -146,7 +146,7 @@ def ask(path: Path, verb: str, arguments: dict[str, Any] | None = None, progress
     Raises PermissionProblem when this user may not, TryAgain when it does not answer or what it says cannot be understood, and
     ChromadError of the class that the daemon tells, with the daemon's own words.
     """
-    from chromad import answers  # here: the daemon itself reads none
+    from chromad.control import answers  # here: the daemon itself reads none
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_TIMEOUT)

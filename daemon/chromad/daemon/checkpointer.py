@@ -10,15 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chromad import events, threads
 from chromad.backup import ledger
+from chromad.chroma import log, segment, sqlite
 from chromad.config import Config
+from chromad.daemon.warm import qualified
 from chromad.errors import TryAgain
-from chromad.host import files
-from chromad.output import log as journal
-from chromad.store import log, quarantine, segment, sqlite
+from chromad.host import files, threads
+from chromad.logs import events
+from chromad.logs.lines import log as journal
+from chromad.store import quarantine
 from chromad.store.checkpoint import Store
-from chromad.warm import qualified
 
 # Seconds
 _POLL = 5.0

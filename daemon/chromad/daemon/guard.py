@@ -6,19 +6,17 @@ Backups may lie on another host: their file system is looked at aside, so that o
 import ctypes
 import os
 import subprocess
-import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from chromad import events, threads
+from chromad.chroma import sqlite
 from chromad.config import Config
 from chromad.errors import ChromadError
-from chromad.output import human_bytes
-from chromad.output import log as journal
-from chromad.store import fence, sqlite
+from chromad.host import disks
+from chromad.logs import events
+from chromad.logs.lines import human_bytes
+from chromad.logs.lines import log as journal
+from chromad.store import fence, layout
 
-BALLAST = ".chromad-ballast"
 # Part of the file system that the ballast takes, and its bounds in bytes.
 _BALLAST_PART = 100
 _BALLAST_MIN, _BALLAST_MAX = 4 << 20, 64 << 20
@@ -29,84 +27,9 @@ _FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
 # Seconds: what a look at the file system of the backups may take of others' time, and when it counts as hanging
 _PATIENCE = 0.2
 _SILENT = 10.0
-# The same where somebody waits for the answer
-_QUICK = 2.0
 
 Level = Literal["ok", "warn", "fence"]
 _GRAVITY: dict[Level, int] = {"ok": 0, "warn": 1, "fence": 2}
-
-
-@dataclass(frozen=True)
-class Usage:
-    """One file system. percent: used, as df(1) counts it, of bytes or of inodes, whichever is more. free: bytes."""
-
-    path: Path
-    percent: float
-    of: str
-    free: int
-
-
-def usage(path: Path) -> Usage:
-    """How full the file system of a path is."""
-    return _usage(path, space(path))
-
-
-def _usage(path: Path, found: dict[str, float]) -> Usage:
-    percent, of = max((100 * found["used_ratio"], "space"), (100 * found["inodes_used_ratio"], "inodes"))
-    return Usage(path, percent, of, int(found["free_bytes"]))
-
-
-def space(path: Path) -> dict[str, float]:
-    """`size_bytes`, `free_bytes`, `used_ratio` and `inodes_used_ratio` of the file system of a path, as `usage` counts."""
-    status = os.statvfs(path)
-    used = status.f_blocks - status.f_bfree
-    return {
-        "size_bytes": status.f_blocks * status.f_frsize,
-        "free_bytes": status.f_bavail * status.f_frsize,
-        "used_ratio": used / max(used + status.f_bavail, 1),
-        "inodes_used_ratio": (status.f_files - status.f_favail) / status.f_files if status.f_files else 0.0,
-    }
-
-
-class Aside:
-    """The file system of a path that may never answer, as one of the network: a thread of its own looks at it.
-
-    found: as `space` gives it, None when there is nothing, or nothing is known yet. problem: why it cannot be had; empty where
-    it can, or where the path does not exist. silent: seconds without an answer that are a problem.
-    """
-
-    def __init__(self, path: Path, silent: float = _QUICK) -> None:
-        self.path = path
-        self._silent = silent
-        self.found: dict[str, float] | None = None
-        self.problem = ""
-        self._look: threads.Task | None = None
-        self._since = 0.0
-
-    def look(self, patience: float) -> None:
-        """Looks again, unless the last look is still in progress; waits for it so many seconds at most."""
-        if self._look is None or not self._look.is_alive():
-            self._since = time.monotonic()
-            self._look = threads.Task("backup file system", self._work)
-            self._look.start()
-            self._look.join(patience)
-        waited = time.monotonic() - self._since
-        if self._look.is_alive() and waited > self._silent:
-            self.found, self.problem = None, f"it has not answered for {waited:.0f} s"
-
-    def answers(self) -> bool:
-        """Whether it can be looked at, after the time that this may take."""
-        self.look(2 * _QUICK)
-        return not self.problem
-
-    def _work(self) -> None:
-        try:
-            found, problem = space(self.path), ""
-        except FileNotFoundError:
-            found, problem = None, ""
-        except OSError as error:
-            found, problem = None, error.strerror or str(error)
-        self.found, self.problem = found, problem
 
 
 class Guard:
@@ -120,8 +43,8 @@ class Guard:
         self.level: Level = "ok"
         self.text = ""
         self.unreachable: dict[str, str] = {}
-        self._backups: Aside | None = None
-        self._ballast = config.data_dir / BALLAST
+        self._backups: disks.Aside | None = None
+        self._ballast = config.data_dir / layout.BALLAST
         self._fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 
     def look(self, needed: int) -> Level:
@@ -150,7 +73,7 @@ class Guard:
         found = {}
         for place, path in (("data", self.config.data_dir), ("checkpoints", self.config.checkpoint_dir)):
             try:
-                found[place] = space(path)
+                found[place] = disks.space(path)
             except OSError as error:
                 journal.debug("disk: %s", error)
         backups = self._backups
@@ -190,20 +113,20 @@ class Guard:
                 level, text = here, said
         return level, text
 
-    def _usages(self) -> dict[str, Usage]:
+    def _usages(self) -> dict[str, disks.Usage]:
         """How full each place is that can be looked at; notes which ones cannot."""
         data_dir, checkpoint_dir = self.config.data_dir, self.config.checkpoint_dir
-        found = {"data": usage(data_dir)}
+        found = {"data": disks.usage(data_dir)}
         unreachable = {}
         try:
-            found["checkpoints"] = usage(checkpoint_dir)
+            found["checkpoints"] = disks.usage(checkpoint_dir)
         except FileNotFoundError:
             pass
         except OSError as error:
             unreachable["checkpoints"] = f"{checkpoint_dir}: {error.strerror}"
         backups = self._look_aside()
         if backups and backups.found:
-            found["backups"] = _usage(backups.path, backups.found)
+            found["backups"] = disks.usage_of(backups.path, backups.found)
         elif backups and backups.problem:
             unreachable["backups"] = f"{backups.path}: {backups.problem}"
         for place in unreachable.keys() - self.unreachable.keys():
@@ -213,13 +136,13 @@ class Guard:
         self.unreachable = unreachable
         return found
 
-    def _look_aside(self) -> Aside | None:
+    def _look_aside(self) -> disks.Aside | None:
         path = self.config.backup.local_path
         if path is None:
             self._backups = None
         else:
             if self._backups is None or self._backups.path != path:
-                self._backups = Aside(path, _SILENT)
+                self._backups = disks.Aside(path, _SILENT)
             self._backups.look(_PATIENCE)
         return self._backups
 

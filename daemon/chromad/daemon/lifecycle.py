@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from chromad import config as configuration
-from chromad import events, notify, output, overview, signals, threads, versions, warm
-from chromad.api import Api
+from chromad import versions
 from chromad.backup import ledger
-from chromad.checkpointer import Checkpointer
 from chromad.checks import preflight, raise_failures
-from chromad.clock import Clock
+from chromad.chroma import log as chroma_log
+from chromad.chroma import segment, sqlite
 from chromad.config import Config
 from chromad.control import Progress, Server
-from chromad.engine import Engine
+from chromad.daemon import overview, warm
+from chromad.daemon.checkpointer import Checkpointer
+from chromad.daemon.guard import Guard
+from chromad.daemon.startup import Startup
+from chromad.engine.api import Api
+from chromad.engine.process import Engine
 from chromad.errors import (
     BackupError,
     ChromadError,
@@ -30,13 +34,13 @@ from chromad.errors import (
     TablesMissing,
     TryAgain,
 )
-from chromad.guard import Guard
-from chromad.output import log
-from chromad.startup import Startup
-from chromad.store import compact, fence, history, lock, segment, sqlite, state
-from chromad.store import log as chroma_log
+from chromad.host import files, notify, signals, threads
+from chromad.host.clock import Clock
+from chromad.logs import events, lines
+from chromad.logs.lines import log
+from chromad.monitoring.telemetry import Telemetry
+from chromad.store import compact, fence, history, lock, state
 from chromad.store.checkpoint import Store
-from chromad.telemetry import Telemetry
 
 # Seconds. A stop that goes on asks systemd for EXTENSION more each time it shows progress.
 EXTENSION = 60.0
@@ -273,7 +277,7 @@ class Daemon:
             changed = configuration.differences(self._config, new)
             runtime = [key for key in changed if configuration.is_runtime(key)]
             restart = [key for key in changed if not configuration.is_runtime(key)]
-            output.set_level(new.log_level)
+            lines.set_level(new.log_level)
             taken_over = {key: getattr(new, key) for key in ("log_level", "backup", "checkpoint", "disk")}
             self._config = self._config.model_copy(update=taken_over)
             self._checkpointer.config = self._guard.config = self._telemetry.config = self._config
@@ -323,7 +327,7 @@ class Daemon:
             else []
         )
         left_out = {each.segment for each in found if each.id in doubtful or not self._was_looked_at(each)}
-        return segment.mark(data_dir, left_out)
+        return state.mark(data_dir, left_out)
 
     def _was_looked_at(self, collection: sqlite.Collection) -> bool:
         live = segment.stats(self._config.data_dir / collection.segment)
@@ -349,9 +353,9 @@ class Daemon:
                 count += 1
                 self._tick_stopping()
         for path in sqlite.files(data_dir):
-            state.fsync_path(path)
+            files.fsync_path(path)
             self._tick_stopping()
-        state.fsync_path(data_dir)
+        files.fsync_path(data_dir)
         log.info("flushed %d segment files and the database in %.2f s", count, time.monotonic() - started)
 
     def _last_checkpoints(self) -> list[sqlite.Collection]:
@@ -474,7 +478,7 @@ class Daemon:
             "unprotected": self._checkpointer.unprotected,
             "threads": threads.problems(),
             "backup": ledger.summary(config.backup_dir),
-            "events": output.recent(),
+            "events": lines.recent(),
             "last_stop": status.last_stop,
             "data_dir": str(config.data_dir),
             "pid": os.getpid(),

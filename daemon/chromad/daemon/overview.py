@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from chromad.store import segment, sqlite
+from chromad.chroma import segment, sqlite
+from chromad.daemon.warm import qualified
 from chromad.store.checkpoint import Store
-from chromad.warm import qualified
 
 _SHOWN = 20
 

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from chromad import notify, signals, threads, warm
-from chromad.api import Api
+from chromad.chroma import audit, fulltext, sqlite
 from chromad.config import Config
-from chromad.engine import Engine
-from chromad.output import log
-from chromad.store import audit, fence, fulltext, sqlite, state
+from chromad.daemon import warm
+from chromad.engine.api import Api
+from chromad.engine.process import Engine
+from chromad.host import notify, signals, threads
+from chromad.logs.lines import log
+from chromad.store import fence, state
 from chromad.store.checkpoint import Store
 from chromad.store.recovery import Outcome, Recovery, Trust
 

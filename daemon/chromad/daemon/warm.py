@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chromad import memory
-from chromad.api import DEFAULT_DATABASE, DEFAULT_TENANT, Api
+from chromad.chroma import segment, sqlite
 from chromad.config import Config
+from chromad.control.messages import NOT_CHOSEN
+from chromad.engine.api import DEFAULT_DATABASE, DEFAULT_TENANT, Api
 from chromad.errors import EngineError, SegmentUnreadable, one_line
-from chromad.output import human_bytes, log
-from chromad.store import segment, sqlite
-
-NOT_CHOSEN = "not in warm.collections"
+from chromad.host import memory
+from chromad.logs.lines import human_bytes, log
 
 
 @dataclass(frozen=True)

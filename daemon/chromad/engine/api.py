@@ -6,8 +6,8 @@ import math
 from typing import Any
 from urllib.parse import quote
 
-from chromad import texts
 from chromad.config import Listen
+from chromad.engine import texts
 from chromad.errors import EngineError, NotFound, one_line
 
 DEFAULT_TENANT = "default_tenant"

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from chromad import engine_room, sandbox, signals, texts, threads
-from chromad.api import Api
+from chromad.chroma import sqlite
 from chromad.config import Config
+from chromad.engine import room, sandbox, texts
+from chromad.engine.api import Api
 from chromad.errors import ChromadError, EngineError, PermissionProblem, one_line
-from chromad.output import log
-from chromad.store import sqlite
+from chromad.host import signals, threads
+from chromad.logs.lines import log
 
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
 _START_LIMIT = 600.0  # seconds
@@ -81,7 +82,7 @@ class Engine:
             if self._scratch and sandbox.wanted():
                 return sandbox.Process(environment, descriptors)
             return subprocess.Popen(
-                engine_room.command(settings),
+                room.command(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

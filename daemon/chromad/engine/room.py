@@ -19,7 +19,7 @@ STARTED, ENDED = "started", "ended"
 
 def command(settings: int) -> list[str]:
     """What starts an engine as a child of this process. settings: the descriptor of its configuration."""
-    return [sys.executable, "-I", "-m", "chromad.engine_main", f"/proc/self/fd/{settings}", str(os.getpid())]
+    return [sys.executable, "-I", "-m", "chromad.engine.main", f"/proc/self/fd/{settings}", str(os.getpid())]
 
 
 def main() -> None:

@@ -31,9 +31,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from chromad import service
-from chromad.engine_room import ENDED, STARTED
-from chromad.host import files, privileges
+from chromad.engine.room import ENDED, STARTED
+from chromad.host import files, privileges, service
 from chromad.host.privileges import Account, Descriptors, Step
 
 # As in chromadb.service, but for what is said beside it
@@ -134,7 +133,7 @@ class Units:
                     *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}"),
                     *("--description=Engine of chromactl", f"--uid={account.uid}", f"--gid={account.gid}"),
                     *(f"--property={each}" for each in (*PROPERTIES, *self._paths())),
-                    *("--", sys.executable, "-I", "-m", "chromad.engine_room"),
+                    *("--", sys.executable, "-I", "-m", "chromad.engine.room"),
                 ],
                 stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,

@@ -7,6 +7,7 @@ away, nor what is no plain file. An ordinary user can do no more here than the k
 
 import errno
 import fcntl
+import mmap
 import os
 import re
 import secrets
@@ -26,6 +27,8 @@ _LINKS = 40  # that path_resolution(7) follows at most
 _DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}\.new")
 # Seconds after which a draft that nobody has locked is one of a writer that was killed; a link cannot be locked
 _ABANDONED, _ABANDONED_LINK = 1.0, 3600.0
+
+_FLUSHED = 4 << 20  # bytes that are put on disk at once
 
 
 @contextmanager
@@ -318,3 +321,25 @@ def set_mode(path: Path, mode: int) -> None:
             os.fchmod(fd, mode)
         finally:
             os.close(fd)
+
+
+def fsync_file(path: Path) -> None:
+    """fsyncs a file a little at a time: if it is large and was written just now, the commits of the service's clients would
+    wait for all of it. Needs the right to write it."""
+    with open(path, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size:
+            with mmap.mmap(file.fileno(), 0) as content:
+                for start in range(0, size, _FLUSHED):
+                    # msync: fsync of a range
+                    content.flush(start, min(_FLUSHED, size - start))
+        os.fsync(file.fileno())
+
+
+def fsync_path(path: Path) -> None:
+    """fsyncs one file or directory."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

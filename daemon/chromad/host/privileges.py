@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-from chromad import signals
 from chromad.errors import ChromadError, from_system
+from chromad.host import signals
 
 # What a word stands for; gives something that JSON has.
 Step = Callable[[], Any]

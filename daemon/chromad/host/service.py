@@ -6,9 +6,8 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
-from chromad import signals
 from chromad.errors import ChromadError, PermissionProblem
-from chromad.host import privileges
+from chromad.host import privileges, signals
 from chromad.host.privileges import Step
 
 UNIT = "chromadb.service"

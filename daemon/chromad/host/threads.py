@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable
 
 from chromad.errors import MORE_MEMORY, NO_MEMORY, ChromadError, TryAgain, from_system, printable
-from chromad.output import log
 
 _AGAIN = 1.0  # seconds
+
+log = logging.getLogger("chromad")
 _FORESEEN = (ChromadError, OSError, sqlite3.Error)
 
 _turn = threading.Lock()

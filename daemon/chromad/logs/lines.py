@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from chromad.errors import ChromadError, contained
-from chromad.events import ENDED, Event
+from chromad.logs.events import ENDED, Event
 
 log = logging.getLogger("chromad")
 

@@ -16,38 +16,27 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from chromad import comparison, guard, repair, versions
-from chromad.adopt_source import Look, of
+from chromad import versions
 from chromad.backup import proof, restore, stage
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
+from chromad.chroma import audit, contents, legacy, log, origin, record_ids, segment, soundness, sqlite
+from chromad.chroma.contents import Contents, room
+from chromad.chroma.origin import Origin
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
 from chromad.host import files, privileges
-from chromad.output import human_bytes
-from chromad.store import (
-    audit,
-    contents,
-    legacy,
-    lock,
-    log,
-    origin,
-    record_ids,
-    segment,
-    soundness,
-    sqlite,
-    state,
-    swap,
-)
-from chromad.store.contents import Contents, room
-from chromad.store.origin import Origin
+from chromad.logs.lines import human_bytes
+from chromad.maintenance import comparison, repair
+from chromad.maintenance.adopt_source import Look, of
+from chromad.store import layout, lock, state, swap
 from chromad.store.swap import DataSwap, Staging
 
 Progress = Callable[[str, int, int], None]
 
 _TICK = 1.0  # seconds between two looks at what is copied
 # What may be in a data directory that nobody has written to; with anything else, it is kept.
-_NOTHING = {lock.DIRECTORY_LOCK, state.FILE, guard.BALLAST, *(f"{sqlite.FILE}{end}" for end in ("", "-wal", "-shm"))}
+_NOTHING = {lock.DIRECTORY_LOCK, state.FILE, layout.BALLAST, *(f"{sqlite.FILE}{end}" for end in ("", "-wal", "-shm"))}
 
 
 @dataclass(frozen=True)

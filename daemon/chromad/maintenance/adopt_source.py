@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chromad import names
+from chromad.chroma import origin, segment, sqlite
 from chromad.errors import ConfigurationError, PermissionProblem, TryAgain
 from chromad.host import files, privileges
 from chromad.host.privileges import Step
-from chromad.store import origin, segment, sqlite, state, swap
+from chromad.store import state, swap
 
 _CHUNK = 1 << 20
 _SHOWN = 20

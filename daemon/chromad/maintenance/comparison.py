@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chromad.api import Api
+from chromad.chroma import contents
+from chromad.chroma.contents import Collection, Contents, Record
+from chromad.engine.api import Api
 from chromad.errors import EngineError, RecordLost
-from chromad.store import contents
-from chromad.store.contents import Collection, Contents, Record
 
 # Records of one request, and the numbers of all their vectors
 _PAGE, _NUMBERS = 500, 200_000

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chromad.api import Api
 from chromad.backup import proof
-from chromad.checks import processes
+from chromad.chroma import audit, log, segment, soundness, sqlite
 from chromad.config import Config
 from chromad.control import ask
+from chromad.engine.api import Api
 from chromad.errors import ChromadError, TryAgain
-from chromad.host import files
-from chromad.output import log as journal
-from chromad.store import audit, fence, lock, log, quarantine, segment, soundness, sqlite, state
+from chromad.host import files, processes
+from chromad.logs.lines import log as journal
+from chromad.store import fence, lock, quarantine, state
 from chromad.store.checkpoint import Store
 from chromad.store.recovery import Recovery
 
@@ -163,7 +163,7 @@ class _Repair:
 
     def _salvage(self, candidate: _Candidate, broken: Path) -> Repaired:
         """Logs what the files and the log have of each record, then moves the files away: the engine makes new ones."""
-        from chromad.store.salvage import Salvage  # here: numpy is not for the daemon
+        from chromad.chroma.salvage import Salvage  # here: numpy is not for the daemon
 
         collection = candidate.collection
         with sqlite.connect(self._data_dir) as connection:

@@ -16,23 +16,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from chromad import environment, guard, service, signals, upgrade_journal, versions
-from chromad.api import Api
+from chromad import versions
 from chromad.backup import proof, restore, run, stage
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
+from chromad.chroma import audit, log, segment, sqlite
 from chromad.config import Config
 from chromad.control import ask
-from chromad.environment import Environment
+from chromad.engine.api import Api
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
-from chromad.output import human_bytes
-from chromad.store import audit, history, hold, lock, log, segment, sqlite, state, swap
-from chromad.upgrade_journal import Journal
-from chromad.upgrade_steps import RootSteps, kept
+from chromad.host import files, service, signals
+from chromad.logs.lines import human_bytes
+from chromad.maintenance import environment, upgrade_journal
+from chromad.maintenance.environment import Environment
+from chromad.maintenance.upgrade_journal import Journal
+from chromad.maintenance.upgrade_steps import RootSteps, kept
+from chromad.store import history, hold, layout, lock, state, swap
 
 # Of no use in a copy: the daemon makes them anew.
-_NOT_COPIED = {lock.DIRECTORY_LOCK, guard.BALLAST, f"{sqlite.FILE}-shm"}
+_NOT_COPIED = {lock.DIRECTORY_LOCK, layout.BALLAST, f"{sqlite.FILE}-shm"}
 # A file that was written so shortly before it was copied may have been written since, at the same time by the clock.
 _SETTLED = 2.0
 # Seconds within which an engine has applied what it logged, and between two questions
@@ -287,7 +290,7 @@ class Upgrade:
         sqlite.truncate_wal(copy)
         for name in _NOT_COPIED:
             (copy / name).unlink(missing_ok=True)
-        state.write(copy, replace(found, mark=segment.mark_of_copy(copy, found.mark)))
+        state.write(copy, replace(found, mark=state.mark_of_copy(copy, found.mark)))
         data_dir = self._config.data_dir
         restore.hand_over(copy, data_dir, data_dir.stat().st_mode & 0o7777)
 
@@ -296,7 +299,7 @@ class Upgrade:
         with lock.directory_lock(data_dir):
             swap.check_alone(data_dir)
             self._root.do("upgrade exchange")
-        state.fsync_path(data_dir.parent)
+        files.fsync_path(data_dir.parent)
 
     def _switch(self) -> None:
         self._root.do("upgrade switch")
@@ -422,9 +425,9 @@ def _finish(config: Config, root: RootSteps, journal: Journal) -> Path:
         with sqlite.connect(journal.copy) as connection:
             hold.drop(connection)
         root.do("upgrade keep")
-        state.fsync_path(replaced.parent)
+        files.fsync_path(replaced.parent)
         with suppress(OSError):
-            (replaced / guard.BALLAST).unlink()
+            (replaced / layout.BALLAST).unlink()
     root.do("upgrade end")
     return replaced
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from chromad import environment
 from chromad.errors import ConfigurationError
 from chromad.host import files
+from chromad.maintenance import environment
 
 FILE = "upgrade.json"
 FORMAT = 1

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chromad import environment, signals, upgrade_journal
 from chromad.config import Config
 from chromad.errors import ConfigurationError
-from chromad.host import files, privileges
+from chromad.host import files, privileges, signals
 from chromad.host.privileges import Step
+from chromad.maintenance import environment, upgrade_journal
+from chromad.maintenance.upgrade_journal import Journal
 from chromad.store import swap
-from chromad.upgrade_journal import Journal
 
 _TICK = 0.2  # seconds
 

@@ -65,7 +65,7 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
 
 @dataclass(frozen=True)
 class View:
-    """What the daemon knows at one moment. status: as `chromactl status --json` prints it. disks: by place, as `guard.usage`
+    """What the daemon knows at one moment. status: as `chromactl status --json` prints it. disks: by place, as `disks.usage`
     counts. silent: seconds since the engine answered. started: seconds since the epoch."""
 
     status: dict[str, Any]

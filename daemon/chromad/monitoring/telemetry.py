@@ -7,17 +7,16 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from chromad import threads
 from chromad.backup import ledger
+from chromad.chroma import log as chroma_log
+from chromad.chroma import sqlite
 from chromad.config import Config
 from chromad.errors import BackupError
-from chromad.guard import Guard
-from chromad.history import INTERVAL, History
-from chromad.metrics import Exporter, View
-from chromad.output import log
-from chromad.store import log as chroma_log
-from chromad.store import sqlite
-from chromad.web import Answer, Listener
+from chromad.host import threads
+from chromad.logs.lines import log
+from chromad.monitoring.history import INTERVAL, History
+from chromad.monitoring.metrics import Exporter, View
+from chromad.monitoring.web import Answer, Listener
 
 _FIRST = 5.0  # seconds
 _NEWEST = 20_000  # rows
@@ -39,18 +38,18 @@ class Telemetry:
         describe: Callable[[], dict[str, Any]],
         silent: Callable[[], float],
         limit: float,
-        disks: Callable[[], dict[str, dict[str, float]]] | None = None,
+        disks: Callable[[], dict[str, dict[str, float]]],
     ) -> None:
         self.config = config
         self._limit = limit
         self._describe = describe
-        self._disks = disks or Guard(config).places
+        self._disks = disks
         self._silent = silent
         self._started = time.time()
         self._history = History(_SERIES)
         self._database: dict[str, int] = {}
         self._exporter = Exporter(self._look)
-        self._page = files("chromad").joinpath("page.html").read_text(encoding="utf-8")
+        self._page = files("chromad.monitoring").joinpath("page.html").read_text(encoding="utf-8")
         # Not when clients have waited for the start, and ask their first questions.
         self._sampler = threads.Loop("telemetry", self._sample, first=_FIRST, again=_FIRST)
         self._listener = (

@@ -15,10 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from chromad import threads
 from chromad.config import Metrics
 from chromad.errors import ChromadError, ConfigurationError, TryAgain
-from chromad.output import log
+from chromad.host import threads
+from chromad.logs.lines import log
 
 # At most so many clients at a time; one that takes longer than this (seconds) gives way to the next.
 _CLIENTS = 16

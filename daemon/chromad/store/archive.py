@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from chromad import names
+from chromad.chroma import changes, sqlite
 from chromad.errors import BackupError
-from chromad.store import changes, sqlite
 
 FILE = "log.sqlite3"
 

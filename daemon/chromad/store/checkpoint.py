@@ -17,13 +17,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from chromad import events
+from chromad.chroma import log, segment, soundness, sqlite
+from chromad.chroma.segment import Stats
 from chromad.errors import BackupError, ConfigurationError, passes
 from chromad.fields import Moment, Name, Number, Uuid
 from chromad.host import files
-from chromad.output import log as journal
-from chromad.store import log, quarantine, segment, soundness, sqlite, state
-from chromad.store.state import Stats
+from chromad.logs import events
+from chromad.logs.lines import log as journal
+from chromad.store import quarantine
 
 FILE = "checkpoint.json"
 FORMAT = 1
@@ -311,8 +312,8 @@ class Store:
             place = home / f"{checkpoint.seq_id}-{number}"
         draft.path.rename(place)
         self._known[checkpoint.segment] = (place, checkpoint)
-        state.fsync_path(home)
-        state.fsync_path(self._directory)
+        files.fsync_path(home)
+        files.fsync_path(self._directory)
         for path in former:
             shutil.rmtree(path)
         return checkpoint

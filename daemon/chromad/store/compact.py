@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from chromad.store import fulltext, space, sqlite
-from chromad.store.ticks import ticking
+from chromad.chroma import fulltext, space, sqlite
+from chromad.chroma.ticks import ticking
 
 # The copy is written to the temporary directory, then through the WAL, which lies beside the database.
 _WAL_FACTOR = 2

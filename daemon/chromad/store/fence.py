@@ -9,8 +9,8 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
+from chromad.chroma import sqlite
 from chromad.errors import ConfigurationError, TryAgain
-from chromad.store import sqlite
 
 OPERATOR = "operator"
 DISK = "disk"

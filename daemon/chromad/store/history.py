@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chromad import names, threads
+from chromad import names
+from chromad.chroma import segment, sqlite
 from chromad.config import Config
 from chromad.errors import ConfigurationError, passes
-from chromad.host import files
-from chromad.store import segment, sqlite, state
+from chromad.host import files, threads
+from chromad.store import state
 
 FILE = "history.json"
 FORMAT = 1

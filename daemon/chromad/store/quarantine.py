@@ -16,11 +16,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from chromad.chroma import segment
 from chromad.errors import ChromadError, PermissionProblem
 from chromad.host import files
-from chromad.output import human_bytes
-from chromad.output import log as journal
-from chromad.store import segment, state
+from chromad.logs.lines import human_bytes
+from chromad.logs.lines import log as journal
 
 _ORPHAN, _REBUILT = "orphan", "rebuilt"
 _NAME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
@@ -68,7 +68,7 @@ def move(path: Path, quarantine_dir: Path, why: str, tick: Callable[[], None]) -
     try:
         if not quarantine_dir.is_dir():
             quarantine_dir.mkdir(mode=0o750, exist_ok=True)
-            state.fsync_path(quarantine_dir.parent)
+            files.fsync_path(quarantine_dir.parent)
         try:
             path.rename(target)
         except OSError as error:
@@ -164,8 +164,8 @@ def _is_held(path: Path) -> bool:
 def _settle(path: Path, target: Path) -> None:
     """Makes a rename durable, or undoes it."""
     try:
-        state.fsync_path(target.parent)
-        state.fsync_path(path.parent)
+        files.fsync_path(target.parent)
+        files.fsync_path(path.parent)
     except OSError:
         target.rename(path)
         raise
@@ -188,7 +188,7 @@ def _copy_over(path: Path, target: Path, tick: Callable[[], None]) -> None:
         fcntl.flock(holder, fcntl.LOCK_EX)
         _copy_tree(path, partial, tick)
         partial.rename(target)
-        state.fsync_path(target.parent)
+        files.fsync_path(target.parent)
         # Out of its place at once: a kill must not leave half of it there.
         path.rename(removed)
     except BaseException as error:
@@ -202,7 +202,7 @@ def _copy_over(path: Path, target: Path, tick: Callable[[], None]) -> None:
     finally:
         os.close(holder)
     with suppress(OSError):
-        state.fsync_path(path.parent)
+        files.fsync_path(path.parent)
     shutil.rmtree(removed, ignore_errors=True)
 
 
@@ -216,7 +216,7 @@ def _copy_tree(source: Path, target: Path, tick: Callable[[], None]) -> None:
             _copy_file(Path(entry.path), target / entry.name, tick)
         else:
             journal.warning("%s is neither a file nor a directory, and is not copied to quarantine", entry.path)
-    state.fsync_path(target)
+    files.fsync_path(target)
 
 
 def _copy_file(source: Path, target: Path, tick: Callable[[], None]) -> None:

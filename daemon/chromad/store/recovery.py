@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from chromad import events
+from chromad.chroma import log, segment, soundness, sqlite
 from chromad.errors import BackupError, ChromadError
-from chromad.output import human_bytes
-from chromad.output import log as journal
-from chromad.store import fence, log, quarantine, segment, soundness, sqlite, state
+from chromad.host import files
+from chromad.logs import events
+from chromad.logs.lines import human_bytes
+from chromad.logs.lines import log as journal
+from chromad.store import fence, quarantine, state
 from chromad.store.checkpoint import Checkpoint, Store
 
 Trust = Literal["boot", "power", "unknown"]
@@ -159,7 +161,7 @@ class Recovery:
         return [(collection, doubts[collection.id]) for collection in collections if collection.id in doubts]
 
     def _doubt(
-        self, connection: sqlite3.Connection, collection: sqlite.Collection, live: state.Stats, trust: Trust | None
+        self, connection: sqlite3.Connection, collection: sqlite.Collection, live: segment.Stats, trust: Trust | None
     ) -> str | None:
         """Why a segment cannot be kept; empty when it can, None when its content has to be looked at.
 
@@ -269,7 +271,7 @@ class Recovery:
             self._move_out(collection.segment)
         self._set_seq_id(collection, checkpoint.seq_id)
         staging.rename(path)
-        state.fsync_path(self._data_dir)
+        files.fsync_path(self._data_dir)
         if replaced.exists():
             shutil.rmtree(replaced)
 
@@ -308,9 +310,9 @@ class Recovery:
             journal.warning("%s is moved to %s", path, target)
 
 
-def _is_untouched(collection: sqlite.Collection, checkpoint: Checkpoint, live: state.Stats) -> bool:
+def _is_untouched(collection: sqlite.Collection, checkpoint: Checkpoint, live: segment.Stats) -> bool:
     return collection.persisted == checkpoint.seq_id and checkpoint.is_of(live)
 
 
-def _is_mended(collection: sqlite.Collection, checkpoint: Checkpoint, live: state.Stats) -> bool:
+def _is_mended(collection: sqlite.Collection, checkpoint: Checkpoint, live: segment.Stats) -> bool:
     return checkpoint.mended > 0 and _is_untouched(collection, checkpoint, live)

@@ -1,24 +1,22 @@
 """`<data>/chromad.json`: who wrote the directory last, and whether that ended well."""
 
 import json
-import mmap
 import os
 import secrets
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from chromad.chroma import segment
+from chromad.chroma.segment import Stats
 from chromad.errors import ConfigurationError
 from chromad.host import files
 
 FILE = "chromad.json"
 FORMAT = 1
-_STEP = 4 << 20  # bytes that are put on disk at once
-
-# Of each file by its name: inode, size in bytes, time of the last write in ns
-Stats = dict[str, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,29 @@ class State:
     updated: str
     mark: Mark | None = None
     former: str = ""
+
+
+def mark(data_dir: Path, left_out: Collection[str] = ()) -> Mark:
+    """What the files of a directory are that nobody writes. left_out: uuids of segments that are not known to be whole."""
+    segments = {path.name: segment.stats(path) for path in segment.directories(data_dir) if path.name not in left_out}
+    return Mark(segment.database_stats(data_dir), segments)
+
+
+def mark_of_copy(copy: Path, original: Mark | None) -> Mark:
+    """As `mark`, of a copy that kept sizes and times of a directory with the mark `original` (None: an earlier chromad wrote
+    none). What is not as it says is left out."""
+    found = mark(copy)
+    if original is None:
+        return found
+    whole = {
+        uuid: stats for uuid, stats in found.segments.items() if _bare(stats) == _bare(original.segments.get(uuid, {}))
+    }
+    return Mark(found.database, whole)
+
+
+def _bare(found: Stats) -> dict[str, tuple[int, int]]:
+    """Without the inodes."""
+    return {name: (size, mtime_ns) for name, (_, size, mtime_ns) in found.items()}
 
 
 def unclean(data_id: str, engine_version: str) -> State:
@@ -88,28 +109,6 @@ def read(data_dir: Path) -> State | None:
 def write(data_dir: Path, state: State) -> None:
     """Writes the state so that a crash leaves either the old or the new one."""
     files.write_atomically(data_dir / FILE, json.dumps(asdict(state), allow_nan=False) + "\n", 0o640)
-
-
-def fsync_file(path: Path) -> None:
-    """fsyncs a file a little at a time: if it is large and was written just now, the commits of the service's clients would
-    wait for all of it. Needs the right to write it."""
-    with open(path, "r+b") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size:
-            with mmap.mmap(file.fileno(), 0) as content:
-                for start in range(0, size, _STEP):
-                    # msync: fsync of a range
-                    content.flush(start, min(_STEP, size - start))
-        os.fsync(file.fileno())
-
-
-def fsync_path(path: Path) -> None:
-    """fsyncs one file or directory."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def boot_id() -> str:

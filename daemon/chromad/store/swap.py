@@ -19,16 +19,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from chromad import service, signals
-from chromad.checks import processes
+from chromad.chroma import sqlite
 from chromad.config import Config
 from chromad.control import ask
 from chromad.errors import ChromadError, TryAgain
-from chromad.guard import BALLAST
-from chromad.host import files, privileges
+from chromad.host import files, privileges, processes, removal, service, signals
 from chromad.host.privileges import Step
-from chromad.output import log as journal
-from chromad.store import history, lock, removal, sqlite, state
+from chromad.logs.lines import log as journal
+from chromad.store import history, lock
+from chromad.store.layout import BALLAST
 
 STAGING, REPLACED, FAILED = "staging-", "replaced-", "failed-"
 _NOTE = ".note"
@@ -213,7 +212,7 @@ class Staging:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, text.encode(), 0)
         os.fsync(self._fd)
-        state.fsync_path(self.directory.parent)
+        files.fsync_path(self.directory.parent)
         self._note = note
 
 
@@ -583,7 +582,7 @@ def _drop_ballast(directory: Path) -> None:
 def _put_on_disk(directory: Path) -> None:
     # One that only root may list is no reason to go back.
     with suppress(PermissionError):
-        state.fsync_path(directory)
+        files.fsync_path(directory)
 
 
 def _text(error: BaseException) -> str:

@@ -90,7 +90,7 @@ class Naming:
 def role(words: Iterable[str]) -> str:
     """What a process is, by its command line."""
     found = list(words)
-    if "chromad.engine_main" in found:
+    if "chromad.engine.main" in found:
         return "engine"
     if modules := [each for each in found if each.startswith("chromad.")]:
         return modules[0].rpartition(".")[2]

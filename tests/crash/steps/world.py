@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from chromad.chroma import sqlite
 from chromad.control import ask
-from chromad.store import sqlite
 
 from tests.crash import processes, servers
 from tests.crash.api import GONE, Connection, Refused
