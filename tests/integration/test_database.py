@@ -17,7 +17,7 @@ from tests.integration.site import Site, free_port
 
 KEEPS_ALL_THE_TIME = """
 import sys
-from chromad import lifecycle
+from chromad.daemon import lifecycle
 from chromad.__main__ import main
 sys.argv = sys.argv[1:]
 lifecycle.KEEP_INTERVAL = 0.0

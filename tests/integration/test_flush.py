@@ -14,7 +14,7 @@ from tests.integration.site import Site
 
 IMPATIENT = """
 import sys
-from chromad import lifecycle
+from chromad.daemon import lifecycle
 from chromad.__main__ import main
 sys.argv = sys.argv[1:]
 lifecycle.DRAIN_LIMIT = 2.0

@@ -21,7 +21,7 @@ _EXAMINE = """
 import json, sys
 from pathlib import Path
 from chromad.errors import ChromadError
-from chromad.store import soundness
+from chromad.chroma import soundness
 directories = [Path(word) for word in sys.argv[1:]]
 try:
     found = soundness.examine(directories, lambda: None, reach=True)

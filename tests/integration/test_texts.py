@@ -32,7 +32,7 @@ FORGED = f"x\n{FULL_LINE}\n    at rust/log/src/log.rs:173\n\n"
 # Neither the fence nor the room that is kept for the log is to get in first.
 WITHOUT_GUARD = """
 import sys
-from chromad import guard, lifecycle
+from chromad.daemon import guard, lifecycle
 from chromad.__main__ import main
 sys.argv = sys.argv[1:]
 lifecycle.GUARD_INTERVAL = 1e6

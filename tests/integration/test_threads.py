@@ -9,7 +9,8 @@ from tests.integration.site import Site
 # The daemon imports this before anything else: what has a marker fails as a defect of its own would.
 _DEFECTS = """
 import os
-from chromad import checkpointer, guard, telemetry
+from chromad.daemon import checkpointer, guard
+from chromad.monitoring import telemetry
 from chromad.store import fence
 
 def broken(owner, name, marker):

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(not AS_ROOT, reason="is about what root does")
 # Arguments: a word of root's part, before or after it, which part, a backup that was tried before, and those of chromactl.
 _KILLED = """
 import os, signal, sys
-from chromad import cli, upgrade, upgrade_steps
+from chromad import cli
+from chromad.maintenance import upgrade, upgrade_steps
 from chromad.host import privileges
 word, when, part, backup = sys.argv[1:5]
 make = upgrade_steps.RootSteps.__init__

@@ -100,8 +100,8 @@ def test_signal_while_sqlite_works(connection: sqlite3.Connection, tmp_path: Pat
     fill(connection)
     program = f"""
 import os, signal, sqlite3, threading
-from chromad import signals
-from chromad.store import planner
+from chromad.host import signals
+from chromad.chroma import planner
 signals.raise_on_end()
 begun = threading.Event()
 threading.Thread(target=lambda: begun.wait() and os.kill(os.getpid(), signal.SIGTERM)).start()

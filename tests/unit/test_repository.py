@@ -12,7 +12,7 @@ from chromad.errors import BackupError
 
 _PROGRAM = """
 import os, signal, subprocess
-from chromad import signals
+from chromad.host import signals
 from chromad.backup import repository
 
 processes = []

@@ -9,7 +9,7 @@ import pytest
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HEAD = """
 import os, signal, sys
-from chromad import signals
+from chromad.host import signals
 
 def send(number):
     os.kill(os.getpid(), number)

@@ -341,7 +341,7 @@ def _often(directory: Path, target: Path) -> list[Path]:
 
 def test_bounded_memory(large: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from chromad.store import format_main;"
+        "import sys; from pathlib import Path; from chromad.chroma import format_main;"
         " print(format_main.verdict(Path(sys.argv[1]))['sound'],"
         " Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
@@ -428,7 +428,7 @@ def test_what_could_not_be_read_is_not_unsound(
 
 def test_too_few_descriptors_say_nothing_of_a_segment(segment: Path) -> None:
     script = (
-        "import os, resource, sys; from pathlib import Path; from chromad.store import format_main;"
+        "import os, resource, sys; from pathlib import Path; from chromad.chroma import format_main;"
         " resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4)); os.open('/', os.O_RDONLY);"
         " print(format_main.verdict(Path(sys.argv[1])))"
     )
