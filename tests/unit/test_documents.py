@@ -35,6 +35,8 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _FILES = {"py", "json", "md", "yml", "lock"}
 # Named as metrics are, and none: the prefix itself, our table in the database, a key of JSON
 _NO_METRICS = {"chromad_", "chromad_changes", "chromad_version"}
+# Files that are made on a host
+_ON_HOSTS = {"chromad.lock", "backup.lock"}
 # Ends a command in a line of shell
 _ENDS = {"&&", "||", "|", ";", "&"}
 
@@ -187,6 +189,14 @@ def wrong_links(page: Path) -> list[str]:
     return wrong
 
 
+def wrong_files(page: Path) -> list[str]:
+    """Files of the repository, named from its root, from the page, or as modules and tests are named."""
+    homes = (ROOT, page.parent, ROOT / "daemon/chromad", ROOT / "tests", ROOT / "tests/integration")
+    named = {code.partition(" ")[0] for code in _INLINE.findall(prose(page)) if not re.search(r"[*:<$…]", code)}
+    files = {name for name in named if re.fullmatch(r"[\w.-]+(/[\w.-]+)*\.(py|toml|lock)|tests/[\w./-]+", name)}
+    return sorted(name for name in files - _ON_HOSTS if not any((home / name).exists() for home in homes))
+
+
 CHECKS = [
     wrong_commands,
     wrong_targets,
@@ -197,6 +207,7 @@ CHECKS = [
     wrong_events,
     wrong_metrics,
     wrong_links,
+    wrong_files,
 ]
 
 
@@ -224,6 +235,8 @@ WRONG = [
     (wrong_events, "```sh\njournalctl CHROMAD_EVENT=fence\n```", "fence"),
     (wrong_metrics, "See `chromad_memory_bytes`.", "chromad_memory_bytes"),
     (wrong_links, "[here](nowhere.md)", "nowhere.md"),
+    (wrong_files, "See `store/segments.py` and `store/segment.py`.", "store/segments.py"),
+    (wrong_files, "Run `tests/integration/test_nothing.py`.", "test_nothing.py"),
     (wrong_links, "# Other\n[here](#some-other)", "#some-other"),
 ]
 
