@@ -93,7 +93,7 @@ lint: venv ## ruff, mypy --strict, yamllint, ansible-lint, systemd-analyze
 	$(BIN)/python -m tests.docs --check
 
 .PHONY: docs
-docs: venv ## Write the generated tables into the READMEs
+docs: venv ## Write the generated tables into the role READMEs and daemon/docs
 	$(BIN)/python -m tests.docs
 
 .PHONY: bench

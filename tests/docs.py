@@ -1,4 +1,4 @@
-"""Writes the tables that are generated into the READMEs, or with --check says whether they are stale."""
+"""Write the tables that are generated into the documentation, or with --check report which are stale."""
 
 import argparse
 import re
@@ -11,24 +11,19 @@ from chromad.logs import events
 from chromad.monitoring import metrics
 
 _ROOT = Path(__file__).resolve().parent.parent
+_DOCS = _ROOT / "daemon" / "docs"
 _ROLES = _ROOT / "ansible" / "roles"
-# By role, the marker of its table in the main README
-_TABLES = {
-    "chromadb": "variables",
-    "chromadb_backup": "variables chromadb_backup",
-    "chromadb_monitoring": "variables chromadb_monitoring",
-}
 
 
 def main() -> int:
-    """0 when everything is, or has been made, as generated; 1 when --check finds a stale table."""
+    """Return 0 when every table is, or has been made, as generated; 1 when --check finds a stale one."""
     parser = argparse.ArgumentParser(prog="python -m tests.docs", description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    main_page = _ROOT / "README.md"
-    places = [(_ROLES / role / "README.md", "variables", variables(role)) for role in _TABLES]
-    places += [(main_page, marker, variables(role)) for role, marker in _TABLES.items()]
-    places += [(main_page, "events", _events()), (main_page, "metrics", _metrics())]
+    # Each table is in one place.
+    roles = sorted(path.name for path in _ROLES.iterdir())
+    places = [(_ROLES / role / "README.md", "variables", variables(role)) for role in roles]
+    places += [(_DOCS / "events.md", "events", _events()), (_DOCS / "metrics.md", "metrics", _metrics())]
     stale = []
     for path, marker, content in places:
         before = path.read_text(encoding="utf-8")
@@ -44,13 +39,13 @@ def main() -> int:
 
 
 def _events() -> str:
-    """A Markdown table of what can be filtered for in the journal."""
+    """Return a Markdown table of what can be filtered for in the journal."""
     lines = ["| `CHROMAD_EVENT` | `MESSAGE_ID` | When |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| `{each.name}` | `{each.id}` | {each.meaning} |" for each in events.ALL)])
 
 
 def _metrics() -> str:
-    """A Markdown table of what can be scraped."""
+    """Return a Markdown table of what can be scraped."""
     lines = ["| Metric | Labels | What it is |", "|---|---|---|"]
     return "\n".join(
         [*lines, *(f"| `{name}` | {', '.join(labels)} | {text} |" for name, (labels, text) in metrics.TABLE.items())]
@@ -58,7 +53,7 @@ def _metrics() -> str:
 
 
 def variables(role: str) -> str:
-    """A Markdown table of a role's variables, from its argument specs."""
+    """Return a Markdown table of a role's variables, from its argument specs."""
     specs: dict[str, Any] = yaml.safe_load((_ROLES / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
     options: dict[str, Any] = specs["argument_specs"]["main"]["options"]
     lines = ["| Variable | Default | What it is |", "|---|---|---|"]
