@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from chromad import config, events, metrics
+from chromad import config
 from chromad.cli import app
 from chromad.errors import ChromadError
+from chromad.logs import events
+from chromad.monitoring import metrics
 from typer.core import TyperOption
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,7 +237,7 @@ WRONG = [
     (wrong_events, "```sh\njournalctl CHROMAD_EVENT=fence\n```", "fence"),
     (wrong_metrics, "See `chromad_memory_bytes`.", "chromad_memory_bytes"),
     (wrong_links, "[here](nowhere.md)", "nowhere.md"),
-    (wrong_files, "See `store/segments.py` and `store/segment.py`.", "store/segments.py"),
+    (wrong_files, "See `chroma/segments.py` and `chroma/segment.py`.", "chroma/segments.py"),
     (wrong_files, "Run `tests/integration/test_nothing.py`.", "test_nothing.py"),
     (wrong_links, "# Other\n[here](#some-other)", "#some-other"),
 ]
