@@ -40,6 +40,8 @@ SERVICE_USER = {
     "maintenance/repair.py",
     "maintenance/upgrade.py",
 }
+# Processes that get streams of ours on purpose: of the daemon, of an engine's unit, of the backup that root takes
+WITH_STREAMS = {"daemon/guard.py", "engine/room.py", "maintenance/upgrade_steps.py"}
 # Parts of modules that root runs other parts of
 FUNCTIONS = {
     "backup/restore.py": {"hand_over"},
@@ -88,16 +90,24 @@ def problems(house: Path = _HOUSE) -> list[str]:
     needed: set[str] = set()
     for path in sorted(house.rglob("*.py")):
         name = str(path.relative_to(house))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and (inherited := _inherits(node)):
+                if name not in WITH_STREAMS:
+                    found.append(f"{name}:{node.lineno}: {inherited}")
+                needed.add(name)
         if name in BY_DESCRIPTOR:
             continue
-        for function, line, what in _calls(ast.parse(path.read_text(encoding="utf-8"))):
+        for function, line, what in _calls(tree):
             if name in SERVICE_USER:
                 needed.add(name)
             elif function in FUNCTIONS.get(name, ()):
                 needed.add(f"{name}: {function}")
             else:
                 found.append(f"{name}:{line}: {what} in {function or 'the module'}: host.files does that")
-    allowed = SERVICE_USER | {f"{name}: {each}" for name, functions in FUNCTIONS.items() for each in functions}
+    allowed = (
+        SERVICE_USER | WITH_STREAMS | {f"{name}: {each}" for name, functions in FUNCTIONS.items() for each in functions}
+    )
     return found + [f"tests/rights.py: {each} needs no exemption" for each in sorted(allowed - needed)]
 
 
@@ -110,6 +120,15 @@ def _calls(tree: ast.AST, function: str = "") -> Iterator[tuple[str, int, str]]:
         if isinstance(node, ast.Call) and (what := _reaches(node)):
             yield function, node.lineno, what
         yield from _calls(node, inside)
+
+
+def _inherits(call: ast.Call) -> str:
+    """A process that is started with a stream of ours, which may be root's terminal."""
+    if ast.unparse(call.func) not in ("subprocess.run", "subprocess.Popen"):
+        return ""
+    given = {each.arg for each in call.keywords}
+    streams = {"stdin", "stdout", "stderr"} - given - ({"stdout", "stderr"} if "capture_output" in given else set())
+    return f"a process inherits {' and '.join(sorted(streams))}" if streams else ""
 
 
 def _reaches(call: ast.Call) -> str:

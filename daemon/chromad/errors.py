@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import traceback
 from typing import NoReturn
 
 # Of a disk, a network or a lack of something, not of what somebody has set up
@@ -98,6 +99,7 @@ class UpgradeError(ChromadError):
     """A new version does not come up with the data, or does not answer as the old one did."""
 
 
+UNFORESEEN = "an error that nobody foresaw"
 NO_MEMORY = "there is too little memory"
 MORE_MEMORY = "free some, or raise what limits it: MemoryMax= and TasksMax= of the unit, ulimit"
 
@@ -130,6 +132,16 @@ def one_line(text: str, longest: int = 2000) -> str:
     """The same on one line, for what clients choose, such as names. longest: characters, more are cut off."""
     cut = text if len(text) <= longest else f"{text[:longest]}…"
     return printable(cut).replace("\n", "\\n")
+
+
+def unforeseen(error: Exception) -> ChromadError:
+    """What is told of an error that nobody foresaw: a fault of ours, or something strange in what was read."""
+    *_, last = traceback.extract_tb(error.__traceback__) or [None]
+    where = f" in {os.path.basename(last.filename)}, line {last.lineno}" if last else ""
+    told = one_line(f"{type(error).__name__}: {error}", 300)
+    return ChromadError(
+        f"{UNFORESEEN}{where}: {told}", "chromactl doctor looks at the data; please report the line above"
+    )
 
 
 def from_system(error: Exception) -> ChromadError:

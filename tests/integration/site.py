@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from chromad.chroma import sqlite
+from chromad.errors import UNFORESEEN
 
 from tests.integration import repositories
 from tests.integration.account import BIN, Account, current, popen, service, until
@@ -146,6 +147,7 @@ class Site:
         """Runs chromactl to its end, as the user of the tests unless told otherwise."""
         process = self.spawn([BIN / "chromactl", "--config", self.config, *words], account or current(), environment)
         output, _ = process.communicate(timeout=120)
+        assert UNFORESEEN.encode() not in output, output.decode()
         return Result(process.returncode, output.decode())
 
     def make_repository(self, path: Path | None = None) -> Path:

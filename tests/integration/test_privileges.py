@@ -130,7 +130,7 @@ def _check(site: Site, trace: Trace, *, touched: tuple[str, ...] = ()) -> None:
             continue
         assert _BY_DESCRIPTOR.match(line), line
         assert any(each in line for each in touched), line
-    for process in (*trace.started("engine_main"), *trace.started('"restic"')):
+    for process in (*trace.started("chromad.engine.main"), *trace.started('"restic"')):
         assert process.pid in trace.servants, process.programs
 
 
@@ -233,7 +233,7 @@ def test_upgrade() -> None:
             touched=('"."', f'".{site.data.name}.upgrade-', f'"{site.data.name}"', '"restore"', '"replaced-', "shm"),
         )
         # Those of the backup, the trial, and the migration
-        assert len(trace.started("engine_main")) >= 3
+        assert len(trace.started("chromad.engine.main")) >= 3
         assert len(trace.workers) == 2
         host.assert_sound("new")
     finally:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from chromad import cli
@@ -44,6 +45,44 @@ def test_others_read_nothing_that_a_verb_makes() -> None:
     """Copies and restored data are all that the service holds."""
     told = subprocess.run([sys.executable, "-c", _MASK], capture_output=True, text=True, check=True)
     assert told.stdout == "027\n"
+
+
+_UNFORESEEN = """
+from chromad import cli
+def fail():
+    raise KeyError("a\x1b[2Jname")
+cli._run = fail
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_what_nobody_foresaw_is_a_line(words: list[str]) -> None:
+    """What was read may be anything: no traceback, and nothing for the terminal but text."""
+    told = subprocess.run([sys.executable, "-c", _UNFORESEEN, *words], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    said = told.stdout + told.stderr
+    assert "an error that nobody foresaw in <string>, line 4: KeyError: " in said
+    assert "Traceback" not in said
+    assert "\x1b" not in said
+
+
+_PHASE = """
+import sys
+from rich.console import Console
+from chromad.cli import ui
+ui.err = Console(stderr=True, force_terminal=True, width=200)
+with ui.progress() as report:
+    report("[/\x1bc\x1bP+q544e\x1b\\\\x]", 1, 10)
+"""
+
+
+def test_phase_is_text(tmp_path: Path) -> None:
+    """It comes from whoever listens on the socket."""
+    told = subprocess.run([sys.executable, "-c", _PHASE], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "\x1bc" not in told.stderr
+    assert "\x1bP" not in told.stderr
 
 
 @pytest.mark.parametrize("word", ["statu", "bakups", "verify_persistence"])

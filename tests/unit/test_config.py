@@ -226,6 +226,22 @@ def test_repository_as_restic_takes_it(tmp_path: Path, repository: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "repository",
+    [
+        "rest:https://me:word@example.org:8000/chromadb",
+        "rclone::webdav,url=https://example.org,user=me,pass=word:path",
+        "rclone:remote,access_token=word:path",
+        "rclone::s3,provider=AWS,secret_access_key=word:bucket",
+    ],
+)
+def test_repository_with_a_secret_is_refused(tmp_path: Path, repository: str) -> None:
+    """It would be among the words of restic's command line."""
+    with pytest.raises(ConfigurationError, match="must not hold a") as caught:
+        load(tmp_path, f"backup: {{repository: '{repository}'}}")
+    assert "word" not in f"{caught.value.message}{caught.value.hint}".replace("password", "")
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "backup: {repository: /srv/other}",

@@ -365,6 +365,64 @@ def test_what_others_have_put_beside_a_target(tmp_path: Path) -> None:
     assert other.is_dir()
 
 
+_EXCHANGED = """
+import os, sys, threading
+from pathlib import Path
+from chromad.host import files, renameat2
+top, over = Path(sys.argv[1]), threading.Event()
+fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+def flip():
+    while not over.is_set():
+        for number in range(1000):
+            try:
+                renameat2.exchange(fd, f"d{number}", fd, f"p{number}")
+            except OSError:
+                pass
+thread = threading.Thread(target=flip, daemon=True)
+thread.start()
+try:
+    files.remove_tree(top)
+except OSError as error:
+    print(error)
+os._exit(0)
+"""
+
+
+def test_what_is_a_pipe_by_then_holds_nobody_up(tmp_path: Path) -> None:
+    """Directories are exchanged for pipes while a tree is removed."""
+    top = tmp_path / "tree"
+    for turn in range(3):
+        top.mkdir(exist_ok=True)
+        for number in range(1000):
+            with suppress(FileExistsError):
+                (top / f"d{number}").mkdir()
+                os.mkfifo(top / f"p{number}")
+        done = subprocess.run(
+            [sys.executable, "-c", _EXCHANGED, top], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, f"{turn}: {done.stderr}"
+
+
+def test_a_tree_is_removed(tmp_path: Path) -> None:
+    top, other = tmp_path / "tree", tmp_path / "other"
+    (top / "a/b").mkdir(parents=True)
+    other.mkdir()
+    (other / "kept").touch()
+    (top / "a/file").touch()
+    (top / "a/b/link").symlink_to(other)
+    os.mkfifo(top / "pipe")
+    files.remove_tree(top)
+    assert not top.exists()
+    assert (other / "kept").exists()
+    top.symlink_to(other)
+    with pytest.raises(NotADirectoryError):
+        files.remove_tree(top)
+    assert (other / "kept").exists()
+    files.remove_tree(tmp_path / "none", ignore_errors=True)
+    with pytest.raises(FileNotFoundError):
+        files.remove_tree(tmp_path / "none")
+
+
 def test_drafts_of_the_killed_go(tmp_path: Path) -> None:
     old, new = (tmp_path / f".file.{digit * 16}.new" for digit in "ab")
     for path in (old, new, tmp_path / ".file.new"):

@@ -41,6 +41,17 @@ def test_found(code: str, tmp_path: Path) -> None:
     assert line.startswith("cli/verb.py:3: ")
 
 
+def test_streams_of_ours(tmp_path: Path) -> None:
+    lines = [
+        "subprocess.run(words, stdin=None, capture_output=True)",
+        "subprocess.run(words, capture_output=True)",
+        "subprocess.Popen(words, stdin=1, stdout=2)",
+    ]
+    (tmp_path / "verb.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = [each for each in rights.problems(tmp_path) if "needs no exemption" not in each]
+    assert found == ["verb.py:2: a process inherits stdin", "verb.py:3: a process inherits stderr"]
+
+
 @pytest.mark.parametrize(
     "code",
     ["open(path)", "text.replace('a', 'b')", "os.unlink(name, dir_fd=fd)", "files.rename(a, b)", "replace(it, a=1)"],

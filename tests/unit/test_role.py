@@ -31,6 +31,18 @@ def test_argument_specs_and_defaults_agree(role: str) -> None:
     assert {name: option["default"] for name, option in SPECS[role].items()} == DEFAULTS[role]
 
 
+def test_nothing_of_the_service_users_runs_in_a_terminals_session() -> None:
+    """It could type there, as the operator."""
+    words = re.compile(r"\b(runuser|setpriv|su|sudo|become_user)\b")
+    found = [
+        f"{path.relative_to(ROLES)}: {line.strip()}"
+        for path in sorted(ROLES.glob("*/*/*.yml"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if words.search(line.partition("#")[0]) and "setsid, --wait," not in line and "description" not in line
+    ]
+    assert not found
+
+
 def test_every_variable_is_changed_in_the_alternative_scenario() -> None:
     changed = yaml.safe_load((ROOT / "tests/molecule/alternative/vars/all.yml").read_text())
     apart = {"chromadb_index_url", "chromadb_wheelhouse"}

@@ -47,6 +47,17 @@ def test_note_of_one_who_was_killed_is_named(tmp_path: Path) -> None:
     assert list(parent.iterdir()) == []
 
 
+def test_note_of_somebody_else(tmp_path: Path) -> None:
+    """Nested as deeply as nobody means it."""
+    data, parent = tmp_path / "data", tmp_path / "restore"
+    parent.mkdir()
+    note = parent / "staging-20260102T030405.000006Z.note"
+    note.write_text("[" * 4096)
+    [left] = swap.leftovers(data)
+    assert (left.path, left.certain) == (note, False)
+    assert swap.sweep(parent) == [f"{note} cannot be read"]
+
+
 def test_former_data_that_have_no_name_yet_are_not_removed_with_the_copy(tmp_path: Path) -> None:
     """Whatever ends the work after the exchange; the next one gives them their name."""
     data, parent = tmp_path / "data", tmp_path / "restore"

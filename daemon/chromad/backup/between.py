@@ -2,11 +2,11 @@
 one after; what neither of them proves is said. So is what came and went in between, of which the second mark tells.
 """
 
-import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from chromad import documents
 from chromad.chroma import changes
 from chromad.store import archive
 
@@ -318,7 +318,7 @@ def _configuration(collection: Row) -> tuple[Row, Any]:
     """What a client can change of it. The engine adds each key of the metadata that it meets to the schema, in any order."""
     rest = {name: value for name, value in collection.items() if name not in _OTHERS}
     try:
-        schema = json.loads(collection.get("schema_str") or "null")
+        schema = documents.parse(collection.get("schema_str") or "null")
         schema["keys"] = {key: value for key, value in schema["keys"].items() if key.startswith("#")}
     except (ValueError, LookupError, TypeError, AttributeError):
         schema = collection.get("schema_str")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from chromad import names
+from chromad import documents, names
 from chromad.backup.fingerprint import Fingerprint
 from chromad.chroma import segment, sqlite
 from chromad.errors import BackupError
@@ -120,7 +120,7 @@ def parse(text: bytes, name: str) -> Manifest:
     """As `read`, from the file's content. name: for the message."""
     damaged = BackupError(f"{name} is damaged", _HINT)
     try:
-        version = json.loads(text)["format"]
+        version = documents.parse(text)["format"]
         if isinstance(version, int) and version > FORMAT:
             raise BackupError(
                 f"{name} has format {version}; this chromad knows up to {FORMAT}", "install the chromad that took it"

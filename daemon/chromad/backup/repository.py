@@ -3,7 +3,6 @@
 Works with restic 0.14 (Debian 12) and newer.
 """
 
-import json
 import os
 import pwd
 import re
@@ -19,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from chromad import names
+from chromad import documents, names
 from chromad.backup import secret
 from chromad.config import Config, Keep
 from chromad.errors import MORE_MEMORY, BackupError, ChromadError, ConfigurationError, RepositoryUnreachable, TryAgain
@@ -111,7 +110,7 @@ class Repository:
 
     def snapshots(self) -> list[Snapshot]:
         """Our backups, the oldest first."""
-        found = json.loads(self._run("snapshots", "--json", "--no-lock", "--tag", MARK)) or []
+        found = documents.parse(self._run("snapshots", "--json", "--no-lock", "--tag", MARK)) or []
         return sorted((_snapshot(each) for each in found), key=lambda each: each.time)
 
     def backup(self, directory: Path, host: str, tags: Iterable[str], progress: Progress) -> Added:
@@ -122,7 +121,7 @@ class Repository:
         summary: dict[str, Any] = {}
 
         def line(text: str) -> None:
-            message = json.loads(text)
+            message = documents.parse(text)
             if message.get("message_type") == "status":
                 progress(int(message.get("bytes_done", 0)), int(message.get("total_bytes", 0)))
             elif message.get("message_type") == "summary":
@@ -172,7 +171,7 @@ class Repository:
         return len(unwanted)
 
     def _removed(self, *arguments: str) -> list[Snapshot]:
-        groups = json.loads(self._run("forget", *arguments) or "null") or []
+        groups = documents.parse(self._run("forget", *arguments) or "null") or []
         return [_snapshot(each) for group in groups for each in group.get("remove") or []]
 
     def forget(self, ids: Sequence[str]) -> None:
@@ -472,7 +471,7 @@ def _plain(line: str) -> str:
     if not text.startswith("{"):
         return text
     try:
-        message = json.loads(text)
+        message = documents.parse(text)
     except ValueError:
         return text
     return str(message.get("message") or message.get("error") or "")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from chromad.checks import Result, asides, backups, disks, drift, files, running, skip, storage
 from chromad.checks.host import Host
-from chromad.errors import ChromadError
+from chromad.errors import ChromadError, unforeseen
 
 _ROOMS: dict[str, Callable[[Host], Iterator[Result]]] = {
     "running": running.check,
@@ -28,6 +28,11 @@ def examine(host: Host, *, deep: bool) -> Iterator[Result]:
     for name, check in rooms.items():
         try:
             yield from check(host)
+        except MemoryError:
+            raise
         except (ChromadError, OSError, sqlite3.Error, subprocess.TimeoutExpired) as error:
             fact = error.message if isinstance(error, ChromadError) else str(error)
             yield skip(name, f"could not look: {fact}")
+        except Exception as error:
+            # What is wrong with one thing hides nothing of the others.
+            yield skip(name, f"could not look: {unforeseen(error).message}")

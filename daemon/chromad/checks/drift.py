@@ -92,7 +92,9 @@ def _restic(host: Host) -> Result:
                 "restic", ConfigurationError, "it is not installed: no backup can be taken", "apt install restic"
             )
         return skip("restic", "it is not installed, and no backup was ever taken")
-    said = subprocess.run([path, "version"], capture_output=True, text=True, check=False, timeout=_TIMEOUT).stdout
+    said = subprocess.run(
+        [path, "version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_TIMEOUT
+    ).stdout
     match = re.match(r"restic (\d+)\.(\d+)\S*", said)
     if not match:
         return warn("restic", f"{path} does not say its version", "apt install --reinstall restic")
@@ -130,7 +132,9 @@ def _python() -> Result:
     if not path or Path(path).parent.resolve() == Path(sys.prefix).resolve() / "bin":
         return ok("python", "python3 in PATH is the service's own, or there is none")
     asked = [path, "-I", "-c", _VERSION_OF_CHROMADB]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+    said = subprocess.run(
+        asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_TIMEOUT
+    )
     found = said.stdout.strip()
     if said.returncode or not found:
         return ok("python", f"{path} has no chromadb of its own")

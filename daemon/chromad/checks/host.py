@@ -73,6 +73,6 @@ def unit_properties(unit: str, *names: str) -> dict[str, str]:
     if not service.available():
         return {}
     asked = ["systemctl", "show", unit, f"--property=LoadState,{','.join(names)}"]
-    result = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=10)
+    result = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=10)
     found = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
     return found if found.get("LoadState") == "loaded" else {}

@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
+from chromad import documents
 from chromad.chroma import legacy, log, sqlite
 
 Progress = Callable[[str, int, int], None]
@@ -235,7 +236,7 @@ class _Reader:
             elif (operation == log.UPDATE and fields is None) or (operation == log.ADD and fields is not None):
                 continue
             else:
-                merged = {**(fields or {}), **json.loads(text or "{}")}
+                merged = {**(fields or {}), **documents.parse(text or "{}")}
                 fields = {key: value for key, value in merged.items() if value is not None}
         if fields is None:
             self._store.execute(

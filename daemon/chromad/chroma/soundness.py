@@ -14,10 +14,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from chromad.errors import ChromadError
+from chromad.errors import ChromadError, one_line
 
 READY = "ready"
 _TICK = 0.2
+_LAST_WORDS = 4096  # bytes
 # What a program does to itself at content that it cannot bear. Not SIGBUS: a page that cannot be read from a disk, of the
 # program or of SQLite's shared memory.
 _CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL)
@@ -108,7 +109,7 @@ def _run(
     directories: Sequence[Path], tick: Callable[[], None], claims: Mapping[Path, Claim], reach: bool
 ) -> tuple[list[Verdict], str, bool]:
     """Gives the answers of one child, up to the first bad one, how it ended, and whether that came from outside."""
-    question = os.memfd_create("segments")
+    question, errors = os.memfd_create("segments"), os.memfd_create("errors")
     try:
         asked = [[str(path), asdict(claims[path]) if path in claims else None] for path in directories]
         os.write(question, json.dumps(asked, default=str).encode())
@@ -117,16 +118,25 @@ def _run(
             [sys.executable, "-I", "-m", "chromad.chroma.format_main", str(os.getpid()), *(["reach"] if reach else [])],
             stdin=question,
             stdout=subprocess.PIPE,
+            stderr=errors,
             env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "OPENBLAS_NUM_THREADS": "1"},
             # Ctrl-C in a terminal reaches the daemon alone.
             start_new_session=True,
         )
+    except BaseException:
+        os.close(errors)
+        raise
     finally:
         os.close(question)
-    with process:
+    with process, os.fdopen(errors, "rb") as said:
         try:
             answers = _answers(process, len(directories), tick)
             ended = process.poll()
+        except ChromadError as error:
+            process.wait()
+            said.seek(0)
+            words = said.read(_LAST_WORDS).decode(errors="replace").strip().splitlines()
+            raise ChromadError(error.message, one_line(" | ".join(words[-3:]))) from None
         finally:
             process.kill()
     if not ended:
@@ -170,4 +180,4 @@ def _answers(process: subprocess.Popen[bytes], wanted: int, tick: Callable[[], N
 
 def _check_ready(line: bytes) -> None:
     if line != READY.encode():
-        raise ChromadError("the process that examines segments does not run", "its last words, if any, are above")
+        raise ChromadError("the process that examines segments does not run")

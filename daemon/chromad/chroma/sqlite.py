@@ -3,7 +3,6 @@
 Tables and columns are those of Chroma 1.5 (`SCHEMA`); `check_schema` refuses to work on others.
 """
 
-import json
 import os
 import sqlite3
 import subprocess
@@ -14,9 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from chromad import names
+from chromad import documents, names
 from chromad.chroma import changes, planner
-from chromad.errors import ChromadError, ConfigurationError, PermissionProblem
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, one_line
 from chromad.logs.lines import log as journal
 
 FILE = "chroma.sqlite3"
@@ -355,13 +354,19 @@ def is_cosine(connection: sqlite3.Connection, collection: Collection) -> bool:
     if found is None:
         raise Gone(f"the collection {collection.name} was deleted meanwhile")
     columns = dict(zip((column[0] for column in cursor.description), found, strict=True))
-    if schema := columns.get("schema_str"):
-        config = json.loads(schema)["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
-        return bool(config.get("space") == "cosine")
-    # Chroma 0.6 has another form of it, which the engine does not read.
-    hnsw = json.loads(columns.get("config_json_str") or "{}").get("vector_index", {}).get("hnsw") or {}
-    if "space" in hnsw:
-        return bool(hnsw["space"] == "cosine")
+    try:
+        if schema := columns.get("schema_str"):
+            config = documents.parse(schema)["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
+            return bool(config.get("space") == "cosine")
+        # Chroma 0.6 has another form of it, which the engine does not read.
+        hnsw = documents.parse(columns.get("config_json_str") or "{}").get("vector_index", {}).get("hnsw") or {}
+        if "space" in hnsw:
+            return bool(hnsw["space"] == "cosine")
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise ChromadError(
+            f"the configuration of the collection {one_line(str(collection.name))} is not one that Chroma writes",
+            "chromactl doctor --deep says more",
+        ) from None
     row = connection.execute(
         "SELECT str_value FROM collection_metadata WHERE collection_id = ? AND key = 'hnsw:space'", (collection.id,)
     ).fetchone()
@@ -443,7 +448,9 @@ def wal_goes_back(data_dir: Path) -> bool:
     # A process that ends without closing its connection moves nothing from the WAL into the file.
     program = f"import os, sqlite3; c = sqlite3.connect('file:{path}?mode=rw', uri=True); "
     program += f"print(c.execute({_NEWEST!r}).fetchone()[0], c.execute('PRAGMA quick_check(1)').fetchone()[0], flush=True); os._exit(0)"
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     found = done.stdout.split(maxsplit=1)
     if len(found) != 2 or found[1].strip() != "ok":
         return bool(sound == "ok")

@@ -3,12 +3,12 @@
 A collection whose database or one of whose segments has no row is invisible, to Chroma and to whatever joins these tables.
 """
 
-import json
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from chromad import documents
 from chromad.chroma import segment, segment_files, sqlite, watermarks
 from chromad.chroma.finding import Finding, run
 from chromad.names import is_uuid
@@ -517,6 +517,6 @@ def _dimension(connection: sqlite3.Connection, directory: Path, found: sqlite.Co
 
 def _is_object(text: object) -> bool:
     try:
-        return isinstance(json.loads(str(text)), dict)
+        return isinstance(documents.parse(str(text)), dict)
     except ValueError:
         return False

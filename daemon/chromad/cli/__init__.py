@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 from chromad import versions
 from chromad.cli import streams, ui
 from chromad.config import DEFAULT_PATH
-from chromad.errors import ChromadError, UsageProblem, contained, from_system
+from chromad.errors import ChromadError, UsageProblem, contained, from_system, unforeseen
 from chromad.host import signals
 
 # The module of each verb in this package, and its function or group
@@ -116,6 +116,10 @@ def main() -> None:
             _fail(error)
         except (OSError, sqlite3.Error) as error:
             _fail(from_system(error))
+        except MemoryError:
+            raise
+        except Exception as error:
+            _fail(unforeseen(error))
 
 
 def _run() -> None:

@@ -1,6 +1,8 @@
 """chromactl doctor."""
 
 import os
+import select
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
@@ -17,6 +19,9 @@ from chromad.host import privileges, signals
 _COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 _WORDS = ("OK", "WARNING", "CRITICAL")
 _UNKNOWN = 3
+# By which root's part is asked whether to go on
+_GO_ON = "go on"
+_TICK = 0.2  # seconds
 
 
 class Output(StrEnum):
@@ -69,6 +74,15 @@ def run(
     raise typer.Exit(code)
 
 
+def _ask_operator() -> bool:
+    """Asks at root's terminal, which the part that works does not read. No, where a signal comes instead of an answer."""
+    typer.echo("Go on? [y/N]: ", nl=False, err=True)
+    while not select.select([sys.stdin], [], [], _TICK)[0]:
+        if privileges.interrupted():
+            return False
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def _become_owner(settings: ui.Settings, fix: bool) -> Result | None:
     """Why it cannot be known whom to work as: then there is nothing that root should look at."""
     try:
@@ -76,7 +90,8 @@ def _become_owner(settings: ui.Settings, fix: bool) -> Result | None:
     except ChromadError:
         return None  # It is told of among the results.
     try:
-        rights.become_owner(config, files.steps(Host(config, settings.path), fix=fix), strict=False)
+        steps = files.steps(Host(config, settings.path), fix=fix)
+        rights.become_owner(config, {**steps, _GO_ON: _ask_operator} if fix else steps, strict=False)
     except PermissionProblem as error:
         return fail("data_dir", PermissionProblem, error.message, error.hint)
     return None
@@ -110,8 +125,8 @@ def _mend(results: Sequence[Result], yes: bool, *, quiet: bool) -> None:
         _show([each for each in results if each.fix])
     for each in fixes:
         ui.err.print(f"to do: {each.what}", markup=False, highlight=False)
-    if not yes:
-        typer.confirm("Go on?", abort=True, err=True)
+    if not yes and not (privileges.ask(_GO_ON) if privileges.may(_GO_ON) else typer.confirm("Go on?", err=True)):
+        raise typer.Abort
     for each in fixes:
         try:
             each.do()

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.segment import Segment
 
 from chromad import config, control
-from chromad.errors import ChromadError, ConfigurationError, TryAgain, printable
+from chromad.errors import ChromadError, ConfigurationError, TryAgain, one_line, printable
 from chromad.host import notify, signals
 from chromad.logs import lines
 from chromad.logs.events import Event
@@ -121,13 +121,13 @@ def progress() -> Iterator[Report]:
     if notify.supervised():
         yield _tell_systemd()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def report(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total or None)
+                tasks[phase] = bar.add_task(one_line(phase), total=total or None)
             bar.update(tasks[phase], completed=done, total=total or None)
 
         yield report

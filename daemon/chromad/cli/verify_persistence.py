@@ -116,7 +116,8 @@ def _take_away(config: Config, api: Api, name: str) -> str:
         except (EngineError, OSError) as error:
             return f"its collection {name} could not be removed ({error}); the next run removes it"
         with suppress(ChromadError):
-            ask(config.control_socket, "checkpoint", progress=lambda _phase, _done, _total: None)
+            # It goes on with that when it takes longer; nobody can interrupt us here.
+            ask(config.control_socket, "checkpoint")
     return ""
 
 

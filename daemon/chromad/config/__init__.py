@@ -154,6 +154,10 @@ def _repository(value: object) -> object:
             return str(_absolute(value))
         if re.search(r"://[^/@]*:[^/@]*@", value):
             raise ValueError("a repository's address must not hold a password; put it into backup.environment_file")
+        if re.match(r"rclone:.*[:,][^=,]*(pass|token|secret|key)[^=,]*=", value, re.IGNORECASE):
+            raise ValueError(
+                "a repository's address must not hold a secret; put the remote into rclone's configuration"
+            )
     return value
 
 

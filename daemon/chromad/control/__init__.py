@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from chromad import documents
 from chromad.errors import ChromadError, PermissionProblem, TryAgain, from_system, passes
 from chromad.host import threads
 from chromad.logs.lines import log
@@ -103,7 +104,7 @@ class Server:
         if len(line) > _LIMIT:
             return _error(f"the request is longer than {_LIMIT >> 10} KiB", "say it in fewer words", 1)
         try:
-            request = json.loads(line)
+            request = documents.parse(line)
             handler = self._handlers[request["verb"]]
         except (ValueError, RecursionError):
             return _error("the request is not a line of JSON", 'send {"verb": "status"} and a newline', 1)
@@ -188,7 +189,7 @@ def _send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _read_answer(lines: BinaryIO) -> dict[str, Any]:
-    answer = json.loads(lines.readline(_LONGEST_ANSWER))
+    answer = documents.parse(lines.readline(_LONGEST_ANSWER))
     if not isinstance(answer, dict):
         raise ValueError("what listens there is no chromad")
     return answer

@@ -6,6 +6,7 @@ import math
 from typing import Any
 from urllib.parse import quote
 
+from chromad import documents
 from chromad.config import Listen
 from chromad.engine import texts
 from chromad.errors import EngineError, NotFound, one_line
@@ -47,7 +48,7 @@ class Api:
         if response.status >= 400:
             raise _refusal(response.status, f"{method} {path}", text)
         try:
-            return json.loads(text) if text else None
+            return documents.parse(text) if text else None
         except ValueError:
             raise EngineError(f"the engine's answer to {method} {path} is not JSON: {text[:200]!r}") from None
 

@@ -9,7 +9,7 @@ read before, so it would have to be told everything once more. And the propertie
 it is of another release during an upgrade, and there is none where nothing is left but a repository. They stand here, and a test
 compares them with the unit.
 
-The unit ends with those whom it is for: its process, `engine_room`, has a socket to the one that works and ends when that is
+The unit ends with those whom it is for: its process, `room`, has a socket to the one that works and ends when that is
 closed, and root's part kills what is left of it. Where systemd, or its bus, does not run, an engine is a child as before: the
 service user, without a way to more rights.
 """
@@ -120,7 +120,12 @@ class Units:
                     process.wait(_END)
                     break
                 # Somebody may have stopped it: then it hears nothing.
-                subprocess.run(["systemctl", "kill", "--signal=SIGKILL", name], capture_output=True, check=False)
+                subprocess.run(
+                    ["systemctl", "kill", "--signal=SIGKILL", name],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    check=False,
+                )
 
     def _start(self) -> Descriptors:
         """Gives a socket to the unit's process, and its standard output and error to be read."""

@@ -5,10 +5,10 @@ message counts only as a whole, or by a beginning that no client can write befor
 whole, is never more than a reason to look at the thing itself. tests/integration/test_texts.py provokes each of them.
 """
 
-import json
 import re
 from collections.abc import Mapping
 
+from chromad import documents
 from chromad.errors import EngineError, NotFound, RecordLost, SegmentUnreadable, TablesMissing
 
 # Of a message, {"error": "InternalError", "message": …} with status 500
@@ -63,7 +63,7 @@ def kind(status: int, body: str) -> type[EngineError]:
 def _message(body: str) -> str:
     """What the engine says of an internal error; empty where it says nothing of that form."""
     try:
-        found = json.loads(body)
+        found = documents.parse(body)
     except ValueError:
         return ""
     if not isinstance(found, dict) or found.get("error") != "InternalError":

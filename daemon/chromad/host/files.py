@@ -11,7 +11,6 @@ import mmap
 import os
 import re
 import secrets
-import shutil
 import stat
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from pathlib import Path, PurePath
 from chromad.host import renameat2
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+LEVELS = 100  # of directories in each other, each of which takes a descriptor; the service makes six at most
 _LINKS = 40  # that path_resolution(7) follows at most
 # What `write_atomically` and `write_link` make first
 _DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}\.new")
@@ -199,14 +199,38 @@ def remove_directory(path: Path) -> None:
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Removes a directory and all in it, as shutil.rmtree; follows no link within or on the way. Raises OSError also for one
-    that has too many levels."""
+    """Removes a directory and all in it; follows no link, opens nothing but directories. Raises OSError also for one that has
+    too many levels. ignore_errors: leaves what cannot be removed."""
+    # Not shutil.rmtree, which opens what is a pipe, or a link to a device, by then.
     try:
         with directory(path.parent) as parent:
-            shutil.rmtree(path.name, ignore_errors, dir_fd=parent)
-    except RecursionError:
+            if not stat.S_ISDIR(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+            _remove_entry(parent, path.name, path, 0, ignore_errors)
+    except OSError:
         if not ignore_errors:
-            raise too_deep(path) from None
+            raise
+
+
+def _remove_entry(parent: int, name: str, top: Path, level: int, ignore_errors: bool) -> None:
+    try:
+        try:
+            fd = os.open(name, _DIRECTORY | os.O_NONBLOCK, dir_fd=parent)
+        except (NotADirectoryError, FileNotFoundError):
+            os.unlink(name, dir_fd=parent)
+            return
+        try:
+            if level > LEVELS:
+                raise too_deep(top)
+            for each in os.listdir(fd):
+                _remove_entry(fd, each, top, level + 1, ignore_errors)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        # Somebody else has removed it.
+        if not level:
+            raise
     except OSError:
         if not ignore_errors:
             raise

@@ -4,8 +4,8 @@ A verb that root starts reads what only root can read, then becomes two processe
 user for good: it has no way back, and leaves no core dump, since it holds a key. The other one stays root, and does nothing
 but what it was given a word for before: it takes words from a pipe, no paths, and answers when it has done what they mean.
 
-The one that works has a session of its own. Root's terminal is open to it, but not its controlling terminal: nothing that runs
-as the service user can type there.
+The one that works has a session of its own. Root's terminal is open to it to write, but not its controlling terminal: nothing
+that runs as the service user can type there, or read what is typed. Whom root is to ask something, root's part asks.
 """
 
 import ctypes
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
+from chromad import documents
 from chromad.errors import ChromadError, from_system
 from chromad.host import signals
 
@@ -104,7 +105,7 @@ def ask(word: str, tick: Callable[[], None] = lambda: None) -> Any:
             text, descriptors, _, _ = socket.recv_fds(_Part.pipe, _LONGEST, _MOST)
             for each in descriptors:
                 os.set_inheritable(each, False)
-            answer = json.loads(text)
+            answer = documents.parse(text)
         except (OSError, ValueError):
             raise ChromadError(
                 f"the part of this program that is root did not answer to: {word}", "try again"
@@ -184,6 +185,7 @@ def part(
         _serve(ours, steps, ended, tell, killed)
     ours.close()
     os.setsid()
+    _give_up_terminal()
     _Part.pipe, _Part.words = theirs, frozenset(steps)
     become(account)
     # After that: it is forgotten when the user changes. Without root's part nothing can be put back.
@@ -191,6 +193,20 @@ def part(
     if os.getppid() != parent:
         os._exit(_FAILED)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+
+
+def _give_up_terminal() -> None:
+    """Nothing that the one that works has open reads what is typed at root's terminal, now or later: others of that user could
+    take it from those whom it starts."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    for fd in (1, 2):
+        if os.isatty(fd):
+            with suppress(OSError):  # nobody is there any more
+                written = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NOCTTY)
+                os.dup2(written, fd)
+                os.close(written)
 
 
 def _hand_on(number: int, _frame: FrameType | None) -> None:

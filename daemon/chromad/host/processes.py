@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,8 +36,12 @@ def with_open_database(path: Path, ignore: set[int]) -> list[Process]:
     """
     pids = set()
     try:
-        wanted = path.stat()
+        with files.directory(path.parent) as parent:
+            wanted = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
+        return []
+    # What a link points to is somebody else's.
+    if not stat.S_ISREG(wanted.st_mode):
         return []
     for pid, fd in _open_files():
         try:

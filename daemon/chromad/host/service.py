@@ -20,7 +20,9 @@ def available() -> bool:
 
 def active() -> bool:
     """Whether the unit runs, is being started, or is about to be started again."""
-    state = subprocess.run(["systemctl", "is-active", UNIT], capture_output=True, text=True, check=False).stdout.strip()
+    state = subprocess.run(
+        ["systemctl", "is-active", UNIT], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    ).stdout.strip()
     return state in ("active", "activating", "reloading", "deactivating")
 
 
@@ -44,7 +46,12 @@ def control(action: str) -> None:
     with signals.deferred():
         # In a session of its own: Ctrl-C in a terminal reaches us alone.
         result = subprocess.run(
-            ["systemctl", action, UNIT], capture_output=True, text=True, check=False, start_new_session=True
+            ["systemctl", action, UNIT],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,
         )
     if result.returncode:
         raise ChromadError(f"systemctl {action} {UNIT} failed: {result.stderr.strip()}", f"journalctl -u {UNIT} -n 50")

@@ -14,7 +14,6 @@ from chromad.host import files
 _AT_EMPTY_PATH = 0x1000
 _ACCESS_LISTS = {"system.posix_acl_access", "system.posix_acl_default"}
 _TOP = PurePath()
-_LEVELS = 100  # of directories in each other; the service makes six at most
 
 
 def give_tree(path: Path, before: int, uid: int, gid: int) -> None:
@@ -108,7 +107,7 @@ def _everything_in(fd: int, path: Path, place: PurePath = _TOP) -> Iterator[tupl
 
     Raises OSError for a tree with very many levels, each of which takes a descriptor.
     """
-    if len(place.parts) > _LEVELS:
+    if len(place.parts) > files.LEVELS:
         raise files.too_deep(path)
     for name in os.listdir(fd):
         yield place, name, fd

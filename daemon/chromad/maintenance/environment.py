@@ -1,12 +1,11 @@
 """Virtual environments side by side: `<home>/venvs/<name>`, and the link `<home>/venv` to the one that the service runs from."""
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from chromad import versions
+from chromad import documents, versions
 from chromad.errors import ConfigurationError
 from chromad.host import files
 
@@ -42,9 +41,14 @@ def at(path: Path) -> Environment:
     """Another one. Raises ConfigurationError when it cannot say what is in it."""
     try:
         answer = subprocess.run(
-            [path / "bin/python", "-I", "-c", _VERSIONS], capture_output=True, text=True, check=True, timeout=_TIMEOUT
+            [path / "bin/python", "-I", "-c", _VERSIONS],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_TIMEOUT,
         )
-        engine, chromad = json.loads(answer.stdout)
+        engine, chromad = documents.parse(answer.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise ConfigurationError(
             f"{path} is no working environment: {error}", "apply playbooks/site.yml again"

@@ -7,7 +7,6 @@ before the hold is lifted. So whatever fails, at whatever moment, the former dat
 that a client had acknowledged is missing. A journal beside the environments says how, to the one who comes after a crash.
 """
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from chromad import versions
+from chromad import documents, versions
 from chromad.backup import proof, restore, run, stage
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
@@ -127,7 +126,7 @@ class Upgrade:
         self._progress("taking a backup", 0, 0)
         code, said = self._root.do("upgrade backup")
         try:
-            answer = json.loads(said)
+            answer = documents.parse(said)
         except ValueError:
             answer = {"error": f"{self._old.chromactl} backup exited with status {code}", "hint": ""}
         if code or "id" not in answer:

@@ -58,7 +58,7 @@ class RootSteps:
         program = environment.active() / "bin/chromactl"
         command = [str(program), "--config", str(self._path), "--json", "backup"]
         with signals.deferred():
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         try:
             while True:
                 try:

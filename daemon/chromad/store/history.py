@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chromad import names
+from chromad import documents, names
 from chromad.chroma import segment, sqlite
 from chromad.config import Config
 from chromad.errors import ConfigurationError, passes
@@ -111,7 +111,7 @@ def lost_data_id(config: Config) -> str:
     for uuid in filter(names.is_uuid, sqlite.segments(config.data_dir)):
         for path in (config.checkpoint_dir / uuid).glob("*/checkpoint.json"):
             try:
-                found.add(str(json.loads(path.read_bytes())["data_id"]))
+                found.add(str(documents.parse(path.read_bytes())["data_id"]))
             except (OSError, ValueError, KeyError, TypeError):
                 continue
     return found.pop() if len(found) == 1 else ""

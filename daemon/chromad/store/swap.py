@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
+from chromad import documents
 from chromad.chroma import sqlite
 from chromad.config import Config
 from chromad.control import ask
@@ -499,7 +500,7 @@ def _end(directory: Path, note: _Note) -> str:
 
 def _parse(text: bytes) -> _Note | None:
     try:
-        found = json.loads(text)
+        found = documents.parse(text)
         return _Note(
             int(found["former"]), str(found["data_dir"]), bool(found["stopped"]), str(found.get("collection", ""))
         )

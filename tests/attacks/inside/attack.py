@@ -170,7 +170,7 @@ class Attacker:
         problems = [*canaries.changes(before, canaries.look()), *canaries.leaks(said)]
         if problems:
             canaries.make()
-        if b"Traceback" in said:
+        if b"Traceback" in said or b"an error that nobody foresaw" in said:
             problems.append("a traceback")
         if b"\x1b" in said:
             problems.append("an escape sequence for the terminal")

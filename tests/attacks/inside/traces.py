@@ -15,7 +15,7 @@ _TOOL = Path("/srv/attacks/strace")
 _WHERE = Path("/srv/attacks/trace")
 _PATH = re.compile(r'(?:(?:AT_FDCWD|\d+)<([^<>"]*)>, )?"((?:[^"\\]|\\.)+)"')
 _RAN = re.compile(r"^execve\(.*\) = 0$", re.MULTILINE)
-_ENGINE = re.compile(r'engine_main|"restic"')
+_ENGINE = re.compile(r'chromad\.engine\.main|"restic"')
 _OPTIONS = ["-ff", "-y", "-a", "1", "-s", "4096", "-e", "trace=%file,connect,setresuid,clone,clone3,fork,vfork"]
 _CALL = re.compile(r"\w+\(")
 # Names that nobody can know before

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from _pytest.outcomes import Failed
-from chromad.errors import ChromadError
+from chromad.errors import UNFORESEEN, ChromadError
 
 from tests.crash.disks import Disk
 from tests.crash.model import Client
@@ -174,8 +174,9 @@ class Bench:
         said = str(world.facts.get("output", "")) + "".join(
             path.read_text(errors="replace") for path in world.site.root.glob("log-*")
         )
-        if "Traceback" in said:
-            outcome.findings["traceback"] = [said[said.rindex("Traceback") :][-600:]]
+        for sign in ("Traceback", UNFORESEEN):
+            if sign in said:
+                outcome.findings["traceback"] = [said[said.rindex(sign) :][-600:]]
 
     def _look(self, world: World, outcome: Outcome, *, thorough: bool = False, learn: bool = False) -> None:
         operation, findings = self._operation, outcome.findings
