@@ -31,17 +31,8 @@ def programs(version: str, *others: str) -> Path:
     if not (made / "complete").exists():
         shutil.rmtree(made, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", made], check=True)
-        command = [
-            _UV,
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            made / "bin/python",
-            f"ansible-core=={version}",
-            *others,
-        ]
-        subprocess.run(command, check=True)
+        wanted = [f"ansible-core=={version}", *others]
+        subprocess.run([_UV, "pip", "install", "--quiet", "--python", made / "bin/python", *wanted], check=True)
         (made / "complete").touch()
     return made / "bin"
 

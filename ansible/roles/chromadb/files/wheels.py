@@ -2,11 +2,10 @@
 
 wheels.py digest DAEMON: names the sources, whatever the modes of their files and the tools here are.
 wheels.py build DAEMON [WHEELHOUSE]: prints a directory with wheels, and with requirements.txt, in which everything has a hash.
-It is made once, and kept in the user's cache. Standard input: environment variables for pip, a JSON object, or nothing.
+It is made once, and kept in the user's cache.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -47,7 +46,7 @@ def lacking() -> str:
     return ""
 
 
-def build(daemon: Path, wheelhouse: str, environment: dict[str, str]) -> Path:
+def build(daemon: Path, wheelhouse: str) -> Path:
     """Makes the directory, where the cache does not have it. Raises CalledProcessError when pip fails."""
     key = hashlib.sha256(digest(daemon).encode() + Path(__file__).read_bytes()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chromad"
@@ -58,10 +57,10 @@ def build(daemon: Path, wheelhouse: str, environment: dict[str, str]) -> Path:
             scratch = Path(temporary)
             target = scratch / "made"
             target.mkdir()
-            _build_daemon(daemon, scratch, target, environment)
+            _build_daemon(daemon, scratch, target)
             entries = _ENTRY.findall((daemon / "requirements.lock").read_text(encoding="utf-8"))
             ours = [entry for entry in entries if entry.split("==")[0] in SOURCES]
-            _build_sources("".join(ours), wheelhouse, scratch, target, environment)
+            _build_sources("".join(ours), wheelhouse, scratch, target)
             wheels = [f"./{path.name} --hash=sha256:{_sha256(path)}\n" for path in sorted(target.glob("*.whl"))]
             text = "".join([entry for entry in entries if entry not in ours] + wheels)
             (target / "requirements.txt").write_text(text, encoding="utf-8")
@@ -73,33 +72,29 @@ def build(daemon: Path, wheelhouse: str, environment: dict[str, str]) -> Path:
     return made
 
 
-def _build_daemon(daemon: Path, scratch: Path, target: Path, environment: dict[str, str]) -> None:
+def _build_daemon(daemon: Path, scratch: Path, target: Path) -> None:
     for path in _sources(daemon):
         copy = scratch / "source" / path.relative_to(daemon)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         copy.chmod(0o644)
         os.utime(copy, (_EPOCH, _EPOCH))
-    _pip_wheel(target, environment, "--no-index", str(scratch / "source"))
+    _pip_wheel(target, "--no-index", str(scratch / "source"))
 
 
-def _build_sources(text: str, wheelhouse: str, scratch: Path, target: Path, environment: dict[str, str]) -> None:
+def _build_sources(text: str, wheelhouse: str, scratch: Path, target: Path) -> None:
     requirements = scratch / "sources.txt"
     requirements.write_text(text, encoding="utf-8")
     place = ["--no-index", "--find-links", wheelhouse] if wheelhouse else []
-    _pip_wheel(
-        target, environment, *place, "--require-hashes", "--no-binary", ":all:", "--requirement", str(requirements)
-    )
+    _pip_wheel(target, *place, "--require-hashes", "--no-binary", ":all:", "--requirement", str(requirements))
 
 
-def _pip_wheel(target: Path, environment: dict[str, str], *words: str) -> None:
+def _pip_wheel(target: Path, *words: str) -> None:
     """Builds with the setuptools that is here: another one would come from the index, whoever has put it there."""
     options = ("--quiet", "--no-cache-dir", "--no-deps", "--no-build-isolation", "--wheel-dir", str(target))
     ours = {"SOURCE_DATE_EPOCH": str(_EPOCH), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
     command = [sys.executable, "-m", "pip", "wheel", *options, *words]
-    subprocess.run(
-        command, check=True, env={**os.environ, **ours, **environment}, stdin=subprocess.DEVNULL, stdout=sys.stderr
-    )
+    subprocess.run(command, check=True, env={**os.environ, **ours}, stdin=subprocess.DEVNULL, stdout=sys.stderr)
 
 
 def _sources(daemon: Path) -> list[Path]:
@@ -135,7 +130,7 @@ def main() -> int:
         print(f"{sys.executable} cannot build wheels: {problem}", file=sys.stderr)
         return 1
     try:
-        print(build(Path(daemon), rest[0] if rest else "", json.loads(sys.stdin.read() or "{}")))
+        print(build(Path(daemon), rest[0] if rest else ""))
     except subprocess.CalledProcessError:
         return 1
     return 0
