@@ -15,6 +15,7 @@ SEED := 1
 PART := 1/1
 VERB :=
 CASES := 16
+ANSIBLE :=
 OPERATION :=
 
 .PHONY: help
@@ -74,11 +75,12 @@ wild: venv ## Wrong directories of five Chromas: each is adopted right, or refus
 	WILD=all $(BIN)/pytest --quiet --numprocesses 2 tests/integration/test_wild_directories.py
 
 .PHONY: molecule
-molecule: $(SCENARIOS:%=molecule-%) ## The roles on booted Debian 12 and 13, all scenarios (root)
+molecule: $(SCENARIOS:%=molecule-%) ## The roles on booted Debian 12 and 13, all scenarios; ANSIBLE=2.16.0 for another ansible-core (root)
 
 .PHONY: $(SCENARIOS:%=molecule-%)
 $(SCENARIOS:%=molecule-%): molecule-%: venv
-	cd tests && PATH=$(BIN):$$PATH molecule --base-config molecule/base.yml test -s $*
+	@$(if $(ANSIBLE),$(BIN)/python -m tests.ansible_versions $(ANSIBLE) >/dev/null)
+	other=$(if $(ANSIBLE),$$($(BIN)/python -m tests.ansible_versions $(ANSIBLE)):) && cd tests && PATH=$$other$(BIN):$$PATH molecule --base-config molecule/base.yml test -s $*
 
 .PHONY: lint
 lint: venv ## ruff, mypy --strict, yamllint, ansible-lint, systemd-analyze

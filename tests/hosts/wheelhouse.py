@@ -11,8 +11,7 @@ from .system import CACHE, REPOSITORY, building, digest, lock, run
 
 _PYTHON = {"debian12": "3.11", "debian13": "3.13"}
 _LOCK = REPOSITORY / "daemon/requirements.lock"
-_BUILD_LOCK = REPOSITORY / "tests/requirements.lock"
-# The packages of an older release, for upgrades
+# The Chroma of an older release, for upgrades
 _OLDER_LOCK = REPOSITORY / "tests/upgrade/older.lock"
 _OLDEST_GLIBC_MINOR = 36  # Debian 12 has glibc 2.36; wheels for it run on Debian 13 as well.
 
@@ -20,11 +19,8 @@ _OLDEST_GLIBC_MINOR = 36  # Debian 12 has glibc 2.36; wheels for it run on Debia
 def wheelhouse(image: str) -> Path:
     """Give the wheelhouse for an image's Python, downloading it, hashes checked, when the cache does not have it."""
     python = _PYTHON[image]
-    applies = _for_python(_LOCK.read_text(), python)
-    # What the lock has as source only is built on the host, in an isolated environment that wants setuptools.
-    build = [entry for entry in _for_python(_BUILD_LOCK.read_text(), python) if entry.startswith("setuptools==")]
     # Two runs of pip: it takes no package twice.
-    wanted = ["".join([*applies, *build]), "".join(_for_python(_OLDER_LOCK.read_text(), python))]
+    wanted = ["".join(_for_python(each.read_text(), python)) for each in (_LOCK, _OLDER_LOCK)]
     directory = CACHE / "wheels" / f"python{python}-{digest(*wanted)}"
     with lock(f"wheels-{python}"):
         if not directory.exists():

@@ -1,7 +1,6 @@
 """An older release of Chromad, made of this one: the same but for its Chroma. python -m tests.upgrade.older DIRECTORY
 
-older.lock has the packages of Chroma 1.0.20 that the lock file lacks, or has another version of. It was made with
-`uv pip compile --universal --generate-hashes --constraint daemon/requirements.lock` (without its line for chromadb).
+older.lock has its Chroma, as `uv pip compile --no-deps --universal --generate-hashes` gives it; all else is the same.
 """
 
 import re
