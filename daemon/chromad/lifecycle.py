@@ -16,7 +16,7 @@ from chromad import events, notify, output, overview, signals, threads, versions
 from chromad.api import Api
 from chromad.backup import ledger
 from chromad.checkpointer import Checkpointer
-from chromad.checks import preflight, raise_failures
+from chromad.checks import mounts, preflight, raise_failures
 from chromad.clock import Clock
 from chromad.config import Config
 from chromad.control import Progress, Server
@@ -92,6 +92,8 @@ class Daemon:
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT, then flushes. Raises ChromadError when it cannot start or go on."""
         config = self._config
+        # First: what the directory below a volume is like does not matter. That of the backups keeps no start away.
+        raise_failures([mounts.check(config, [config.data_dir, config.checkpoint_dir])])
         self._guard.make_room()
         raise_failures(preflight.directory(config))
         held = self._lock_directory()
