@@ -303,12 +303,45 @@ def test_what_is_given_to_the_service_user_is_no_link(role: str) -> None:
                 assert found.get("follow") in (False, "{{ not item.service }}"), f"{path.name}: {task['name']}"
 
 
+def test_settings_of_the_unit_come_last_so_that_they_count() -> None:
+    options = {
+        "Unit": {"JobTimeoutSec": "2h"},
+        "Service": {"MemoryMax": "24G", "IOAccounting": True, "Environment": ["A=1", "B=2"]},
+    }
+    assert bool(_of_role({"chromadb_service_options": options}, "_chromadb_drop_in"))
+    wanted = "[Unit] JobTimeoutSec=2h [Service] MemoryMax=24G IOAccounting=yes Environment=A=1 Environment=B=2"
+    assert _drop_in({"chromadb_service_options": options})[-7:] == wanted.split()
+    assert _drop_in({})[-1].startswith("TimeoutStopSec=")
+
+
+def test_whoever_may_come_is_everybody_unless_it_is_said() -> None:
+    beyond = {"chromadb_listen_host": "0.0.0.0"}
+    assert "IPAddressAllow=any" in _drop_in(beyond)
+    assert "IPAddressAllow=10.0.0.0/8 ::1" in _drop_in(beyond | {"chromadb_ip_allow": ["10.0.0.0/8", "::1"]})
+
+
+def test_later_tries_come_later_where_systemd_can() -> None:
+    for version, can in ((252, False), (254, True), (257, True)):
+        said = {"__chromadb_systemd": {"stdout": f"systemd {version} ({version}.1)\n+PAM"}}
+        assert ("RestartMode=direct" in _drop_in(said)) is can
+        assert bool(_of_role(said, "_chromadb_drop_in")) is can
+
+
 def _of_role(variables: Mapping[str, object], name: str) -> object:
     """What a variable of the role chromadb is, with some of the others set."""
     found: dict[str, Any] = yaml.safe_load((ROLES / "chromadb/vars/main.yml").read_text())
     known = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in found.items()}
     templar = Templar(loader=DataLoader(), variables={**SERVICE, **known, **variables})
     return templar.template(trust_as_template(f"{{{{ {name} }}}}"))
+
+
+def _drop_in(variables: Mapping[str, object]) -> list[str]:
+    """The lines of the drop-in of chromadb.service, with some of the variables set."""
+    found: dict[str, Any] = yaml.safe_load((ROLES / "chromadb/vars/main.yml").read_text())
+    known = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in found.items()}
+    templar = Templar(loader=DataLoader(), variables={**SERVICE, **known, "ansible_managed": "by a role", **variables})
+    template = (ROLES / "chromadb/templates/chromadb.service.j2").read_text()
+    return str(templar.template(trust_as_template(template))).splitlines()
 
 
 def _unit(name: str) -> list[str]:
