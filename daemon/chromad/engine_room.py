@@ -43,7 +43,8 @@ def main() -> None:
 
     ended = os.pidfd_open(process.pid)
     with suppress(OSError):  # nobody is there to hear it
-        while pipe in (ready := select.select([pipe, ended], [], [])[0]) and (number := pipe.recv(_LONGEST)):
+        heard = pipe.fileno()
+        while heard in (ready := select.select([heard, ended], [], [])[0]) and (number := pipe.recv(_LONGEST)):
             process.send_signal(int(number))
         if ended in ready:
             pipe.send(f"{ENDED} {process.wait()}".encode())
