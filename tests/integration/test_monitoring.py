@@ -144,12 +144,20 @@ def test_role(tmp_path: Path) -> None:
 
     for place in (rules, dashboards, targets):
         place.mkdir()
+        # As other roles give it, which would change it back
+        place.chmod(0o775)
     run("--check")
     assert not list(rules.iterdir())
     assert re.search(r"changed=[1-9]", run())
     assert (tmp_path / "reloaded").exists()
     assert "changed=0" in run()
+    assert {place.stat().st_mode & 0o777 for place in (rules, dashboards, targets)} == {0o775}
     assert (rules / "chromadb.rules.yml").read_bytes() == RULES.read_bytes()
     [group] = json.loads((targets / "chromadb.json").read_text(encoding="utf-8"))
     assert group["targets"] == variables["chromadb_monitoring_targets"]
     assert json.loads((dashboards / "chromadb.json").read_bytes())["uid"] == "chromadb"
+    for path in sorted(targets.rglob("*"), reverse=True):
+        path.unlink()
+    targets.rmdir()
+    run()
+    assert targets.stat().st_mode & 0o777 == 0o755

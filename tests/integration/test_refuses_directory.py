@@ -124,3 +124,41 @@ def test_several_problems_are_told_together(site: Site) -> None:
 def test_database_of_another_user(used: Site) -> None:
     os.chown(used.data / "chroma.sqlite3", 0, 0)
     used.assert_refused(77, "chroma.sqlite3 belongs to root", f"chown -R {used.account.name}")
+
+
+_BESIDE_A_TABLE = """
+mount --bind "$1" /etc/fstab
+if [ "$2" = sandboxed ]; then mount --bind "$3" "$3"; fi
+uid=$4
+shift 4
+exec setpriv --reuid "$uid" --regid "$(id -g "$uid")" --clear-groups "$@"
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("where", ["plain", "sandboxed"])
+def test_volume_that_is_not_mounted_is_waited_for(site: Site, where: str) -> None:
+    """Not a configuration that cannot be right: it comes with the next try. A unit's ReadWritePaths= make the place a mount."""
+    table = site.root / "fstab"
+    table.write_text(f"/dev/sdz1 {site.root}/ ext4 noauto 0 2\n", encoding="ascii")
+    words = [str(table), where, str(site.root), str(site.account.uid)]
+    before = site.tree()
+    daemon = site.start(account=current(), wrapper=["unshare", "--mount", "sh", "-euc", _BESIDE_A_TABLE, "sh", *words])
+    assert daemon.ended(20) == 75, daemon.log
+    assert f"/etc/fstab names a file system for {site.root}, which is not mounted" in daemon.log
+    assert f"mount {site.root}, with the service stopped" in daemon.log
+    assert site.tree() == before
+
+
+@pytest.mark.root
+def test_directory_that_is_to_be_a_mount_point(site: Site) -> None:
+    site.configure({"mount": str(site.root)})
+    site.assert_refused(75, f"{site.root} is to be a mount point, as mount says, and is none", f"mount {site.root}")
+    site.data.rmdir()
+    assert site.refused().code == 75, "the directory may be on it"
+    site.data.mkdir(mode=0o750)
+    site.give(site.data)
+    with mounts.small(site.root, 1 << 20):
+        result = site.refused()
+    assert result.code == 78
+    assert "does not exist" in result.output

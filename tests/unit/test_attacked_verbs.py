@@ -10,6 +10,8 @@ from tests.attacks.inside.verbs import CHROMACTL, PLAYBOOK, VERBS
 _PLAYBOOKS = Path(__file__).parents[2] / "ansible/playbooks"
 # On hosts of Prometheus, where there is no service user
 _ELSEWHERE = {"monitoring"}
+# It takes away the host that the suite lives on; the scenario default looks at what it leaves.
+_LAST = {"remove"}
 
 
 def test_every_verb_is_attacked() -> None:
@@ -21,7 +23,7 @@ def test_every_verb_is_attacked() -> None:
 
 def test_every_playbook_is_attacked() -> None:
     known = {each.words[0] for each in VERBS if each.program == PLAYBOOK}
-    assert {path.stem for path in _PLAYBOOKS.glob("*.yml")} - _ELSEWHERE == known
+    assert {path.stem for path in _PLAYBOOKS.glob("*.yml")} - _ELSEWHERE - _LAST == known
 
 
 def test_what_is_crafted_is_for_verbs_that_are_known() -> None:

@@ -115,6 +115,7 @@ def test_localhost_is_loopback(tmp_path: Path) -> None:
         ("log_level: chatty", "At 'log_level'"),
         (f"control_socket: /{'x' * 107}", "longer than 107 bytes"),
         ("disk: {fence_percent: 90}", "disk.release_percent must be below disk.fence_percent"),
+        ("mount: /srv", "mount /srv holds not both, data_dir and checkpoint_dir"),
         ("1: 2", "At '1'"),
         ("[data_dir]", "holds a list, not keys and values"),
         ("data_dir: [", "not valid YAML"),

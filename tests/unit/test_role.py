@@ -56,6 +56,8 @@ def test_every_variable_is_changed_in_the_alternative_scenario() -> None:
     }
     # Filled by the role chromadb_backup
     apart |= {"chromadb_backup"}
+    # The playbook back_to_defaults.yml has it.
+    apart |= {"chromadb_backup_state"}
     # The scenario backup has two hosts for SFTP.
     apart |= {"chromadb_backup_ssh_key", "chromadb_backup_known_hosts"}
     wanted = {**SERVICE, **BACKUP}.items()
@@ -160,7 +162,7 @@ def test_static_timers_say_the_defaults(timer: str, variable: str) -> None:
 
 def test_what_a_drop_in_replaces_is_what_the_static_unit_says() -> None:
     template = (ROLES / "chromadb_backup/templates/service.j2").read_text()
-    for key in {*re.findall(r"^(\w+)=", EXPRESSION.sub("x", template), re.MULTILINE)} - {"Wants"}:
+    for key in {*re.findall(r"^(\w+)=", EXPRESSION.sub("x", template), re.MULTILINE)} - {"Wants", "RestartMode"}:
         for name in BACKUP_UNITS:
             assert any(line.startswith(f"{key}=") for line in _unit(name)), f"{name} has no {key}="
 
@@ -231,7 +233,7 @@ def test_a_link_in_the_place_of_the_data_is_not_followed() -> None:
 def test_an_environment_that_is_removed_in_part_is_not_taken_for_a_whole_one() -> None:
     tasks = yaml.safe_load((ROLES / "chromadb/tasks/cleanup.yml").read_text())
     loop = tasks[-1]["loop"]
-    assert loop.index("/.complete") < loop.index("+ unused + former")
+    assert loop.index("/.complete") < loop.index("+ unused +")
 
 
 def test_a_backup_and_a_drill_have_the_same_sandbox() -> None:
@@ -321,12 +323,45 @@ def test_what_is_given_to_the_service_user_is_no_link(role: str) -> None:
                 assert found.get("follow") in (False, "{{ not item.service }}"), f"{path.name}: {task['name']}"
 
 
+def test_settings_of_the_unit_come_last_so_that_they_count() -> None:
+    options = {
+        "Unit": {"JobTimeoutSec": "2h"},
+        "Service": {"MemoryMax": "24G", "IOAccounting": True, "Environment": ["A=1", "B=2"]},
+    }
+    assert bool(_of_role({"chromadb_service_options": options}, "_chromadb_drop_in"))
+    wanted = "[Unit] JobTimeoutSec=2h [Service] MemoryMax=24G IOAccounting=yes Environment=A=1 Environment=B=2"
+    assert _drop_in({"chromadb_service_options": options})[-7:] == wanted.split()
+    assert _drop_in({})[-1].startswith("TimeoutStopSec=")
+
+
+def test_whoever_may_come_is_everybody_unless_it_is_said() -> None:
+    beyond = {"chromadb_listen_host": "0.0.0.0"}
+    assert "IPAddressAllow=any" in _drop_in(beyond)
+    assert "IPAddressAllow=10.0.0.0/8 ::1" in _drop_in(beyond | {"chromadb_ip_allow": ["10.0.0.0/8", "::1"]})
+
+
+def test_later_tries_come_later_where_systemd_can() -> None:
+    for version, can in ((252, False), (254, True), (257, True)):
+        said = {"__chromadb_systemd": {"stdout": f"systemd {version} ({version}.1)\n+PAM"}}
+        assert ("RestartMode=direct" in _drop_in(said)) is can
+        assert bool(_of_role(said, "_chromadb_drop_in")) is can
+
+
 def _of_role(variables: Mapping[str, object], name: str) -> object:
     """What a variable of the role chromadb is, with some of the others set."""
     found: dict[str, Any] = yaml.safe_load((ROLES / "chromadb/vars/main.yml").read_text())
     known = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in found.items()}
     templar = Templar(loader=DataLoader(), variables={**SERVICE, **known, **variables})
     return templar.template(trust_as_template(f"{{{{ {name} }}}}"))
+
+
+def _drop_in(variables: Mapping[str, object]) -> list[str]:
+    """The lines of the drop-in of chromadb.service, with some of the variables set."""
+    found: dict[str, Any] = yaml.safe_load((ROLES / "chromadb/vars/main.yml").read_text())
+    known = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in found.items()}
+    templar = Templar(loader=DataLoader(), variables={**SERVICE, **known, "ansible_managed": "by a role", **variables})
+    template = (ROLES / "chromadb/templates/chromadb.service.j2").read_text()
+    return str(templar.template(trust_as_template(template))).splitlines()
 
 
 def _unit(name: str) -> list[str]:

@@ -1,11 +1,9 @@
-"""File systems: which ones there are, what is missing, how full they are and will be."""
+"""File systems: which ones there are, what is missing (see `mounts`), how full they are and will be."""
 
-import os
-import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from chromad.checks import Data, Result, fail, ok, warn
+from chromad.checks import Data, Result, fail, mounts, ok, warn
 from chromad.checks.host import Host
 from chromad.errors import ChromadError, ConfigurationError
 from chromad.host.disks import Aside, usage
@@ -32,7 +30,8 @@ def check(host: Host) -> Iterator[Result]:
             f"{checkpoint_dir} is not on the file system of {data_dir}",
             "move it there: recovery and backups link and copy between them",
         )
-    yield _mounts(host)
+    paths = (data_dir, checkpoint_dir, host.config.backup.local_path)
+    yield mounts.check(host.config, [path for path in paths if path])
     yield from _space(host)
 
 
@@ -41,33 +40,10 @@ def file_system(path: Path, mountinfo: str) -> str:
     best, kind = "", "unknown"
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
-        point = _unescape(before.split()[4])
+        point = mounts.unescape(before.split()[4])
         if path.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, after.split()[0]
     return kind
-
-
-def _mounts(host: Host) -> Result:
-    """Whether what fstab(5) mounts at or above our directories is there: else data would go to the disk below."""
-    try:
-        lines = Path("/etc/fstab").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        lines = []
-    fields = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    # Not by a look at them: one of the network may not answer.
-    mounted = {_unescape(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines()}
-    points = {_unescape(each[1]) for each in fields if len(each) > 1 and each[1].startswith("/")}
-    config = host.config
-    ours = [path for path in (config.data_dir, config.checkpoint_dir, config.backup.local_path) if path]
-    absent = [
-        point
-        for point in sorted(points)
-        if point not in mounted and not os.path.ismount(point) and any(path.is_relative_to(point) for path in ours)
-    ]
-    if absent:
-        fact = f"/etc/fstab names a file system for {absent[0]}, which is not mounted"
-        return fail("mounts", ConfigurationError, fact, f"systemctl stop chromadb, mount {absent[0]}, then start it")
-    return ok("mounts", "what /etc/fstab names for our directories is mounted")
 
 
 def _space(host: Host) -> Iterator[Result]:
@@ -111,7 +87,3 @@ def _forecast(host: Host) -> Iterator[Result]:
         yield warn("growth", fact, _HINT, {"seconds": seconds})
     else:
         yield ok("growth", fact, {"seconds": seconds})
-
-
-def _unescape(point: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)

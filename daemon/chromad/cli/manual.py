@@ -23,6 +23,8 @@ KEYS = {
     "data_dir": "The directory of Chroma's files. Absolute, on a local file system.",
     "checkpoint_dir": "Copies of the vector segments that recovery puts back. On the file system of the data; beside data_dir "
     "when it is not given.",
+    "mount": "A directory that must be a mount point, and holds data_dir and checkpoint_dir. No start without it (75, tried again), "
+    "nor without what /etc/fstab mounts there. None when it is not given.",
     "listen.host": "IP address of Chroma's HTTP API. Beyond loopback it takes allow_unauthenticated_network.",
     "listen.port": "TCP port of it.",
     "allow_unauthenticated_network": "Permits addresses that others can reach, where nobody is asked who they are.",

@@ -222,6 +222,7 @@ class Config(_Section):
 
     data_dir: AbsolutePath = Path("/opt/chromadb/data")
     checkpoint_dir: AbsolutePath = Path("/opt/chromadb/checkpoints")
+    mount: AbsolutePath | None = None
     listen: Listen = Listen()
     allow_unauthenticated_network: Annotated[bool, Field(strict=True)] = False
     control_socket: AbsolutePath = Path("/run/chromadb/chromad.sock")
@@ -286,6 +287,10 @@ class Config(_Section):
                 for inner, outer in permutations(places, 2)
                 if places[outer] in (places[inner], *places[inner].parents)
             ]
+        if self.mount and not (
+            self.data_dir.is_relative_to(self.mount) and self.checkpoint_dir.is_relative_to(self.mount)
+        ):
+            problems.append(f"mount {self.mount} holds not both, data_dir and checkpoint_dir")
         if self.disk.release_percent >= self.disk.fence_percent:
             problems.append("disk.release_percent must be below disk.fence_percent")
         # sun_path of unix(7) holds 108 bytes, the last one zero

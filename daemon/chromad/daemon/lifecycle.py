@@ -14,7 +14,7 @@ from typing import Any
 from chromad import config as configuration
 from chromad import versions
 from chromad.backup import ledger
-from chromad.checks import preflight, raise_failures
+from chromad.checks import mounts, preflight, raise_failures
 from chromad.chroma import log as chroma_log
 from chromad.chroma import segment, sqlite
 from chromad.config import Config
@@ -96,6 +96,8 @@ class Daemon:
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT, then flushes. Raises ChromadError when it cannot start or go on."""
         config = self._config
+        # First: what the directory below a volume is like does not matter. That of the backups keeps no start away.
+        raise_failures([mounts.check(config, [config.data_dir, config.checkpoint_dir])])
         self._guard.make_room()
         raise_failures(preflight.directory(config))
         held = self._lock_directory()
