@@ -251,17 +251,30 @@ def test_no_directory_of_chroma(site: Site, path: str, fact: str) -> None:
     assert "HINT" in result.output
 
 
-def test_source_is_written_to_meanwhile(site: Site, made: Made) -> None:
+@pytest.mark.parametrize("phase", ["", "searching"])
+def test_source_is_written_to_meanwhile(site: Site, made: Made, phase: str) -> None:
+    """Before the copy is worked on, or when it is as good as compared."""
     source = put(site, made["1.5.9"][0])
-    with Adoption(
-        config.load(site.config).model_copy(update={"allow_root": True}), source, lambda *_: None
-    ) as adoption:
-        adoption.examine()
+    settings = config.load(site.config).model_copy(update={"allow_root": True})
+    told: list[str] = []
+
+    def progress(now: str, _done: int, _total: int) -> None:
+        told.append(now)
+        if now == phase and told.count(phase) == 1:
+            write()
+
+    def write() -> None:
         with sqlite3.connect(source / sqlite.FILE) as connection:
             connection.execute("UPDATE collections SET name = 'other' WHERE name = 'plain'")
         connection.close()
+
+    with Adoption(settings, source, progress) as adoption:
+        adoption.examine()
+        if not phase:
+            write()
         with pytest.raises(TryAgain, match="was written to meanwhile"):
             adoption.adopt(may_stop=False)
+    assert not phase or phase in told
     assert not list(site.data.iterdir()) or not (site.data / sqlite.FILE).exists()
     assert not list((site.root / "restore").glob("*"))
 

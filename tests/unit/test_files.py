@@ -1,5 +1,6 @@
 """Files in a directory that another user may write: links in place of what is written, on the way to it, and beside it."""
 
+import errno
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chromad.backup import ledger, restore, run
@@ -693,3 +695,23 @@ def test_access_lists_do_not_go_with_a_tree(tmp_path: Path) -> None:
         os.chown(path, ATTACKER, ATTACKER)
     trees.give_tree(tree, ATTACKER, 0, 0)
     assert [os.listxattr(path) for path in (tree, tree / "file")] == [[], []]
+
+
+@as_root
+def test_exchange_that_fails_at_its_last_step_is_taken_back(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is told of the failure believes that the data are where they were."""
+    data = copy.parent.parent / "data"
+    inodes = copy.stat().st_ino, data.stat().st_ino
+    rename, calls = renameat2.rename, 0
+
+    def fail(*words: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(*words)
+
+    monkeypatch.setattr(renameat2, "rename", fail)
+    with pytest.raises(OSError, match="No space left"):
+        files.exchange(copy, data)
+    assert (copy.stat().st_ino, data.stat().st_ino) == inodes

@@ -342,3 +342,27 @@ def test_former_rebuilt_one_stays_where_the_next_cannot_be_moved(data: Path, els
     fill(data / UUID)
     last = quarantine.move_rebuilt(data / UUID, elsewhere, ignore)
     assert names(elsewhere) == [last.name]
+
+
+def test_copy_has_its_name_on_disk_before_the_source_goes(
+    data: Path, aside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut in between leaves one of them."""
+    fill(data / UUID)
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(fd: int) -> None:
+        done.append(f"fsync {os.readlink(f'/proc/self/fd/{fd}')}")
+        fsync(fd)
+
+    def note_rename(source: Path, target: Path) -> None:
+        done.append(f"rename {target}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    quarantine._copy_over(data / UUID, aside / "moved", ignore)
+    named = done.index(f"rename {aside / 'moved'}")
+    assert f"fsync {aside / '.moved'}" in done[:named]
+    assert done[named + 1 :] == [f"fsync {aside}", f"rename {data / '.moved'}", f"fsync {data}"]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from chromad.chroma import sqlite
 from chromad.errors import ChromadError
-from chromad.store import fence
+from chromad.store import fence, quarantine, state
 from chromad.store.checkpoint import Store
 from chromad.store.recovery import Doubts, Recovery
 
@@ -96,4 +96,28 @@ def test_kill_before_the_fence_stands_leaves_the_segment_where_it_is(
     assert engine.contents(engine.segment(two, "goes")) == held
     assert made.quarantine(*goes).action == "quarantined"
     assert fence.read(two).keys() == {goes[0].id}
+    assert not engine.segment(two, "goes").exists()
+
+
+def test_segment_that_the_mark_leaves_out_and_that_is_gone_is_no_sound_one(two: Path, made: Recovery) -> None:
+    """What the stop did not look at, and somebody has removed since, is alike before and after."""
+    goes = engine.segment(two, "goes")
+    left = state.mark(two, {goes.name})
+    shutil.rmtree(goes)
+    assert [(each.name, reason) for each, reason in made.look("boot", left)] == [("goes", "its files are gone")]
+
+
+def test_kill_before_unsound_files_are_away_leaves_them_their_seq_id(
+    two: Path, made: Recovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the beginning, the log would be replayed into what they hold, and its adds would be passed over."""
+    before = engine.seq_id(two, "goes")
+    assert before
+    [goes] = (each for each in doubts(two) if each[0].name == "goes")
+    with monkeypatch.context() as patch:
+        patch.setattr(quarantine, "move_rebuilt", _die)
+        with pytest.raises(_Killed):
+            made.mend(*goes, from_log=True)
+    assert engine.seq_id(two, "goes") == before
+    assert made.mend(*goes, from_log=True).action == "rebuilt"
     assert not engine.segment(two, "goes").exists()

@@ -373,3 +373,53 @@ def _keys(document: dict[str, Any], prefix: str = "") -> set[str]:
     for key, value in document.items():
         found |= _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
     return found
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("chromadb_user", "vectors"),
+        ("chromadb_group", "vectors"),
+        ("chromadb_home", "/srv/chromadb"),
+        ("chromadb_data_dir", "/srv/data"),
+        ("chromadb_checkpoint_dir", "/srv/checkpoints"),
+        ("chromadb_config_dir", "/etc/vectors"),
+        ("chromadb_listen_host", "192.0.2.1"),
+        ("chromadb_start_timeout", "10min"),
+        ("chromadb_stop_timeout", "10min"),
+    ],
+)
+def test_any_value_that_the_static_unit_does_not_say_is_in_a_drop_in(variable: str, value: str) -> None:
+    assert not _of_role({}, "_chromadb_drop_in")
+    assert _of_role({variable: value}, "_chromadb_drop_in")
+
+
+@pytest.mark.parametrize(("found", "same"), [("1.0.20", False), ("1.5.8", False), ("1.5.9", True), ("1.6.0", False)])
+def test_data_of_another_version_are_not_migrated_by_the_way(found: str, same: bool) -> None:
+    tasks = yaml.safe_load((ROLES / "chromadb/tasks/versions.yml").read_text())
+    [task] = [each for each in tasks if each["name"] == "The data are of the version that is to be installed"]
+    templar = Templar(loader=DataLoader(), variables={"found": found, "_chromadb_engine": "1.5.9"})
+    condition = task["ansible.builtin.assert"]["that"]
+    assert templar.template(trust_as_template(f"{{{{ {condition} }}}}")) is same
+
+
+@pytest.mark.parametrize("inexact", [False, True])
+def test_restore_to_a_time_is_exact_unless_that_is_waived(inexact: bool) -> None:
+    [play] = yaml.safe_load((ROOT / "ansible/playbooks/restore.yml").read_text())
+    known = {key: trust_as_template(value) for key, value in play["vars"].items()}
+    chosen = {"chromadb_restore_at": "2026-01-02T03:04:05Z", "chromadb_restore_inexact": inexact}
+    words = Templar(loader=DataLoader(), variables={**known, **chosen}).template(trust_as_template("{{ _restore }}"))
+    assert words[:6] == ["chromactl", "--config", "/etc/chromadb/chromad.yml", "--json", "restore", "latest"]
+    assert words[7:9] == ["--at", "2026-01-02T03:04:05Z"]
+    assert ("--inexact" in words) is inexact
+
+
+def test_every_key_of_the_configuration_is_the_variable_of_its_name() -> None:
+    text = (ROLES / "chromadb/templates/chromad.yml.j2").read_text()
+    written = yaml.safe_load(re.sub(r"{{ (\w+).*?}}", r"\1", text))
+    for key in _keys(written):
+        value: Any = written
+        for name in key.split("."):
+            value = value[name]
+        if key != "control_socket":
+            assert value == f"chromadb_{key.replace('.', '_')}"

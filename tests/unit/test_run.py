@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chromad.backup import ledger, run
+from chromad.backup import ledger, readback, run
 from chromad.backup.ledger import Ledger, Taken
 from chromad.backup.repository import Added, Repository
 from chromad.backup.snapshot import Snapshot
@@ -79,3 +79,31 @@ def test_a_private_copy_stays_below_the_fence(
         return
     with pytest.raises(BackupError, match=r"stay below disk\.fence_percent"):
         run.scratch_space(config, 100)
+
+
+def test_files_are_looked_at_before_they_are_proven(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes while they are proven is not what was proven."""
+    taken = Snapshot(config.backup_dir / "current", GOOD, "")
+    for entry in GOOD.files:
+        path = taken.directory / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"before")
+    before = readback.look(taken.directory, GOOD)
+    assert before.keys() == {entry.path for entry in GOOD.files}
+    stored: list[readback.Looks] = []
+
+    def prove(*_: object) -> tuple[Snapshot, None]:
+        for entry in GOOD.files:
+            (taken.directory / entry.path).write_bytes(b"another")
+        return taken, None
+
+    def store(*words: Any) -> None:
+        stored.append(words[3])
+        raise BackupError("that is enough", "")
+
+    monkeypatch.setattr("chromad.backup.snapshot.take", lambda *_, **__: taken)
+    monkeypatch.setattr(run, "_prove", prove)
+    monkeypatch.setattr(run, "_store", store)
+    with pytest.raises(BackupError, match="that is enough"):
+        run.run(config, _Deadly(), None, full=False, accept_empty=False, progress=lambda *_: None)
+    assert stored == [before]

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from chromad.host import files
+from chromad.config import Config
+from chromad.host import files, service
 from chromad.store import swap
-from chromad.store.swap import Staging
+from chromad.store.swap import DataSwap, Staging
 
 
 def test_copy_that_somebody_makes_is_not_swept(tmp_path: Path) -> None:
@@ -76,3 +77,65 @@ def test_former_data_that_have_no_name_yet_are_not_removed_with_the_copy(tmp_pat
     assert line.startswith(f"the former data are in {staging.named(swap.REPLACED)}")
     assert (staging.named(swap.REPLACED) / "former").exists()
     assert (data / "copy").exists()
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Config, Path]:
+    """A data directory with former data, and the place for copies."""
+    config = Config.model_validate({"data_dir": str(tmp_path / "data")})
+    for path in (config.data_dir, tmp_path / "restore"):
+        path.mkdir()
+    (config.data_dir / "former").touch()
+    return config, tmp_path / "restore"
+
+
+class _Killed(BaseException):
+    pass
+
+
+def test_note_tells_of_the_exchange_before_there_is_one(
+    places: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is killed right after it has left the former data under the name of a copy."""
+    config, parent = places
+
+    def strike(copy: Path, data_dir: Path) -> None:
+        files.exchange(copy, data_dir)
+        raise _Killed
+
+    monkeypatch.setattr(swap, "exchange", strike)
+    staging = Staging(parent)
+    with pytest.raises(_Killed), staging:
+        staging.directory.mkdir()
+        (staging.directory / "copy").touch()
+        DataSwap(config, staging, "restored", restart=False).run()
+    swap.sweep(parent)
+    assert (staging.named(swap.REPLACED) / "former").exists()
+    assert (config.data_dir / "copy").exists()
+
+
+def test_service_starts_when_the_exchange_is_on_disk(
+    places: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut would bring the former data back, without what clients were told is written."""
+    config, parent = places
+    done: list[str] = []
+    fsync, exchange = os.fsync, files.exchange
+
+    def note_fsync(fd: int) -> None:
+        done.append(f"fsync {os.readlink(f'/proc/self/fd/{fd}')}")
+        fsync(fd)
+
+    def note_exchange(one: Path, other: Path) -> None:
+        done.append("exchange")
+        exchange(one, other)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(files, "exchange", note_exchange)
+    monkeypatch.setattr(service, "control", done.append)
+    with Staging(parent) as staging:
+        staging.directory.mkdir()
+        DataSwap(config, staging, "restored", restart=True).run()
+    exchanged = done.index("exchange")
+    assert "stop" in done[:exchanged]
+    assert done[exchanged + 1 : done.index("start")] == [f"fsync {config.data_dir.parent}", f"fsync {parent}"]
