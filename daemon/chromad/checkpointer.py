@@ -23,6 +23,8 @@ from chromad.warm import qualified
 # Seconds
 _POLL = 5.0
 _RETRY = 60.0
+# It rests for so many times as long as a look has kept a processor busy.
+_REST = 20.0
 _ORPHAN_GRACE = 86400.0
 # Cycles in a row after which a segment that was left out for what passes by itself is told of
 _PATIENCE = 3
@@ -76,19 +78,22 @@ class Checkpointer(threads.Loop):
 
     def _look(self) -> float:
         since = time.monotonic() - self._last
+        busy = time.thread_time()
         due = self._due(since)
+        # With very many collections a look takes seconds.
+        pause = max(_POLL, _REST * (time.thread_time() - busy))
         if since < _RETRY if self.last_error else not due:
-            return _POLL
+            return pause
         self._last = time.monotonic()
         try:
             summary = self.cycle(_ignore)
         except Stopped:
-            return _POLL
+            return pause
         except Exception as error:
             # Whatever it was, the next cycle begins anew.
             journal.error("checkpoint: %s", threads.describe(error), extra=events.CHECKPOINT_FAILED.extra)
             journal.debug("it failed here", exc_info=error)
-            return _POLL
+            return pause
         level = journal.info if summary.taken or summary.purged else journal.debug
         level(
             "checkpoint: %d segments in %.1f s, %d rows of the log purged",
@@ -96,7 +101,7 @@ class Checkpointer(threads.Loop):
             summary.seconds,
             summary.purged,
         )
-        return _POLL
+        return pause
 
     @property
     def unprotected(self) -> dict[str, str]:

@@ -43,8 +43,14 @@ class Host:
         return STATE / self.name
 
     @property
+    def files(self) -> Path:
+        """What it has written since it was created, beside its image; to be copied or exchanged while it is off."""
+        return self.directory / "upper"
+
+    @property
     def facts(self) -> dict[str, str]:
-        """Its image and its address with prefix length, as they were chosen when it was created."""
+        """Its image, its address with prefix length, and whether its pip uses a wheelhouse, as they were chosen when it was
+        created."""
         facts: dict[str, str] = json.loads(self._existing("host.json").read_text())
         return facts
 
@@ -70,23 +76,38 @@ class Host:
         """Create the host and boot it; returns when systemd says running. With wheels, its pip uses a wheelhouse."""
         if self.directory.exists():
             raise HostsError(f"host {self.name} exists", f"python -m tests.hosts down {self.name}")
-        tree = image(image_name)
-        binds = [f"--bind-ro={wheelhouse(image_name)}:/srv/wheelhouse"] if wheels else []
+        image(image_name)
         with lock("network"):
             address = _free_address()
-            write(self.directory / "host.json", json.dumps({"image": image_name, "address": str(address)}))
+            facts = {"image": image_name, "address": str(address), "wheels": "yes" if wheels else ""}
+            write(self.directory / "host.json", json.dumps(facts))
             network.attach(self._namespace, address)
         self._furnish(address, wheels=wheels)
-        self._start(tree, binds)
+        self.on()
+
+    def on(self) -> None:
+        """Boot a host that is off; returns when systemd says running."""
+        name = self.facts["image"]
+        binds = [f"--bind-ro={wheelhouse(name)}:/srv/wheelhouse"] if self.facts["wheels"] else []
+        self._start(image(name), binds)
         self._wait()
 
-    def down(self) -> None:
-        """Cut the host's power and remove all of it; a host that does not exist is left at that."""
+    def off(self) -> None:
+        """Cut the host's power; what it had written stays, see `files`."""
         if self.running:
             (self._cgroup / "cgroup.kill").write_text("1")
             _until(lambda: not self.running, _STOP_SECONDS, f"host {self.name} does not stop")
         for directory in sorted(self._cgroup.glob("**/"), reverse=True):
             directory.rmdir()
+
+    def kill_sessions(self) -> None:
+        """Kill what its administrator has started over ssh, and nothing else."""
+        for control in self._cgroup.glob("**/user.slice/cgroup.kill"):
+            control.write_text("1")
+
+    def down(self) -> None:
+        """Cut the host's power and remove all of it; a host that does not exist is left at that."""
+        self.off()
         if self.directory.exists():
             with lock("network"):
                 network.detach(self._namespace, IPv4Interface(self.facts["address"]))
@@ -114,7 +135,7 @@ class Host:
 
     def _furnish(self, address: IPv4Interface, *, wheels: bool) -> None:
         """Write the host's identity into its overlay, and what a client needs to reach it beside that."""
-        etc = self.directory / "upper/etc"
+        etc = self.files / "etc"
         write(etc / "hostname", f"{self.name}\n")
         write(etc / "hosts", f"127.0.0.1 localhost\n{address.ip} {self.name}\n")
         write(etc / "machine-id", f"{uuid.uuid4().hex}\n")
@@ -143,9 +164,9 @@ class Host:
     def _start(self, tree: Path, binds: list[str]) -> None:
         """Boot the host in the background, detached from this process."""
         for name in ("work", "root"):
-            (self.directory / name).mkdir()
+            (self.directory / name).mkdir(exist_ok=True)
         self._cgroup.mkdir(parents=True, exist_ok=True)
-        overlay = f"lowerdir={tree},upperdir={self.directory}/upper,workdir={self.directory}/work"
+        overlay = f"lowerdir={tree},upperdir={self.files},workdir={self.directory}/work"
         root = self.directory / "root"
         nspawn = [
             *("systemd-nspawn", "--quiet", "--boot", f"--directory={root}", f"--machine={self.name}"),

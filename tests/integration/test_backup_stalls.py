@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.integration.account import BIN, current
+from tests.integration.account import BIN, current, until
 from tests.integration.site import Site
 from tests.integration.writers import Writers
 
@@ -20,12 +20,22 @@ def within_persist(segment: Path) -> bool:
     return PICKLE in changed and max(changed.values()) > changed[PICKLE]
 
 
+def state(task: Path) -> str:
+    """The state of a thread, a letter, see proc_pid_stat(5)."""
+    return (task / "stat").read_text().rpartition(") ")[2][0]
+
+
 def stop_within_persist(engine: int, segment: Path) -> None:
     """Stops the engine while it persists the segment."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if within_persist(segment):
             os.kill(engine, signal.SIGSTOP)
+            # A thread within a call stops at its end.
+            until(
+                lambda: all(state(task) == "T" for task in Path(f"/proc/{engine}/task").iterdir()),
+                "all threads stopped",
+            )
             if within_persist(segment):
                 return
             os.kill(engine, signal.SIGCONT)

@@ -165,6 +165,22 @@ def test_unforeseen_error_does_not_end_the_thread(data: Path, monkeypatch: pytes
         found.stop()
 
 
+def test_looks_leave_the_processor_to_others(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With very many collections, a look takes seconds."""
+    found, _ = make(data)
+    assert found._look() == checkpointer._POLL
+    look = found._due
+
+    def long(since: float) -> bool:
+        end = time.thread_time() + 0.5
+        while time.thread_time() < end:
+            pass
+        return look(since)
+
+    monkeypatch.setattr(found, "_due", long)
+    assert found._look() >= 0.5 * checkpointer._REST > checkpointer._POLL
+
+
 def test_seq_ids_that_are_given_again_are_counted(data: Path) -> None:
     """Deleting the collection with the newest rows makes SQLite give their seq ids to what comes next."""
     found, _ = make(data)

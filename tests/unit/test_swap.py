@@ -31,6 +31,22 @@ def test_copy_of_one_who_was_killed_is_swept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_note_of_one_who_was_killed_is_named(tmp_path: Path) -> None:
+    """Before it had made a copy, or after that was removed."""
+    data, parent = tmp_path / "data", tmp_path / "restore"
+    parent.mkdir()
+    staging = Staging(parent).__enter__()
+    assert swap.leftovers(data) == [], "somebody works on it"
+    os.close(staging._fd)
+    [left] = swap.leftovers(data)
+    assert left.path == staging.beside("note")
+    assert left.kind == swap.STAGING
+    assert left.certain
+    [line] = swap.sweep(parent)
+    assert line
+    assert list(parent.iterdir()) == []
+
+
 def test_former_data_that_have_no_name_yet_are_not_removed_with_the_copy(tmp_path: Path) -> None:
     """Whatever ends the work after the exchange; the next one gives them their name."""
     data, parent = tmp_path / "data", tmp_path / "restore"

@@ -382,9 +382,9 @@ def sweep_beside(data_dir: Path) -> None:
 
 @dataclass(frozen=True)
 class Leftover:
-    """A directory that a restore, an adoption or an upgrade has left: former data (`replaced-`), what did not come up
-    (`failed-`), or what was not ended (`staging-`). certain: it is a copy, which the next run removes. collection: of the service,
-    that was being filled from it."""
+    """What a restore, an adoption or an upgrade has left: former data (`replaced-`), what did not come up (`failed-`), or what
+    was not ended (`staging-`), which may be no more than its note. certain: it is a copy, which the next run removes.
+    collection: of the service, that was being filled from it."""
 
     path: Path
     kind: str
@@ -406,10 +406,11 @@ def leftovers(data_dir: Path) -> list[Leftover]:
 
 
 def _leftover(paths: list[Path], note_path: Path) -> Leftover | None:
-    """What belongs together by its name; None for what is being worked on, and for what is no directory."""
-    if any(path.name.endswith(_NOTE) and _is_locked(path) for path in paths):
+    """What belongs together by its name; None for what is being worked on, and for what is neither directory nor note."""
+    notes = [path for path in paths if path.name.endswith(_NOTE)]
+    if any(map(_is_locked, notes)):
         return None
-    paths = [path for path in paths if path.is_dir() and not path.is_symlink()]
+    paths = [path for path in paths if path.is_dir() and not path.is_symlink()] or notes
     if not paths:
         return None
     try:

@@ -43,8 +43,8 @@ def main() -> int:
         try:
             for make in _all(attacker, verb, mine, arguments):
                 _try(make, name)
-        except Useless as why:
-            tell({"verb": name, "kind": "trace", "problems": [str(why)]})
+        except (Useless, OSError, RuntimeError, subprocess.SubprocessError) as why:
+            tell({"verb": name, "kind": "trace", "problems": [f"its scene or its trace: {why!r}"]})
     for name, touched in attacker.known.items():
         tell({"touched": name, "paths": len(touched), "by_root": sum(each.by_root for each in touched)})
     layout.stop()

@@ -95,7 +95,9 @@ class Attacker:
             result = Result(verb.name, "static", what, f"impossible: {problem}", 0, 0.0, 0, 0, [], "")
         else:
             result = self._watched(verb, "static", what)
-        places.take_away(place)
+        # The verb may have moved what it is in.
+        with suppress(FileNotFoundError):
+            places.take_away(place)
         self._leave(verb)
         return result
 

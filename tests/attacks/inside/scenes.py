@@ -131,15 +131,16 @@ def _break() -> None:
     """A torn segment, one of no collection, a file of root's, wrong modes."""
 
     def tear() -> None:
-        segment = next(path for path in sorted(DATA.iterdir()) if (path / "header.bin").exists())
+        names = sorted(path.name for path in DATA.iterdir() if (path / "header.bin").exists())
+        segment = next(DATA / name for name in names if (CHECKPOINTS / name).exists())
         (segment / "header.bin").write_bytes(b"\xff" * 100)
         shutil.copytree(segment, DATA / "77777777-2222-4333-8444-555555555555")
         (segment / "header.bin").chmod(0o666)
         DATA.chmod(0o777)
-        shutil.rmtree(next(path for path in sorted(CHECKPOINTS.iterdir()) if path.name == segment.name))
+        shutil.rmtree(CHECKPOINTS / segment.name)
 
     if problem := as_service(tear):
-        raise SystemExit(problem)
+        raise RuntimeError(problem)
     (DATA / "of-root").write_text("of root\n", encoding="ascii")
 
 
@@ -151,7 +152,7 @@ def _interrupt_an_upgrade() -> None:
         command = [str(_NEWER / "bin/python"), "-", "_exchange", "kill", backup]
         subprocess.run(command, stdin=program, env=ENVIRONMENT, check=False, capture_output=True)
     if not (VENVS / "upgrade.json").exists():
-        raise SystemExit("the upgrade was not interrupted")
+        raise RuntimeError("the upgrade was not interrupted")
 
 
 _MAKERS = {
