@@ -241,10 +241,14 @@ def test_segments_that_are_no_more(data: Data, topic: str, copied: Data) -> None
         place = catalog[table]["columns"].index(column)
         catalog[table]["rows"] = [row for row in catalog[table]["rows"] if row[place] != first[0]]
     assert copied.run("SELECT count(*) FROM embeddings")[0][0]
+    # Whatever hangs on a record goes with it: the next one gets its row id.
+    copied.run("INSERT INTO embedding_metadata (id, key, string_value) SELECT id, 'k', 'former' FROM embeddings")
+    copied.run("INSERT INTO embedding_metadata_array (id, key, string_value) SELECT id, 'l', 'former' FROM embeddings")
+    copied.run("INSERT INTO embedding_fulltext_search (rowid, string_value) SELECT id, 'former' FROM embeddings")
     marked = "SELECT segment_id FROM max_seq_id"
     assert before & {each for (each,) in copied.run(marked)}
     assert set(archive.apply(copied.directory, data.path, sqlite.last_seq_id(data.directory), catalog)) == before
-    for table in ("embeddings", "embedding_metadata", "embedding_fulltext_search"):
+    for table in ("embeddings", "embedding_metadata", "embedding_metadata_array", "embedding_fulltext_search"):
         assert copied.run(f"SELECT count(*) FROM {table}") == [(0,)]
     assert not before & {each for (each,) in copied.run(marked)}
     assert copied.run("SELECT DISTINCT topic FROM embeddings_queue") == [("persistent://default/default/b",)]

@@ -1,5 +1,6 @@
 """How restic is run, and what of it is believed."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chromad.backup import repository
-from chromad.backup.repository import Snapshot
+from chromad.backup.repository import Repository, Snapshot
 from chromad.errors import BackupError
 
 _PROGRAM = """
@@ -48,3 +49,22 @@ def test_files_of_a_snapshot_are_found_by_its_path_and_by_no_link(tmp_path: Path
     for path in ("/link/current", "/last", "/none", "/", "", "relative", "/var/../../outside", "/var//current"):
         with pytest.raises(BackupError, match="does not hold"):
             repository._within(parent, replace(found, path=path))
+
+
+@pytest.mark.parametrize(
+    "said", ["", 'Ignoring "1a2b3c4d", could not load: ciphertext verification failed', "Fatal: unable to open"]
+)
+def test_snapshots_that_restic_cannot_read_are_not_passed_over(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It calls that a success: the newest of the rest would be taken for the newest."""
+    program = tmp_path / "restic"
+    program.write_text(f"#!/bin/sh\necho '[]'\n[ -z '{said}' ] || echo '{said}' >&2\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    place = Repository("/none", b"secret", cache_dir=None, options={}, environment={})
+    if not said:
+        assert place.snapshots() == []
+        return
+    with pytest.raises(BackupError, match="restic snapshots: "):
+        place.snapshots()

@@ -1,12 +1,14 @@
 """Which backup leads back to a second, which log is missing then, and whose it is."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from chromad.backup import timetravel
-from chromad.backup.repository import Snapshot
+from chromad.backup import manifest, timetravel
+from chromad.backup.repository import Repository, Snapshot
 from chromad.backup.timetravel import Target
 from chromad.chroma import sqlite
 from chromad.config import Config
@@ -135,3 +137,37 @@ def test_live_log_is_joined_where_it_is_that_of_the_backup(two: Path, tmp_path: 
     else:
         assert [note.endswith(f"{two} does not hold the data that were backed up") for note in notes] == [True]
         assert archive.rows(path) == 0
+
+
+class _Stored(Repository):
+    """One in which files are plain."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def fetch_file(self, snapshot: Snapshot, name: str, target: Path, tick: Callable[[], None]) -> None:
+        shutil.copy(self._directory / name, target)
+
+
+@pytest.mark.parametrize(("continues", "joined"), [(None, False), (0, True), (60, True), (61, False)])
+def test_next_base_is_joined_where_its_log_goes_on(
+    two: Path, tmp_path: Path, continues: int | None, joined: bool
+) -> None:
+    """A base before which there was no good backup, or a later one, may lack what was purged."""
+    directory, stored = tmp_path / "restored", tmp_path / "stored"
+    for path, hour in ((directory, 2), (stored, 6)):
+        path.mkdir()
+        with sqlite.connect(two) as connection:
+            archive.create(path / archive.FILE, connection, at(hour).isoformat())
+        engine.run(engine.add, two, "stays", [f"after-{hour}"])
+    assert archive.last_seq_id(directory / archive.FILE) == 60
+    shutil.copy(two / sqlite.FILE, stored)
+    files = [manifest.hash_file(stored / name, lambda _: None) for name in (sqlite.FILE, archive.FILE)]
+    after = replace(GOOD, base_created=at(6).isoformat(), continues=continues, collections=[], files=files)
+    (stored / manifest.FILE).write_text(after.to_json(), encoding="utf-8")
+    if joined:
+        timetravel._join(_Stored(stored), directory, GOOD, SIX, lambda: None)
+    else:
+        with pytest.raises(archive.Broken, match="part of the log was purged"):
+            timetravel._join(_Stored(stored), directory, GOOD, SIX, lambda: None)
+    assert archive.rows(directory / archive.FILE) == (2 if joined else 0)
