@@ -366,3 +366,24 @@ def test_copy_has_its_name_on_disk_before_the_source_goes(
     named = done.index(f"rename {aside / 'moved'}")
     assert f"fsync {aside / '.moved'}" in done[:named]
     assert done[named + 1 :] == [f"fsync {aside}", f"rename {data / '.moved'}", f"fsync {data}"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_list_of_the_lost_is_on_disk(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool) -> None:
+    """With the quarantine, where that is made for it: what it tells of is gone once the repair is committed."""
+    new = tmp_path / "none yet"
+    list_of = tmp_path / "list"
+    list_of.write_text("a\nb\n")
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    path = quarantine.keep_list(list_of, new, "a.lost") if keep else quarantine.list_lost(UUID, new, ["a", "b"])
+    assert path.read_text() == "a\nb\n"
+    assert synced[0] == str(new.parent)
+    assert synced[-1] == str(new)
+    assert len(synced) == 3

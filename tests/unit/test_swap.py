@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from chromad.config import Config
+from chromad.errors import ChromadError
 from chromad.host import files, service
 from chromad.store import swap
 from chromad.store.swap import DataSwap, Staging
@@ -114,11 +115,9 @@ def test_note_tells_of_the_exchange_before_there_is_one(
     assert (config.data_dir / "copy").exists()
 
 
-def test_service_starts_when_the_exchange_is_on_disk(
-    places: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A power cut would bring the former data back, without what clients were told is written."""
-    config, parent = places
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is fsynced, exchanged, and done with the service, in its order."""
     done: list[str] = []
     fsync, exchange = os.fsync, files.exchange
 
@@ -133,9 +132,35 @@ def test_service_starts_when_the_exchange_is_on_disk(
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(files, "exchange", note_exchange)
     monkeypatch.setattr(service, "control", done.append)
+    return done
+
+
+def test_service_starts_when_the_exchange_is_on_disk(places: tuple[Config, Path], done: list[str]) -> None:
+    """A power cut would bring the former data back, without what clients were told is written."""
+    config, parent = places
     with Staging(parent) as staging:
         staging.directory.mkdir()
         DataSwap(config, staging, "restored", restart=True).run()
     exchanged = done.index("exchange")
     assert "stop" in done[:exchanged]
     assert done[exchanged + 1 : done.index("start")] == [f"fsync {config.data_dir.parent}", f"fsync {parent}"]
+
+
+def test_service_starts_again_when_the_way_back_is_on_disk(
+    places: tuple[Config, Path], done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what did not come up could be the data again, without what clients have written since."""
+    config, parent = places
+
+    def control(action: str) -> None:
+        done.append(action)
+        if done.count("start") == 1 and action == "start":
+            raise ChromadError("it does not come up")
+
+    monkeypatch.setattr(service, "control", control)
+    with pytest.raises(ChromadError, match="does not come up"), Staging(parent) as staging:
+        staging.directory.mkdir()
+        DataSwap(config, staging, "restored", restart=True).run()
+    assert (config.data_dir / "former").exists()
+    back = len(done) - done[::-1].index("exchange")
+    assert done[back : done.index("start", back)] == [f"fsync {config.data_dir.parent}", f"fsync {parent}"]

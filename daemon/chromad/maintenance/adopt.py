@@ -29,7 +29,7 @@ from chromad.host import files, privileges
 from chromad.logs.lines import human_bytes
 from chromad.maintenance import comparison, repair
 from chromad.maintenance.adopt_source import Look, of
-from chromad.store import layout, lock, state, swap
+from chromad.store import layout, lock, quarantine, state, swap
 from chromad.store.swap import DataSwap, Staging
 
 Progress = Callable[[str, int, int], None]
@@ -336,10 +336,8 @@ class Adoption:
         found = []
         quarantine_dir = self._config.quarantine_dir
         for collection, count in lost.found.values():
-            target = quarantine_dir / f"{collection.held.segment}-adopted-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.lost"
-            quarantine_dir.mkdir(mode=0o750, exist_ok=True)
-            shutil.copyfile(lost.path(collection), target)
-            target.chmod(0o640)
+            name = f"{collection.held.segment}-adopted-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.lost"
+            target = quarantine.keep_list(lost.path(collection), quarantine_dir, name)
             found.append(Lost(collection.held.name, count, target))
         shutil.rmtree(lost.directory)
         return found
@@ -349,8 +347,8 @@ class Adoption:
         uuid = _segment_id(repaired)
         lost_file = None
         if repaired.lost_file:
-            lost_file = self._config.quarantine_dir / repaired.lost_file.name
-            lost_file.write_bytes(repaired.lost_file.read_bytes())
+            kept = repaired.lost_file
+            lost_file = quarantine.keep_list(kept, self._config.quarantine_dir, kept.name)
         home = replaced if self._in_place and replaced else self._source
         return replace(repaired, broken=home / uuid, lost_file=lost_file)
 

@@ -396,6 +396,7 @@ def undo(config: Config, root: RootSteps) -> str:
         with lock.directory_lock(data_dir):
             swap.check_alone(data_dir)
             root.do("upgrade exchange")
+            files.fsync_path(data_dir.parent)
         copied, found = state.read(journal.copy), state.read(data_dir)
         if copied and found and replace(copied, mark=found.mark) != found:
             # The new version may have taken checkpoints, of files that it has written.

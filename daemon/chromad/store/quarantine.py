@@ -51,10 +51,23 @@ class NoRoom(NotMoved):
 
 def list_lost(segment_id: str, quarantine_dir: Path, records: Iterable[str]) -> Path:
     """Writes the ids of records whose vector cannot be had to `<quarantine_dir>/<segment>-<UTC time>.lost`, one a line."""
-    quarantine_dir.mkdir(mode=0o750, exist_ok=True)
+    _make(quarantine_dir)
     path = quarantine_dir / f"{segment_id}-{datetime.now(UTC).strftime(_NAME_FORMAT)}.lost"
     files.write_atomically(path, "".join(f"{record}\n" for record in records), 0o640)
     return path
+
+
+def keep_list(source: Path, quarantine_dir: Path, name: str) -> Path:
+    """Copies such a list to `<quarantine_dir>/<name>`, on disk; gives where it is."""
+    _make(quarantine_dir)
+    files.write_atomically(quarantine_dir / name, source.read_text(encoding="utf-8"), 0o640)
+    return quarantine_dir / name
+
+
+def _make(quarantine_dir: Path) -> None:
+    if not quarantine_dir.is_dir():
+        quarantine_dir.mkdir(mode=0o750, exist_ok=True)
+        files.fsync_path(quarantine_dir.parent)
 
 
 def move(path: Path, quarantine_dir: Path, why: str, tick: Callable[[], None]) -> Path:
@@ -66,9 +79,7 @@ def move(path: Path, quarantine_dir: Path, why: str, tick: Callable[[], None]) -
     """
     target = quarantine_dir / f"{path.name.lstrip('.')}-{why}-{datetime.now(UTC).strftime(_NAME_FORMAT)}"
     try:
-        if not quarantine_dir.is_dir():
-            quarantine_dir.mkdir(mode=0o750, exist_ok=True)
-            files.fsync_path(quarantine_dir.parent)
+        _make(quarantine_dir)
         try:
             path.rename(target)
         except OSError as error:

@@ -331,6 +331,9 @@ class DataSwap:
             with suppress(OSError):
                 files.rename(former, failed)
                 former = failed
+            # Before clients write: a power cut must not bring back what did not come up.
+            _put_on_disk(self._data_dir.parent)
+            _put_on_disk(former.parent)
             _drop_ballast(former)
         except (ChromadError, OSError) as second:
             self._trouble = f"the former data could not be put back: {_text(second)}"
