@@ -3,7 +3,6 @@
 import errno
 import os
 import sys
-import traceback
 from typing import NoReturn
 
 # Of a disk, a network or a lack of something, not of what somebody has set up
@@ -136,6 +135,8 @@ def one_line(text: str, longest: int = 2000) -> str:
 
 def unforeseen(error: Exception) -> ChromadError:
     """What is told of an error that nobody foresaw: a fault of ours, or something strange in what was read."""
+    import traceback  # here: every start pays for what is above
+
     *_, last = traceback.extract_tb(error.__traceback__) or [None]
     where = f" in {os.path.basename(last.filename)}, line {last.lineno}" if last else ""
     told = one_line(f"{type(error).__name__}: {error}", 300)

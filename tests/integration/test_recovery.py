@@ -390,7 +390,7 @@ def test_segment_that_is_gone_with_its_log(site: Site) -> None:
     killed = (
         "import os\nfrom chromad.store import quarantine\nquarantine.list_lost = lambda *_: os.kill(os.getpid(), 9)\n"
     )
-    main = "from chromad.cli import chromactl\nchromactl.main()"
+    main = "from chromad import chromactl\nchromactl.main()"
     command: list[str | Path] = [BIN / "python", "-c", killed + main, "--config", site.config, "repair"]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode in (-signal.SIGKILL, 1)
     assert list(site.quarantine.glob("*.lost")) == []

@@ -293,7 +293,7 @@ def test_init(used: Site) -> None:
 def test_what_a_killed_init_has_left_is_removed(used: Site) -> None:
     used.key.unlink()
     killed = "import os\nfrom chromad.host import renameat2\nrenameat2.rename = lambda *_: os.kill(os.getpid(), 9)\n"
-    main = "from chromad.cli import chromactl\nchromactl.main()"
+    main = "from chromad import chromactl\nchromactl.main()"
     used.spawn([BIN / "python", "-c", killed + main, "--config", used.config, "backups", "init"], current()).wait(60)
     [left] = used.root.glob(f".{used.key.name}*")
     assert (left.stat().st_mode & 0o077, used.key.exists()) == (0, False)

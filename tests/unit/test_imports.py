@@ -25,8 +25,8 @@ _LAYERS = (
     ("",),
 )
 _LEVEL = {package: level for level, layer in enumerate(_LAYERS) for package in layer}
-# The program itself, which is in no package
-_PROGRAM = "__main__"
+# The programs themselves, which are in no package
+_PROGRAMS = ("__main__", "chromactl")
 
 
 def test_packages_are_known() -> None:
@@ -40,7 +40,7 @@ def test_imports_run_downwards(path: Path) -> None:
     wrong = [
         f"line {line}: {module}"
         for line, module in _imports(path)
-        if (other := _package(module)) != own and _LEVEL[other] <= _LEVEL[own] and path.stem != _PROGRAM
+        if (other := _package(module)) != own and _LEVEL[other] <= _LEVEL[own] and path.stem not in _PROGRAMS
     ]
     assert not wrong, f"{own or 'the root'} must not import {wrong}"
 
