@@ -18,14 +18,16 @@ DAEMON = ROOT / "daemon"
 
 def test_a_tree_of_another_controller_has_the_same_name(tmp_path: Path) -> None:
     trees = [_tree(tmp_path / f"{umask:03o}", umask) for umask in (0o022, 0o002, 0o077)]
-    assert len({(tree / "chromad/config.py").stat().st_mode for tree in trees}) == 3
+    assert len({(tree / "chromad/config/__init__.py").stat().st_mode for tree in trees}) == 3
     # What running it there leaves behind
     (trees[0] / "chromad/__pycache__").mkdir()
     (trees[0] / "chromad/__pycache__/config.cpython-311.pyc").write_bytes(b"compiled")
     assert len({_run("digest", tree).stdout for tree in [DAEMON, *trees]}) == 1
 
 
-@pytest.mark.parametrize("name", ["chromad/config.py", "chromad/page.html", "pyproject.toml", "requirements.lock"])
+@pytest.mark.parametrize(
+    "name", ["chromad/config/__init__.py", "chromad/monitoring/page.html", "pyproject.toml", "requirements.lock"]
+)
 def test_other_sources_have_another_name(tmp_path: Path, name: str) -> None:
     tree = _tree(tmp_path / "tree", 0o022)
     before = _run("digest", tree).stdout

@@ -43,6 +43,7 @@ def test_note_of_one_who_was_killed_is_named(tmp_path: Path) -> None:
     [left] = swap.leftovers(data)
     assert left.path == staging.beside("note")
     assert left.kind == swap.STAGING
+    assert left.bytes > 0
     assert left.certain
     [line] = swap.sweep(parent)
     assert line

@@ -555,11 +555,11 @@ def _since(path: Path) -> datetime | None:
         return None
 
 
-def allocated(directory: Path) -> int:
-    """Bytes that a tree takes on disk."""
-    return sum(
-        os.lstat(os.path.join(top, name)).st_blocks * 512 for top, _, names in os.walk(directory) for name in names
-    )
+def allocated(path: Path) -> int:
+    """Bytes that a tree, or a file, takes on disk."""
+    if path.is_file():
+        return path.lstat().st_blocks * 512
+    return sum(os.lstat(os.path.join(top, name)).st_blocks * 512 for top, _, names in os.walk(path) for name in names)
 
 
 def _named(directory: Path, kind: str) -> Path:
