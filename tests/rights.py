@@ -47,7 +47,7 @@ FUNCTIONS = {
     "backup/restore.py": {"hand_over"},
     # By hand, into /usr/local/share/man, where the service user writes nothing
     "cli/manual.py": {"main"},
-    "cli/streams.py": {"prepare"},
+    "host/streams.py": {"prepare"},
 }
 
 _MODULES = {

@@ -13,7 +13,7 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with signals.ending():
         try:
-            from chromad.cli import streams
+            from chromad.host import streams
 
             streams.prepare()
             from chromad import cli

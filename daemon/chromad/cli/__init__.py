@@ -13,10 +13,10 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from chromad import versions
-from chromad.cli import streams, ui
+from chromad.cli import ui
 from chromad.config import DEFAULT_PATH
 from chromad.errors import ChromadError, UsageProblem, contained, from_system, unforeseen
-from chromad.host import signals
+from chromad.host import signals, streams
 
 # The module of each verb in this package, and its function or group
 VERBS = {

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from chromad.backup import ledger
-from chromad.cli import rights, streams, ui
+from chromad.cli import rights, ui
 from chromad.control import ask
 from chromad.errors import ChromadError, UsageProblem
-from chromad.host import signals
+from chromad.host import signals, streams
 from chromad.logs.lines import human_bytes
 from chromad.store import state
 
