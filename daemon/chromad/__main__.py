@@ -6,7 +6,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from chromad.errors import ChromadError, from_system, starve
+from chromad.errors import ChromadError, from_system, starve, starved
 from chromad.host import signals
 
 
@@ -32,9 +32,11 @@ def main() -> None:
     options = parser().parse_args()
     try:
         _run(options.config, options.accept_empty)
-    # Imports meet either where there is none left.
-    except (MemoryError, SystemError):
-        starve()
+    # Of what is imported
+    except Exception as error:
+        if starved(error):
+            starve()
+        raise
 
 
 def _run(path: Path | None, accept_empty: bool) -> None:

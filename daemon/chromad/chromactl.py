@@ -2,7 +2,7 @@
 
 import os
 
-from chromad.errors import starve
+from chromad.errors import starve, starved
 from chromad.host import signals
 
 
@@ -19,6 +19,8 @@ def main() -> None:
             from chromad import cli
 
             cli.main()
-        # Imports meet either where there is none left.
-        except (MemoryError, SystemError):
-            starve()
+        # Of what is imported
+        except Exception as error:
+            if starved(error):
+                starve()
+            raise

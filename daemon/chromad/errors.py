@@ -109,6 +109,15 @@ def starve() -> NoReturn:
     sys.exit(TryAgain.exit_code)
 
 
+def starved(error: Exception) -> bool:
+    """Whether something failed for want of memory. Imports, which list directories and map libraries, raise one of several."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, ImportError):
+        return "map segment" in str(error) or os.strerror(errno.ENOMEM) in str(error)
+    return isinstance(error, MemoryError | SystemError)
+
+
 def passes(error: OSError) -> bool:
     """Whether an error of the system may be gone at the next try. A service must not end for good for it: systemd does not start it
     again after `ConfigurationError` and `PermissionProblem`."""

@@ -1,9 +1,11 @@
 """Real segments, made once for all tests that look at them."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+from chromad.host import files, service
 
 from tests.segments import engine, workload
 from tests.segments.workload import Workload
@@ -39,3 +41,23 @@ def segment(recorded: tuple[Path, Workload], tmp_path: Path) -> Path:
     """A copy of its segment, to be damaged."""
     data, found = recorded
     return Path(shutil.copytree(engine.segment(data, found.name), tmp_path / "segment"))
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is fsynced, exchanged, and done with the service, in its order."""
+    done: list[str] = []
+    fsync, exchange = os.fsync, files.exchange
+
+    def note_fsync(fd: int) -> None:
+        done.append(f"fsync {os.readlink(f'/proc/self/fd/{fd}')}")
+        fsync(fd)
+
+    def note_exchange(one: Path, other: Path) -> None:
+        done.append("exchange")
+        exchange(one, other)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(files, "exchange", note_exchange)
+    monkeypatch.setattr(service, "control", done.append)
+    return done

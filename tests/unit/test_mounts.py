@@ -1,7 +1,10 @@
 """What is mounted, as the kernel tells it."""
 
+from pathlib import Path
+
 import pytest
 from chromad.checks import mounts
+from chromad.config import Config
 
 ROOT = "20 1 254:1 / / rw - ext4 /dev/vda1 rw"
 # ReadWritePaths=-/opt/chromadb in a unit's own namespace
@@ -27,6 +30,25 @@ SUBVOLUME = ["20 1 0:30 /@ / rw - btrfs /dev/vda1 rw", "95 20 0:30 /@data /opt/c
 )
 def test_mounted(lines: list[str], mounted: bool) -> None:
     assert ("/opt/chromadb" in mounts.points("\n".join(lines))) is mounted
+
+
+def test_names_of_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may mount names what he likes; that must not keep the service down."""
+    for name, text in (
+        ("_MOUNTINFO", f"{ROOT}\n{VOLUME}\n"),
+        ("_FSTAB", "/dev/vdb1 /opt/chromadb ext4 defaults 0 2\n"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(text.encode() + text.encode().replace(b"/opt/chromadb", b"/srv/\xff"))
+        monkeypatch.setattr(mounts, name, path)
+    config = Config.model_validate({"data_dir": "/opt/chromadb/data"})
+    assert mounts.check(config, [config.data_dir]).status == "ok"
+
+
+def test_table_of_file_systems_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "_FSTAB", tmp_path)
+    config = Config.model_validate({"data_dir": "/opt/chromadb/data"})
+    assert mounts.check(config, [config.data_dir]).status == "ok"
 
 
 def test_other_paths_and_blanks() -> None:

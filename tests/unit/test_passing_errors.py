@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 from chromad import config as configuration
-from chromad import control
+from chromad import control, errors
 from chromad.checks import preflight
 from chromad.chroma import segment
 from chromad.config import Config
@@ -72,3 +72,20 @@ def test_what_may_pass(
         attempt(tmp_path, patched, number)
     error = caught.value if isinstance(caught.value, ChromadError) else from_system(caught.value)
     assert isinstance(error, _FOR_GOOD) == for_good, error.message
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (MemoryError(), True),
+        (SystemError("returned NULL without setting an exception"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory", "site-packages/pydantic"), True),
+        (ImportError("libz.so.1: failed to map segment from shared object"), True),
+        (ImportError("libz.so.1: cannot create shared object descriptor: Cannot allocate memory"), True),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (ModuleNotFoundError("No module named 'pydantic'"), False),
+        (KeyError("a"), False),
+    ],
+)
+def test_want_of_memory(error: Exception, wanted: bool) -> None:
+    assert errors.starved(error) is wanted

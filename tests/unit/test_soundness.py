@@ -21,6 +21,7 @@ from chromad.chroma import damage as damage_of
 from chromad.chroma import format, format_main, idmap, soundness
 from chromad.chroma.damage import Damage
 from chromad.chroma.soundness import Verdict
+from chromad.daemon.checkpointer import Stopped
 from chromad.errors import ChromadError
 
 from tests.segments import damage, engine, pieces, workload, writer
@@ -363,12 +364,19 @@ def test_ticks(large: Path, tmp_path: Path) -> None:
     assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1
 
 
-def test_a_tick_may_give_up(large: Path, tmp_path: Path) -> None:
-    def give_up() -> None:
-        raise InterruptedError
+@pytest.mark.parametrize("kind", [InterruptedError, Stopped])
+def test_a_tick_may_give_up(large: Path, tmp_path: Path, kind: type[Exception]) -> None:
+    """Its error arrives as it is, and at once."""
+    given_up = 0.0
 
-    with pytest.raises(InterruptedError):
+    def give_up() -> None:
+        nonlocal given_up
+        given_up = time.monotonic()
+        raise kind("the service stops")
+
+    with pytest.raises(kind, match="the service stops"):
         soundness.examine(_often(large, tmp_path), give_up)
+    assert time.monotonic() - given_up < 1
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     assert not [pid for pid in children if b"format_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 

@@ -116,26 +116,6 @@ def test_note_tells_of_the_exchange_before_there_is_one(
     assert (config.data_dir / "copy").exists()
 
 
-@pytest.fixture
-def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is fsynced, exchanged, and done with the service, in its order."""
-    done: list[str] = []
-    fsync, exchange = os.fsync, files.exchange
-
-    def note_fsync(fd: int) -> None:
-        done.append(f"fsync {os.readlink(f'/proc/self/fd/{fd}')}")
-        fsync(fd)
-
-    def note_exchange(one: Path, other: Path) -> None:
-        done.append("exchange")
-        exchange(one, other)
-
-    monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(files, "exchange", note_exchange)
-    monkeypatch.setattr(service, "control", done.append)
-    return done
-
-
 def test_service_starts_when_the_exchange_is_on_disk(places: tuple[Config, Path], done: list[str]) -> None:
     """A power cut would bring the former data back, without what clients were told is written."""
     config, parent = places

@@ -86,7 +86,7 @@ class _Steps(RootSteps):
 
 
 def test_undo_is_on_disk_before_the_old_version_serves(
-    two: Path, upgrade: Upgrade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two: Path, upgrade: Upgrade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str]
 ) -> None:
     """A power cut would bring back what the new version has written, without what clients write from now on."""
     journal = upgrade._journal
@@ -94,25 +94,12 @@ def test_undo_is_on_disk_before_the_old_version_serves(
     for place in (two, journal.copy):
         state.write(place, state.clean("history", "1.5.9", state.mark(place)))
     files.exchange(journal.copy, two)
-    done: list[str] = []
-    fsync, exchange = os.fsync, files.exchange
-
-    def note_fsync(fd: int) -> None:
-        done.append(os.readlink(f"/proc/self/fd/{fd}"))
-        fsync(fd)
-
-    def note_exchange(one: Path, other: Path) -> None:
-        done.append("exchange")
-        exchange(one, other)
-
-    monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(files, "exchange", note_exchange)
+    done.clear()
     monkeypatch.setattr(upgrade_journal, "read", lambda: journal)
     monkeypatch.setattr(environment, "active", lambda: journal.old)
     monkeypatch.setattr(service, "need_root", lambda _: None)
-    monkeypatch.setattr(service, "control", done.append)
     undo(upgrade._config, _Steps(upgrade._config, tmp_path / "chromad.yml"))
-    assert done[done.index("exchange") + 1] == str(two.parent)
+    assert done[done.index("exchange") + 1] == f"fsync {two.parent}"
 
 
 def test_history_that_begins_with_an_undo_is_known_before_the_data_are_of_it(

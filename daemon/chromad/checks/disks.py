@@ -18,7 +18,7 @@ _HINT = "delete records and run chromactl compact, keep fewer backups, or give i
 def check(host: Host) -> Iterator[Result]:
     """Kind and mounts of the file systems, then how full they are."""
     data_dir, checkpoint_dir = host.config.data_dir, host.config.checkpoint_dir
-    kind = file_system(data_dir, Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    kind = file_system(data_dir, mounts.mountinfo())
     if kind in _NETWORK:
         fact = f"{data_dir} is on {kind}: SQLite needs a local file system"
         yield fail("file_system", ConfigurationError, fact, "move the data to a local one", {"type": kind})

@@ -24,7 +24,7 @@ class _Mount:
 
 def check(config: Config, paths: Iterable[Path]) -> Result:
     """Whether what fstab(5) mounts at or above paths, and the directory `mount` of the configuration, are mounted."""
-    mounted = points(_MOUNTINFO.read_text(encoding="utf-8"))
+    mounted = points(mountinfo())
     ours = list(paths)
     named = [point for point in _of_fstab() if any(path.is_relative_to(point) for path in ours)]
     wanted = [(point, f"{_FSTAB} names a file system for {point}, which is not mounted") for point in named]
@@ -37,6 +37,11 @@ def check(config: Config, paths: Iterable[Path]) -> Result:
                 "mounts", TryAgain, fact, f"mount {point}, with the service stopped; else data go to the disk below"
             )
     return ok("mounts", f"what {_FSTAB} and the configuration name for our directories is mounted")
+
+
+def mountinfo() -> str:
+    """What is mounted, as proc_pid_mountinfo(5) has it. Names may be of any bytes."""
+    return _MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def points(mountinfo: str) -> set[str]:
@@ -68,8 +73,9 @@ def _upon_itself(mount: _Mount, mounts: list[_Mount]) -> bool:
 
 def _of_fstab() -> list[str]:
     try:
-        lines = _FSTAB.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+        lines = _FSTAB.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        # There is none, or it is not for us to read: then nothing is known of volumes but `mount`.
         return []
     fields = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return sorted({os.path.normpath(unescape(each[1])) for each in fields if len(each) > 1 and each[1].startswith("/")})

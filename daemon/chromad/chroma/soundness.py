@@ -70,6 +70,10 @@ class Verdict:
 _VERDICT = TypeAdapter(Verdict)
 
 
+class _NotRunningError(Exception):
+    """The child ended, or said something else, before it was ready."""
+
+
 def read_claim(fields: Mapping[str, Any]) -> Claim:
     """A claim from its fields in JSON."""
     before = fields["before"]
@@ -132,11 +136,14 @@ def _run(
         try:
             answers = _answers(process, len(directories), tick)
             ended = process.poll()
-        except ChromadError as error:
+        except _NotRunningError:
+            process.kill()
             process.wait()
             said.seek(0)
             words = said.read(_LAST_WORDS).decode(errors="replace").strip().splitlines()
-            raise ChromadError(error.message, one_line(" | ".join(words[-3:]))) from None
+            raise ChromadError(
+                "the process that examines segments does not run", one_line(" | ".join(words[-3:]))
+            ) from None
         finally:
             process.kill()
     if not ended:
@@ -180,4 +187,4 @@ def _answers(process: subprocess.Popen[bytes], wanted: int, tick: Callable[[], N
 
 def _check_ready(line: bytes) -> None:
     if line != READY.encode():
-        raise ChromadError("the process that examines segments does not run")
+        raise _NotRunningError
