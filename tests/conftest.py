@@ -8,7 +8,8 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 _FAILED = Path(__file__).parents[1] / ".pytest_cache/failed"
-_LONGEST = 2000  # characters of a failure
+# Characters of a failure, and of all of them together, about
+_LONGEST, _SHORTEST, _ALL = 2000, 500, 9000
 
 # Their asserts tell the values, too.
 pytest.register_assert_rewrite(
@@ -34,4 +35,5 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     reports = [*terminalreporter.stats.get("failed", []), *terminalreporter.stats.get("error", [])]
     if reports:
         _FAILED.parent.mkdir(exist_ok=True)
-        _FAILED.write_text("".join(f"FAILED {each.nodeid}\n{each.longreprtext[-_LONGEST:]}\n" for each in reports))
+        longest = max(_SHORTEST, min(_LONGEST, _ALL // len(reports)))
+        _FAILED.write_text("".join(f"FAILED {each.nodeid}\n{each.longreprtext[-longest:]}\n" for each in reports))

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import sys
 from typing import NoReturn
 
 # Of a disk, a network or a lack of something, not of what somebody has set up
@@ -101,12 +100,16 @@ class UpgradeError(ChromadError):
 UNFORESEEN = "an error that nobody foresaw"
 NO_MEMORY = "there is too little memory"
 MORE_MEMORY = "free some, or raise what limits it: MemoryMax= and TasksMax= of the unit, ulimit"
+# All made beforehand: there may be no room for it later.
+_STARVATION = (MemoryError, SystemError)
+_STARVED = f"ERROR: {NO_MEMORY}\nHINT: {MORE_MEMORY}\n".encode()
 
 
 def starve() -> NoReturn:
-    """Ends a program that has not got far enough to say it in its own way, or has too little memory for that."""
-    os.write(2, f"ERROR: {NO_MEMORY}\nHINT: {MORE_MEMORY}\n".encode())
-    sys.exit(TryAgain.exit_code)
+    """Ends a program that has not got far enough to say it in its own way, or has too little memory for that. At once: all
+    that it had begun is cleared up by now, and what else would run on the way out needs memory as well."""
+    os.write(2, _STARVED)
+    os._exit(TryAgain.exit_code)
 
 
 def starved(error: Exception) -> bool:
@@ -115,7 +118,7 @@ def starved(error: Exception) -> bool:
         return error.errno == errno.ENOMEM
     if isinstance(error, ImportError):
         return "map segment" in str(error) or os.strerror(errno.ENOMEM) in str(error)
-    return isinstance(error, MemoryError | SystemError)
+    return isinstance(error, _STARVATION)
 
 
 def passes(error: OSError) -> bool:

@@ -1,6 +1,7 @@
 """An installation for one test: directories, configuration, and the commands on it."""
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -48,6 +49,7 @@ class Site:
 
     def __init__(self, disk: Path | None = None) -> None:
         self.account = service()
+        self._numbers = itertools.count()
         # Not below pytest's own directory, which every pytest of root closes to other users again.
         self.root = Path(tempfile.mkdtemp(prefix="chromad-"))
         self.root.chmod(0o755)
@@ -107,7 +109,7 @@ class Site:
 
         wrapper: a command that executes the daemon in its place. options: of the daemon.
         """
-        number = len(self._daemons)
+        number = next(self._numbers)
         notify = NotifySocket(self.root / f"notify-{number}.sock")
         log = self.root / f"log-{number}"
         with open(log, "wb") as output:

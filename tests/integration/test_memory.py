@@ -17,6 +17,8 @@ from tests.integration.site import Result, Site
 
 # MiB that a process may have of its own (RLIMIT_DATA): from what no Python starts with to what is almost enough.
 LIMITS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128)
+# Of the programs, and of a library in C or Rust, or Python itself, which end the process in words of their own
+_SAID = ("ERROR: ", "OpenBLAS", "memory allocation of", "Cannot recover from MemoryErrors")
 _EXAMINE = """
 import json, sys
 from pathlib import Path
@@ -34,8 +36,7 @@ Held = dict[str, dict[str, Record]]
 
 
 @pytest.fixture(scope="module")
-def filled() -> Iterator[tuple[Site, Held]]:
-    """Persisted segments, checkpoints and a backup, after a clean stop."""
+def _filled() -> Iterator[tuple[Site, Held]]:
     site = Site()
     daemon = site.serve()
     held = {name: records.fill(daemon.client(), name, 600, sync_threshold=100) for name in ("some", "other")}
@@ -43,6 +44,13 @@ def filled() -> Iterator[tuple[Site, Held]]:
     daemon.stop()
     yield site, held
     site.remove()
+
+
+@pytest.fixture
+def filled(_filled: tuple[Site, Held]) -> Iterator[tuple[Site, Held]]:
+    """Persisted segments, checkpoints and a backup, after a clean stop. A test that fails leaves no daemon to the next one."""
+    yield _filled
+    _filled[0].end()
 
 
 def within(limit: int) -> list[str | Path]:
@@ -99,8 +107,7 @@ def test_proof(filled: tuple[Site, Held], limit: int) -> None:
     after = [each for each in site.listed() if each["id"] not in before]
     if result.code:
         assert not any(each["proven"] for each in after), result.output
-        # A library in C or Rust has its own words, and ends the process.
-        assert any(said in result.output for said in ("ERROR: ", "OpenBLAS", "memory allocation of")), result.output
+        assert any(said in result.output for said in _SAID), result.output
     for name, expected in held.items():
         records.assert_equal(daemon.client(), name, expected)
     daemon.stop()

@@ -1,8 +1,12 @@
 """What is wrong with the data directory or the user is told, and nothing is touched."""
 
+import errno
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
+from chromad.host import files
 
 from tests.integration import mounts
 from tests.integration.account import current, need_closed_doors
@@ -50,20 +54,22 @@ def test_others_can_write(site: Site, mode: int) -> None:
     site.assert_refused(77, f"{site.data} has mode {mode:04o}: others than its owner can write", "chmod 0750")
 
 
-def test_no_write_through_a_symbolic_link_in_an_open_directory(site: Site) -> None:
-    victim = site.root / "victim"
-    victim.write_text("untouched")
-    os.chown(victim, site.account.uid, site.account.gid)
-    (site.data / ".chromad-write-probe").symlink_to(victim)
-    site.data.chmod(0o777)
-    assert site.refused().code == 77
-    assert victim.read_text() == "untouched"
+@pytest.mark.parametrize("named", [False, True])
+def test_trial_of_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+    """A power cut may undo the removal of a name: there is none where the file system can do without."""
+    opened: list[int] = []
+    before = os.open
 
+    def watched(path: str, flags: int, *rest: Any, **words: Any) -> int:
+        if named and flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "no files without a name")
+        opened.append(flags)
+        return before(path, flags, *rest, **words)
 
-def test_probe_of_a_killed_start_is_not_in_the_way(site: Site) -> None:
-    """The pid may be the same one at each start, as in a container."""
-    leave = f"touch '{site.data}/.chromad-write-probe-'$$; exec \"$@\""
-    site.start(wrapper=["sh", "-c", leave, "sh"]).ready().stop()
+    monkeypatch.setattr(os, "open", watched)
+    files.try_write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert any(flags & os.O_CREAT for flags in opened) is named
 
 
 def test_owner_may_not_write(site: Site) -> None:

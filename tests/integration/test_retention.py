@@ -1,5 +1,7 @@
 """Which backups stay: those that the policy keeps of the proven ones, and what an operator does not forget."""
 
+import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -54,6 +56,22 @@ def test_once_a_day(three: Site) -> None:
     three.edit_ledger(retained="2026-01-01T00:00:00+00:00")
     assert three.backup()["forgotten"] == 4
     assert len(ids(three)) == 1
+
+
+def test_what_a_killed_restic_left_goes_after_a_day(three: Site) -> None:
+    """What may still be written stays, and whatever is not restic's."""
+    names = ("locks/{0}-tmp-12", "data/00/{0}-tmp-3456789", "locks/{0}-tmp-x", "locks/note-tmp-1")
+    old, new = ([three.backups / name.format(char * 64) for name in names] for char in "ab")
+    for path in (*old, *new):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+        three.give(path)
+        if path in old:
+            os.utime(path, (time.time() - 90_000,) * 2)
+    three.edit_ledger(retained="")
+    three.backup()
+    assert [path.exists() for path in old] == [False, False, True, True]
+    assert all(path.exists() for path in new)
 
 
 def test_only_proven_ones_count(three: Site) -> None:

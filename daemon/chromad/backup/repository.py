@@ -40,6 +40,9 @@ _COUNT = re.compile(r"[Tt]here (were|was) \d+ error|unable to create lock")
 
 # The id of a snapshot, which has a short form
 _ID = re.compile(r"[0-9a-f]{8,64}")
+# What restic gives a file of a local repository until it is whole, local backend's Save
+_UNFINISHED = re.compile(r"[0-9a-f]{64}-tmp-\d+")
+_UNFINISHED_FOR = 86_400.0  # seconds after which nobody writes it any more
 # As many as SQLite's integers have at most
 _DIGITS = 19
 
@@ -192,6 +195,18 @@ class Repository:
     def prune(self, tick: Callable[[], None]) -> None:
         """Gives back the space of what no backup holds any more."""
         self._run("prune", tick=tick)
+
+    def sweep(self) -> None:
+        """Removes what a restic that was killed has left unfinished a day ago or earlier, which restic itself never does. In a
+        repository that is a directory of this host; others leave nothing."""
+        if not self.location.startswith("/"):
+            return
+        long_ago = time.time() - _UNFINISHED_FOR
+        for top, _, plain in os.walk(self.location):
+            for path in (Path(top, name) for name in plain if _UNFINISHED.fullmatch(name)):
+                with suppress(OSError):
+                    if path.lstat().st_mtime < long_ago:
+                        files.remove(path)
 
     def check(self, part: str, tick: Callable[[], None]) -> None:
         """Checks the structure, and reads a part of the content. part: as `3/10`."""

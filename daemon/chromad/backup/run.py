@@ -364,6 +364,8 @@ def _retain(config: Config, primary: Repository, second: Repository | None) -> i
     )
     if second and second.retain(host(), keep, PROVEN, spare):
         second.prune(lambda: None)
+    for each in filter(None, (primary, second)):
+        each.sweep()
     ledger.write(config.backup_dir, replace(known, retained=ledger.now()))
     return count
 

@@ -3,7 +3,6 @@
 import errno
 import os
 import pwd
-import secrets
 import socket
 import stat
 from collections.abc import Iterator
@@ -19,8 +18,6 @@ from chromad.store import lock, state
 
 # What PrivateUsers= shows in place of users other than root and the service's own, user_namespaces(7)
 _OVERFLOW_UID = 65534
-
-_PROBE = ".chromad-write-probe"
 
 
 def directory(config: Config) -> Iterator[Result]:
@@ -114,18 +111,8 @@ def _mode(path: Path, mode: int) -> Result:
 
 
 def _writable(path: Path) -> Result:
-    # Not the pid alone: in a container it may be the same at each start.
-    probe = path / f"{_PROBE}-{secrets.token_hex(8)}"
     try:
-        # A new file, or nothing: what others may have put there is not written through.
-        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, b"chromad\n")
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-            probe.unlink()
-        files.fsync_path(path)
+        files.try_write(path)
     except OSError as error:
         hint = {
             errno.ENOSPC: "free some space",

@@ -166,6 +166,30 @@ def _is_abandoned(draft: str, parent: int) -> bool:
     return age > _ABANDONED
 
 
+def try_write(path: Path) -> None:
+    """Raises OSError where a directory takes no file, write and fsync. Nothing is left of it, whenever it is cut off; where a
+    file system has no files without a name (NFS), a draft may be."""
+    with directory(path) as parent:
+        name = ""
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        try:
+            fd = os.open(".", os.O_TMPFILE | flags, 0o600, dir_fd=parent)
+        except OSError as error:
+            # Older kernels take it for the directory itself, open(2).
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+                raise
+            name = f".probe.{secrets.token_hex(8)}.new"
+            fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags, 0o600, dir_fd=parent)
+        try:
+            os.write(fd, b"chromad\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+            if name:
+                os.unlink(name, dir_fd=parent)
+        os.fsync(parent)
+
+
 def make_directory(path: Path, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Makes a directory; as root for an owner (uid, gid), else for that of its parent. Raises FileExistsError when there is
     something."""

@@ -1,6 +1,7 @@
 """What is found after an operation was struck: what was acknowledged and is not there, what lies about, what doctor says."""
 
 import copy
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,8 @@ _RESULTS = 5
 _MOST_HIDDEN = 0.3
 _SHOWN = 4
 _NOTE = ".note"
+# What restic was writing in a repository when it was killed: a backup removes it when it is a day old.
+_UNFINISHED = re.compile(r"-tmp-\w+$")
 
 # By kind of finding, texts
 Findings = dict[str, list[str]]
@@ -132,7 +135,10 @@ def _failures(said: list[tuple[str, str, str, str]]) -> list[tuple[str, str]]:
 
 
 def _named(world: World, path: Path, text: str) -> bool:
-    """Whether doctor names a path, or a directory that it is in, or counts it among others."""
+    """Whether doctor names a path, or a directory that it is in, or counts it among others; or it is restic's and goes by
+    itself."""
+    if {world.places["backups"], world.places["second"]}.intersection(path.parents) and _UNFINISHED.search(path.name):
+        return True
     if world.site.quarantine in path.parents:
         name = path.relative_to(world.site.quarantine).parts[0]
         return not name.startswith(".") and f"are in {world.site.quarantine}" in text
