@@ -429,6 +429,19 @@ def truncate_wal(data_dir: Path, *, flush: bool = True) -> bool:
     return not busy
 
 
+def is_write_locked(data_dir: Path) -> bool:
+    """Whether somebody is in the middle of a write, or has left one open."""
+    with connect(data_dir, busy_timeout=0.0) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return True
+        connection.execute("ROLLBACK")
+    return False
+
+
 def has_wal(data_dir: Path) -> bool:
     """Whether there is a WAL that holds something."""
     wal = data_dir / f"{FILE}-wal"

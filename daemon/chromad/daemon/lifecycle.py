@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,7 +113,7 @@ class Daemon:
             )
             self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._data_id)
             self._checkpointer = Checkpointer(config, self._checkpoints, self._data_id)
-            self._engine = Engine(config, held.fd, doubted=self._before.doubted if self._before else 0.0)
+            self._engine = Engine(config, held.fd)
             control = Server(config.control_socket, self._verbs())
             control.start()
             try:
@@ -125,8 +124,6 @@ class Daemon:
                 self._shut_down(self._engine)
             finally:
                 self._engine.kill()
-                if self._engine.doubted:
-                    _note_doubt(config.data_dir)
                 self._telemetry.close()
                 control.stop()
         finally:
@@ -156,8 +153,7 @@ class Daemon:
         startup.recover(self._before)
         # Not before: a recovery that is cut short is to be done again, and by what was known of the last stop.
         history.accept(self._config.checkpoint_dir, self._data_id)
-        doubted = self._before.doubted if self._before else 0.0
-        state.write(data_dir, state.unclean(self._data_id, self._engine_version, doubted))
+        state.write(data_dir, state.unclean(self._data_id, self._engine_version))
         startup.serve()
         self._checkpointer.kept = {each.collection.id for each in startup.outcomes if each.action != "quarantined"}
         self._status.cold = startup.cold
@@ -426,7 +422,9 @@ class Daemon:
     def _compact(self, _request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         self._need_serving()
         purged = self._checkpointer.cycle(progress).purged
-        before, after = compact.run(self._config.data_dir, progress)
+        assert self._engine
+        with self._engine.waiting():
+            before, after = compact.run(self._config.data_dir, progress)
         return {"before": before, "after": after, "purged": purged}
 
     def _put_fence(self, request: dict[str, Any], _progress: Progress) -> dict[str, Any]:
@@ -503,14 +501,6 @@ def _backed_up(config: Config) -> str:
         return ledger.read(config.backup_dir).data_id
     except (BackupError, OSError):
         return ""
-
-
-def _note_doubt(data_dir: Path) -> None:
-    """The next runs know that an engine was ended for a doubt, and do not do so again soon."""
-    # A disk that takes no note: then it may be ended once more.
-    with suppress(ChromadError, OSError):
-        if found := state.read(data_dir):
-            state.write(data_dir, replace(found, doubted=time.time()))
 
 
 def _set_older_wal_aside(config: Config, before: state.State | None) -> None:
