@@ -342,7 +342,7 @@ def test_whoever_may_come_is_everybody_unless_it_is_said() -> None:
 
 def test_later_tries_come_later_where_systemd_can() -> None:
     for version, can in ((252, False), (254, True), (257, True)):
-        said = {"__chromadb_systemd": {"stdout": f"systemd {version} ({version}.1)\n+PAM"}}
+        said = {"__chromadb_before": {"stdout": f"systemd {version} ({version}.1)\n+PAM"}}
         assert ("RestartMode=direct" in _drop_in(said)) is can
         assert bool(_of_role(said, "_chromadb_drop_in")) is can
 
@@ -486,7 +486,10 @@ def test_each_family_says_how_packages_come_and_what_they_are_called() -> None:
 def test_a_proxy_with_a_password_goes_into_the_configuration_of_dnf_alone() -> None:
     [task] = yaml.safe_load((ROLES / "chromadb/tasks/packages_redhat.yml").read_text())
     proxies = {"http_proxy": "http://a:1", "https_proxy": "http://host:word@proxy.test:3128", "no_proxy": "here"}
-    variables: dict[str, object] = {"chromadb_proxy_env": proxies, "__chromadb_dnf_main": {"content": "W21haW5dCmdwZ2NoZWNrPTEK"}}
+    variables: dict[str, object] = {
+        "chromadb_proxy_env": proxies,
+        "__chromadb_dnf_main": {"content": "W21haW5dCmdwZ2NoZWNrPTEK"},
+    }
     variables["_chromadb_proxy"] = str(_rendered(task["vars"]["_chromadb_proxy"], variables)).strip()
     assert variables["_chromadb_proxy"] == proxies["https_proxy"]
     text = str(_rendered((ROLES / "chromadb/templates/dnf.conf.j2").read_text(), variables))
