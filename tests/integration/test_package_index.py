@@ -270,7 +270,8 @@ def _watching() -> Iterator[set[str]]:
 
 
 def _on(host: Host, command: str) -> str:
-    return subprocess.run(host.ssh_command(command), capture_output=True, text=True, check=False).stdout
+    done = subprocess.run(host.ssh_command(command), capture_output=True, text=True, errors="replace", check=False)
+    return done.stdout
 
 
 def _normal(name: str) -> str:
