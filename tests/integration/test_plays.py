@@ -17,6 +17,8 @@ from tests.integration.account import AS_ROOT, BIN
 
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 IMAGE = "debian13"
+_SECONDS = 15.0
+_QUESTIONS = 35
 ACCEPTANCE = "/run/systemd/system/chromadb.service.d"
 
 
@@ -34,10 +36,16 @@ class Plays:
         assert done.returncode == 0, done.stdout + done.stderr
         self.first = time.monotonic() - before
 
-    def run(self, variables: dict[str, object], playbook: str = "site.yml") -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, variables: dict[str, object], playbook: str = "site.yml", *options: str
+    ) -> "subprocess.CompletedProcess[str]":
         settings = {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
         return subprocess.run(
-            [BIN / "ansible-playbook", "-i", self._inventory, "-e", json.dumps(variables), f"playbooks/{playbook}"],
+            [
+                *(BIN / "ansible-playbook", "-i", self._inventory, "-e", json.dumps(variables)),
+                *options,
+                f"playbooks/{playbook}",
+            ],
             cwd=ANSIBLE,
             env={**os.environ, **settings},
             capture_output=True,
@@ -61,6 +69,32 @@ def plays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plays]:
     host.up(IMAGE, wheels=False)
     yield Plays(host, tmp_path_factory.mktemp("plays"))
     host.down()
+
+
+def test_a_second_run_changes_nothing_and_asks_little(plays: Plays) -> None:
+    """Each question to the host is a program there, and a turn over ssh: their number is what a busy machine does not change."""
+    before = time.monotonic()
+    done = plays.run({})
+    second = time.monotonic() - before
+    busy = os.getloadavg()[0] > (os.cpu_count() or 1)
+    print(f"first run {plays.first:.1f} s, second {second:.1f} s, load {os.getloadavg()[0]:.1f}")
+    assert re.search(r"changed=0 .* failed=0 ", done.stdout), done.stdout + done.stderr
+    asked = plays.run({}, "site.yml", "-vvv").stdout.count("SSH: EXEC")
+    assert asked <= _QUESTIONS
+    assert busy or second <= _SECONDS
+
+
+def test_a_restore_says_how_far_it_is_and_why_it_fails(plays: Plays) -> None:
+    plays.on_host("sudo chromactl backup")
+    done = plays.run({}, "restore.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r'"msg": "restoring [0-9]+ %"', done.stdout), done.stdout
+    failed = plays.run({"chromadb_restore_id": "deadbeef"}, "restore.yml")
+    assert failed.returncode != 0
+    assert re.search(r"restore deadbeef --stop has failed .*no backup 'deadbeef' in", failed.stdout, re.DOTALL), (
+        failed.stdout
+    )
+    assert "loaded" not in plays.on_host("systemctl list-units --all --no-legend 'chromadb-play-*'")
 
 
 def test_empty_directory_is_served_where_the_play_says_so_and_by_no_later_start(plays: Plays) -> None:
