@@ -144,6 +144,10 @@ class Keep(_Section):
         return self
 
 
+# A password may have an @ in it, or a slash, after which it looks like a port that is no number.
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|://[^/@:\[]*:(?!\d*(/|$))")
+
+
 def _repository(value: object) -> object:
     if isinstance(value, str):
         if not value.isprintable() or not value.strip():
@@ -152,7 +156,7 @@ def _repository(value: object) -> object:
             )
         if ":" not in value.split("/")[0]:
             return str(_absolute(value))
-        if re.search(r"://[^/@]*:[^/@]*@", value):
+        if _PASSWORD.search(value):
             raise ValueError("a repository's address must not hold a password; put it into backup.environment_file")
         if re.match(r"rclone:.*[:,][^=,]*(pass|token|secret|key)[^=,]*=", value, re.IGNORECASE):
             raise ValueError(
