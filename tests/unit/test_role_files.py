@@ -1,0 +1,84 @@
+"""What the roles' templates and tasks come to, with some of the variables set."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader  # type: ignore[import-untyped]
+from ansible.template import Templar, trust_as_template  # type: ignore[import-untyped]
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = ROOT / "ansible" / "roles"
+UNITS = sorted(path.name for path in (ROOT / "systemd").glob("*.*") if path.is_file())
+ONLINE = ["Wants=network-online.target", "After=network-online.target"]
+NEWER = {"__chromadb_systemd": {"stdout": "systemd 254 (254.1)\n+PAM"}}
+
+
+@pytest.mark.parametrize(
+    ("variables", "waits"),
+    [
+        ({"chromadb_checkpoint_dir": "/srv/checkpoints"}, False),
+        ({"chromadb_listen_host": "192.0.2.1"}, True),
+        ({"chromadb_metrics_host": "0.0.0.0"}, True),
+    ],
+)
+def test_a_service_off_loopback_waits_for_the_network(variables: Mapping[str, object], waits: bool) -> None:
+    found = _unit_section("chromadb", "chromadb.service.j2", variables)
+    assert [line for line in found if "network" in line] == ONLINE * waits
+
+
+@pytest.mark.parametrize("verb", ["backup", "verify"])
+@pytest.mark.parametrize(
+    ("variables", "waits"),
+    [
+        ({"chromadb_backup_repository": "/srv/backups"}, False),
+        ({"chromadb_backup_repository": "sftp:keeper@192.0.2.1:/srv"}, True),
+        ({"chromadb_backup_copy_repository": "s3:s3.example.com/vectors"}, True),
+    ],
+)
+def test_backups_and_drills_elsewhere_wait_for_the_network(
+    variables: Mapping[str, object], waits: bool, verb: str
+) -> None:
+    found = _unit_section("chromadb_backup", "service.j2", {**variables, "item": {"verb": verb}})
+    assert [line for line in found if "network" in line] == ONLINE * waits
+
+
+def test_a_message_about_a_failure_waits_for_the_network() -> None:
+    found = _section((ROOT / "systemd/chromadb-failure@.service").read_text(), "Unit")
+    assert [line for line in found if "network" in line] == ONLINE
+
+
+def _unit_section(role: str, template: str, variables: Mapping[str, object]) -> list[str]:
+    return _section(_rendered(role, template, variables), "Unit")
+
+
+def _section(text: str, name: str) -> list[str]:
+    """The settings in a unit's section, wherever it is begun."""
+    parts = re.split(r"^\[(\w+)\]$", text, flags=re.MULTILINE)
+    found = [lines for here, lines in zip(parts[1::2], parts[2::2], strict=True) if here == name]
+    return [line for line in "".join(found).splitlines() if line and not line.startswith("#")]
+
+
+def _rendered(role: str, template: str, variables: Mapping[str, object]) -> str:
+    return str(_value((ROLES / role / "templates" / template).read_text(), variables))
+
+
+def _value(text: str, variables: Mapping[str, object]) -> Any:
+    """What a template comes to, among all variables of both roles."""
+    known: dict[str, Any] = {"ansible_managed": "by a role", "ansible_check_mode": False}
+    for role in ("chromadb", "chromadb_backup"):
+        for place in ("defaults", "vars"):
+            known |= yaml.safe_load((ROLES / role / place / "main.yml").read_text())
+    known |= {"role_path": str(ROLES / "chromadb"), **variables}
+    return Templar(loader=DataLoader(), variables=_trusted(known)).template(trust_as_template(text))
+
+
+def _trusted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _trusted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_trusted(each) for each in value]
+    return trust_as_template(value) if isinstance(value, str) else value
