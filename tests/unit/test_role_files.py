@@ -51,6 +51,29 @@ def test_a_message_about_a_failure_waits_for_the_network() -> None:
     assert [line for line in found if "network" in line] == ONLINE
 
 
+@pytest.mark.parametrize("name", UNITS)
+def test_every_unit_names_its_manual(name: str) -> None:
+    """The page of the program that it runs, or that its service runs."""
+    page = "man:chromad(8)" if name == "chromadb.service" else "man:chromactl(8)"
+    [found] = [line for line in _section((ROOT / "systemd" / name).read_text(), "Unit") if "Documentation" in line]
+    assert page in found.partition("=")[2].split()
+
+
+def test_later_tries_come_later_and_failures_are_told_after_the_last_one() -> None:
+    wanted = {"RestartSteps=8", "RestartMaxDelaySec=1min", "RestartMode=direct"}
+    assert wanted <= set(_section(_rendered("chromadb", "chromadb.service.j2", NEWER), "Service"))
+    assert not [line for line in _section(_rendered("chromadb", "chromadb.service.j2", {}), "Service") if line in wanted]
+
+
+@pytest.mark.parametrize("verb", ["backup", "verify"])
+def test_a_backup_that_is_tried_again_has_not_failed_yet(verb: str) -> None:
+    for said, wanted in ((NEWER, ["RestartMode=direct"]), ({}, [])):
+        found = _section(_rendered("chromadb_backup", "service.j2", {**said, "item": {"verb": verb}}), "Service")
+        assert [line for line in found if line.startswith("RestartMode")] == wanted
+        units = _value("{{ _chromadb_backup_units }}", said)
+        assert [each["drop_in"] for each in units if each["name"].endswith(".service")] == [bool(wanted)] * 2
+
+
 def _unit_section(role: str, template: str, variables: Mapping[str, object]) -> list[str]:
     return _section(_rendered(role, template, variables), "Unit")
 
