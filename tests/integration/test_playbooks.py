@@ -126,6 +126,76 @@ def test_waiting_for_a_service_says_how_far_it_is(inventory: Path, tmp_path: Pat
     assert len([name for name, _ in _tasks(done.stdout) if name.endswith("Look how far the service is")]) == 2
 
 
+@pytest.mark.parametrize(
+    ("variables", "removed"),
+    [
+        ({}, set()),
+        ({"chromadb_backup_environment": {}}, {"backup.env"}),
+        ({"chromadb_backup_ssh_key": ""}, {"backup_ssh_key", "backup_known_hosts"}),
+    ],
+)
+def test_secrets_of_backups_are_not_removed_for_want_of_a_variable(
+    inventory: Path, tmp_path: Path, variables: Mapping[str, object], removed: set[str]
+) -> None:
+    """A dry run: it would remove a file of this machine's ssh as well."""
+    for name in ("backup.env", "backup_ssh_key", "backup_known_hosts"):
+        (tmp_path / name).touch()
+    places = {"chromadb_config_dir": str(tmp_path), "chromadb_backup_repository": "s3:s3.example.com/vectors"}
+    done = _tasks_of("chromadb_backup", "install.yml", inventory, tmp_path, {**places, **variables}, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(rf"^changed: \[one\] => \(item={tmp_path}/(\w[\w.]+)\)", done.stdout, re.MULTILINE)
+    assert set(found) == removed
+
+
+@pytest.mark.parametrize(
+    ("listed", "refused"),
+    [("chromadb_backup", True), ("some.where.chromadb_backup", True), ("chromadb_backup_of_ours", False)],
+)
+def test_both_roles_in_one_play_are_refused(inventory: Path, tmp_path: Path, listed: str, refused: bool) -> None:
+    name = listed.rpartition(".")[2]
+    place = tmp_path / ("ansible_collections/some/where/roles" if "." in listed else "roles") / name
+    (place / "tasks").mkdir(parents=True)
+    (place / "tasks/main.yml").write_text("[]\n")
+    done = _tasks_of(
+        "chromadb", "former.yml", inventory, tmp_path, {}, roles=[listed], ANSIBLE_COLLECTIONS_PATH=str(tmp_path)
+    )
+    assert ("The play lists both roles, chromadb and chromadb_backup" in done.stdout) is refused, (
+        done.stdout + done.stderr
+    )
+    assert "TASK [chromadb : This role is not listed beside the one that applies it]" in done.stdout
+
+
+def test_the_role_that_applies_the_other_is_none_beside_it(inventory: Path, tmp_path: Path) -> None:
+    place = tmp_path / "roles/chromadb_backup/tasks"
+    place.mkdir(parents=True)
+    applied = {"ansible.builtin.import_role": {"name": "chromadb", "tasks_from": "former.yml"}}
+    (place / "main.yml").write_text(yaml.safe_dump([applied]))
+    (tmp_path / "play.yml").write_text(
+        yaml.safe_dump([{"hosts": "one", "gather_facts": False, "roles": ["chromadb_backup"]}])
+    )
+    roles = f"{tmp_path}/roles:{ANSIBLE}/roles"
+    done = _playbook(inventory, tmp_path / "play.yml", {}, roles)
+    assert "ok: [one]" in done.stdout.partition("This role is not listed beside")[2].partition("TASK [")[0], done.stdout
+
+
+def _tasks_of(
+    role: str,
+    name: str,
+    inventory: Path,
+    tmp_path: Path,
+    variables: Mapping[str, object],
+    *options: str,
+    roles: Sequence[str] = (),
+    **environment: str,
+) -> "subprocess.CompletedProcess[str]":
+    """Runs tasks of a role, in a play that lists others as well."""
+    applied = {"ansible.builtin.import_role": {"name": role, "tasks_from": name}}
+    play = {"hosts": "one", "gather_facts": False, "roles": list(roles), "tasks": [applied]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    path = f"{tmp_path}/roles:{ANSIBLE}/roles"
+    return _playbook(inventory, tmp_path / "play.yml", variables, path, *options, **environment)
+
+
 def _wait(
     inventory: Path, tmp_path: Path, systemctl: str, code: int, rounds: int = 0
 ) -> "subprocess.CompletedProcess[str]":
@@ -158,7 +228,7 @@ def _playbook(
     inventory: Path,
     playbooks: str | Path | list[str],
     variables: Mapping[str, object],
-    roles: Path,
+    roles: str | Path,
     *options: str,
     **environment: str,
 ) -> "subprocess.CompletedProcess[str]":

@@ -62,7 +62,9 @@ def test_every_unit_names_its_manual(name: str) -> None:
 def test_later_tries_come_later_and_failures_are_told_after_the_last_one() -> None:
     wanted = {"RestartSteps=8", "RestartMaxDelaySec=1min", "RestartMode=direct"}
     assert wanted <= set(_section(_rendered("chromadb", "chromadb.service.j2", NEWER), "Service"))
-    assert not [line for line in _section(_rendered("chromadb", "chromadb.service.j2", {}), "Service") if line in wanted]
+    assert not [
+        line for line in _section(_rendered("chromadb", "chromadb.service.j2", {}), "Service") if line in wanted
+    ]
 
 
 @pytest.mark.parametrize("verb", ["backup", "verify"])
@@ -74,6 +76,50 @@ def test_a_backup_that_is_tried_again_has_not_failed_yet(verb: str) -> None:
         assert [each["drop_in"] for each in units if each["name"].endswith(".service")] == [bool(wanted)] * 2
 
 
+@pytest.mark.parametrize(
+    ("variables", "left", "used"),
+    [
+        ({}, False, False),
+        # Said by nobody this time
+        ({}, True, True),
+        ({"chromadb_backup_environment": {}}, True, False),
+        ({"chromadb_backup_environment": {"A": "b"}}, False, True),
+    ],
+)
+def test_variables_of_the_back_end_stay_in_use_until_somebody_says_otherwise(
+    variables: Mapping[str, object], left: bool, used: bool
+) -> None:
+    looks: list[dict[str, object]] = [{"stat": {"exists": True}} for _ in range(3)]
+    known = {**variables, "__chromadb_backup_keys": {"results": [*looks, {"stat": {"exists": left}}]}}
+    section = _value("{{ _chromadb_backup_section }}", known)
+    assert section.get("environment_file") == ("/etc/chromadb/backup.env" if used else None)
+    drop_in = _rendered("chromadb_backup", "service.j2", {**known, "item": {"verb": "backup"}})
+    assert ("LoadCredential=backup.env:/etc/chromadb/backup.env" in drop_in) is used
+    [task] = [
+        task for task in _tasks("chromadb_backup", "preflight") if task.get("register") == "__chromadb_backup_keys"
+    ]
+    assert task["loop"][3] == "{{ _chromadb_backup_environment_file }}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "written", "removed"),
+    [
+        ({}, False, False),
+        ({"chromadb_failure_command": ""}, False, True),
+        ({"chromadb_failure_command": "#!/bin/sh\n"}, True, False),
+    ],
+)
+def test_the_command_for_failures_stays_until_somebody_says_otherwise(
+    variables: Mapping[str, object], written: bool, removed: bool
+) -> None:
+    about = [task for task in _tasks("chromadb", "configure") if "/on-failure" in str(task)]
+    assert [next(iter(set(task) - {"name", "when", "diff"})) for task in about] == [
+        "ansible.builtin.copy",
+        "ansible.builtin.file",
+    ]
+    assert [_value(f"{{{{ {task['when']} }}}}", variables) for task in about] == [written, removed]
+
+
 def _unit_section(role: str, template: str, variables: Mapping[str, object]) -> list[str]:
     return _section(_rendered(role, template, variables), "Unit")
 
@@ -83,6 +129,11 @@ def _section(text: str, name: str) -> list[str]:
     parts = re.split(r"^\[(\w+)\]$", text, flags=re.MULTILINE)
     found = [lines for here, lines in zip(parts[1::2], parts[2::2], strict=True) if here == name]
     return [line for line in "".join(found).splitlines() if line and not line.startswith("#")]
+
+
+def _tasks(role: str, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = yaml.safe_load((ROLES / role / "tasks" / f"{name}.yml").read_text())
+    return found
 
 
 def _rendered(role: str, template: str, variables: Mapping[str, object]) -> str:
