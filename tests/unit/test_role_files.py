@@ -120,6 +120,24 @@ def test_the_command_for_failures_stays_until_somebody_says_otherwise(
     assert [_value(f"{{{{ {task['when']} }}}}", variables) for task in about] == [written, removed]
 
 
+def test_what_units_read_and_write_is_mounted_first() -> None:
+    places = {
+        "chromadb_data_dir": "/srv/data",
+        "chromadb_checkpoint_dir": "/srv/copies",
+        "chromadb_config_dir": "/srv/set",
+    }
+    assert "RequiresMountsFor=/srv/data /srv/copies /srv/set" in _unit_section(
+        "chromadb", "chromadb.service.j2", places
+    )
+    keys = {"chromadb_backup_key_file": "/keys/one", "chromadb_backup_copy_key_file": "/other/two"}
+    stores = {
+        "chromadb_backup_repository": "/srv/backups",
+        "chromadb_backup_copy_repository": "s3:s3.example.com/vectors",
+    }
+    found = _unit_section("chromadb_backup", "service.j2", {**places, **keys, **stores, "item": {"verb": "backup"}})
+    assert "RequiresMountsFor=/srv/data /srv/copies /srv/backups /srv/set /keys /other" in found
+
+
 def _unit_section(role: str, template: str, variables: Mapping[str, object]) -> list[str]:
     return _section(_rendered(role, template, variables), "Unit")
 
