@@ -1,13 +1,17 @@
 """What the roles' templates and tasks come to, with some of the variables set."""
 
+import os
 import re
-from collections.abc import Mapping
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader  # type: ignore[import-untyped]
+from ansible.plugins.loader import init_plugin_loader  # type: ignore[import-untyped]
 from ansible.template import Templar, trust_as_template  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +140,98 @@ def test_what_units_read_and_write_is_mounted_first() -> None:
     }
     found = _unit_section("chromadb_backup", "service.j2", {**places, **keys, **stores, "item": {"verb": "backup"}})
     assert "RequiresMountsFor=/srv/data /srv/copies /srv/backups /srv/set /keys /other" in found
+
+
+def test_pip_builds_nothing_and_takes_what_has_the_hash() -> None:
+    [task] = [task for task in _tasks("chromadb", "venv") if task["name"] == "Install packages, hashes checked"]
+    lines = task["ansible.builtin.shell"]["cmd"].splitlines()
+    [install] = [line.split() for line in lines if line.startswith("pip install ")]
+    assert install[install.index("--only-binary") + 1] == ":all:"
+    assert {"--require-hashes", "--no-deps", "--no-cache-dir"} <= set(install)
+
+
+def test_pip_asks_nobody_and_knows_its_index() -> None:
+    given = {
+        "chromadb_index_url": "https://reader:a'b$c@packages.example.com/simple",
+        "chromadb_pip_cert": "/etc/a b.pem",
+        "chromadb_proxy_env": {"https_proxy": "http://host:x;y@proxy.example.com:3128"},
+    }
+    for place in ("", "/srv/wheels"):
+        lines = str(_value("{{ _chromadb_pip_environment }}", {**given, "chromadb_wheelhouse": place}))
+        # As the task does it
+        done = subprocess.run(
+            ["sh", "-euc", "set -a; . /dev/stdin; set +a; env"],
+            input=lines,
+            env={},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+        assert found["PIP_NO_INPUT"] == "1"
+        assert found["PIP_CERT"] == given["chromadb_pip_cert"]
+        assert found["https_proxy"] == given["chromadb_proxy_env"]["https_proxy"]  # type: ignore[index]
+        assert found.get("PIP_INDEX_URL", "") == ("" if place else given["chromadb_index_url"])
+
+
+@pytest.mark.skipif(not shutil.which("apt-config"), reason="apt is not here to read it")
+@pytest.mark.parametrize("case", [str.lower, str.upper])
+def test_apt_goes_through_the_proxy(case: Callable[[str], str], tmp_path: Path) -> None:
+    proxies = {
+        "http_proxy": "http://host:word@proxy.example.com:3128",
+        "https_proxy": "http://other.example.com:3128",
+        "no_proxy": "mirror.example.com, 192.0.2.1",
+    }
+    given = {case(name): value for name, value in proxies.items()}
+    (tmp_path / "apt.conf").write_text(_rendered("chromadb", "apt.conf.j2", {"chromadb_proxy_env": given}))
+    done = subprocess.run(
+        ["apt-config", "dump"],
+        env={**os.environ, "APT_CONFIG": str(tmp_path / "apt.conf")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = {line.lower() for line in done.stdout.splitlines()}
+    wanted = {
+        f'acquire::http::proxy "{proxies["http_proxy"]}";',
+        f'acquire::https::proxy "{proxies["https_proxy"]}";',
+        *(
+            f'acquire::{kind}::proxy::{host} "direct";'
+            for kind in ("http", "https")
+            for host in ("mirror.example.com", "192.0.2.1")
+        ),
+    }
+    assert wanted <= lines
+
+
+def test_words_are_completed_in_each_shell() -> None:
+    completions = _value("{{ _chromadb_completions }}", {})
+    assert set(completions) == {path.name for path in (ROLES / "chromadb/files").glob("*chromactl*")}
+    [task] = [task for task in _tasks("chromadb", "configure") if task["name"] == "Install it"]
+    assert task["loop"] == "{{ _chromadb_completions | dict2items }}"
+    assert task["ansible.builtin.copy"] == {
+        "src": "{{ item.key }}",
+        "dest": "{{ item.value }}",
+        "owner": "root",
+        "group": "root",
+        "mode": "0644",
+    }
+    removed = _value("{{ _chromadb_files }}", {})
+    assert set(completions.values()) <= set(removed)
+
+
+def test_sources_may_lie_elsewhere(tmp_path: Path) -> None:
+    init_plugin_loader()
+    (tmp_path / "daemon").mkdir()
+    (tmp_path / "daemon/requirements.lock").write_text("bcrypt==1.2\nchromadb==9.8.7 \\\n    --hash=sha256:ab\n")
+    assert _value("{{ _chromadb_engine }}", {"_chromadb_repository": str(tmp_path)}) == "9.8.7"
+    # Nothing but that variable leads out of the roles.
+    for path in sorted(ROLES.glob("*/*/*.yml")):
+        text = path.read_text(encoding="utf-8")
+        leading = re.findall(r".*(?:role_path \| dirname|playbook_dir|\.\./).*", text)
+        assert all(line.startswith("_chromadb_repository:") for line in leading), f"{path}: {leading}"
+        for source in re.findall(r"src: \"?(.*(?:systemd|daemon)/.*)", text):
+            assert source.startswith("{{ _chromadb_repository }}/"), f"{path}: {source}"
 
 
 def _unit_section(role: str, template: str, variables: Mapping[str, object]) -> list[str]:
