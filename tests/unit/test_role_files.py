@@ -1,5 +1,6 @@
 """What the roles' templates and tasks come to, with some of the variables set."""
 
+import base64
 import os
 import re
 import shutil
@@ -232,6 +233,29 @@ def test_sources_may_lie_elsewhere(tmp_path: Path) -> None:
         assert all(line.startswith("_chromadb_repository:") for line in leading), f"{path}: {leading}"
         for source in re.findall(r"src: \"?(.*(?:systemd|daemon)/.*)", text):
             assert source.startswith("{{ _chromadb_repository }}/"), f"{path}: {source}"
+
+
+def test_data_and_backups_go_for_whoever_names_the_host_alone_and_after_a_last_backup() -> None:
+    found = {"content": base64.b64encode(b"data_dir: /opt/chromadb/data").decode()}
+    known: dict[str, object] = {"__chromadb_former": found, "inventory_hostname": "one"}
+    known["__chromadb_venvs"] = {"files": [{"path": "/opt/chromadb/venvs/0123456789ab"}]}
+    kept = _value("{{ _chromadb_kept + _chromadb_kept_keys }}", known)
+    assert {"/opt/chromadb/data", "/var/backups/chromadb", "/etc/chromadb/backup.key"} <= set(kept)
+    tasks = _tasks("chromadb", "remove")
+    [backup] = [task for task in tasks if "'--json', 'backup']" in str(task.get("block"))]
+    # rmdir takes what is empty.
+    removing = [task for task in tasks if task["name"].startswith("Remove ") and "rmdir" not in str(task)]
+    assert tasks.index(backup) < tasks.index(removing[0])
+    reaching = [task for task in removing if _holds(_value(task["loop"], known), kept)]
+    assert [task["name"] for task in reaching] == ["Remove data, checkpoints, backups and keys, as was confirmed"]
+    for host, goes in ((None, False), ("two", False), ("one", True)):
+        named = {"chromadb_remove_data": host} if host else {}
+        assert _value(f"{{{{ {reaching[0]['when']} }}}}", known | named) is goes
+
+
+def _holds(paths: list[str], kept: list[str]) -> bool:
+    """Whether one of the paths is what is to be kept, or above it."""
+    return any(f"{each}/".startswith(f"{path}/") for each in kept for path in paths)
 
 
 def _unit_section(role: str, template: str, variables: Mapping[str, object]) -> list[str]:
