@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from chromad.store import swap
+from chromad.store import leftovers
 
 from tests.integration import records
 from tests.integration.account import AS_ROOT, open_doors, service, why_unreachable
@@ -223,7 +223,7 @@ class Laboratory:
         words = self._words(verb)
         if verb == "adopt" and self._empty.daemon.client().list_collections():
             # It had done its work, so another one is refused. What it did not clear away, the next run of any kind does.
-            swap.sweep_beside(self._empty.data)
+            leftovers.sweep_beside(self._empty.data)
             return
         deadline = time.monotonic() + _PATIENCE
         while (result := unit.chromactl(*words)).code == 75 and time.monotonic() < deadline:

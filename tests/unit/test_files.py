@@ -24,7 +24,7 @@ from chromad.checks.files import may_change
 from chromad.config import Backup, Config
 from chromad.errors import ChromadError
 from chromad.host import files, renameat2, trees
-from chromad.store import history, lock, state, swap
+from chromad.store import copies, history, lock, state, swap
 
 # Not the owner of anything on this host
 ATTACKER = 61234
@@ -155,7 +155,7 @@ def test_what_root_writes_is_the_owners(place: Place) -> None:
         status = (place.home / where).stat()
         assert (status.st_uid, status.st_gid, status.st_nlink) == (ATTACKER, ATTACKER, 1)
     assert place.config.backup_dir.stat().st_uid == ATTACKER
-    assert swap.place(place.config.data_dir).stat().st_uid == ATTACKER
+    assert copies.place(place.config.data_dir).stat().st_uid == ATTACKER
 
 
 @as_root
@@ -225,7 +225,7 @@ def _prepare(at: Place) -> None:
 
 
 def _place(at: Place) -> None:
-    swap.place(at.config.data_dir)
+    copies.place(at.config.data_dir)
 
 
 @as_root
@@ -316,7 +316,7 @@ def test_the_place_of_the_copy_is_roots_while_it_goes_to_a_target(tmp_path: Path
     for round_ in range(20):
         target = tmp_path / f"look-{round_}"
         within = restore.make_within(target, ATTACKER, ATTACKER)
-        copy = swap.settled(within)
+        copy = copies.settled(within)
         copy.mkdir()
         for number in range(30):
             (copy / f"file-{number}").touch()

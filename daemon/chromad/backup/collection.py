@@ -31,8 +31,8 @@ from chromad.errors import (
     UsageProblem,
 )
 from chromad.host import signals
-from chromad.store import fence, lock, swap
-from chromad.store.swap import Staging
+from chromad.store import copies, fence, lock
+from chromad.store.copies import Staging
 
 # Records that are read at once: few enough for Chroma's largest batch, and about so many bytes of them
 _BATCH, _FIRST = 1000, 50
@@ -85,7 +85,7 @@ def copy(
     """
     api = connect(config)
     run.prepare(config)
-    with lock.backup_lock(config.backup_dir) as held, Staging(swap.place(config.data_dir)) as staging:
+    with lock.backup_lock(config.backup_dir) as held, Staging(copies.place(config.data_dir)) as staging:
         repository.lock_fd = held.fd
         staged = stage.stage(config, repository, choice, staging, progress)
         number, target = find(api, [(each.tenant, each.database, each.name) for each in staged.entries], name, into)

@@ -13,8 +13,8 @@ from chromad.backup.stage import Choice
 from chromad.backup.timetravel import Target
 from chromad.config import Config
 from chromad.errors import PermissionProblem, TryAgain
-from chromad.store import archive, lock, swap
-from chromad.store.swap import Staging
+from chromad.store import archive, copies, lock, swap
+from chromad.store.copies import Staging
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,7 +55,7 @@ def plan(
             restart = restore.check_service(config, may_stop=True)
             if not restart:
                 _check_free(config.data_dir)
-    parent = within or swap.place_to_look(config.data_dir)
+    parent = within or copies.place_to_look(config.data_dir)
     if not os.access(parent, os.W_OK):
         raise PermissionProblem(f"{parent} is not writable for this user", "run as root")
     stage.check_room(parent, choice)

@@ -24,8 +24,9 @@ from chromad.engine.api import Api
 from chromad.errors import BackupError, ConfigurationError, EngineError, NotFound, PermissionProblem, TryAgain
 from chromad.host import files, privileges, service, signals, trees
 from chromad.host.privileges import Step
-from chromad.store import history, lock, state, swap
-from chromad.store.swap import DataSwap, Staging
+from chromad.store import copies, history, leftovers, lock, state
+from chromad.store.copies import Staging
+from chromad.store.swap import DataSwap
 
 Progress = Callable[[str, int, int], None]
 
@@ -62,7 +63,7 @@ def run_in_place(
     check_place(config)
     restart = check_service(config, may_stop=may_stop)
     run.prepare(config)
-    with lock.backup_lock(config.backup_dir) as held, Staging(swap.place(data_dir)) as staging:
+    with lock.backup_lock(config.backup_dir) as held, Staging(copies.place(data_dir)) as staging:
         repository.lock_fd = held.fd
         staged = stage.stage(config, repository, choice, staging, progress)
         need_exact(staged.notes, inexact)
@@ -86,7 +87,7 @@ def run_aside(
     """Restores a backup into a directory that does not exist or is empty; no service is touched. within: where the copy is made,
     the parent of the target or what root's part has made there."""
     check_target(config, target)
-    swap.sweep(within)
+    leftovers.sweep(within)
     with Staging(within) as staging:
         staged = stage.stage(config, repository, choice, staging, progress)
         need_exact(staged.notes, inexact)
@@ -151,7 +152,7 @@ def steps(target: Path, within: Path, uid: int) -> dict[str, Step]:
     """What root does for a restore into a directory, by its word. uid: of the one who works for it."""
 
     def put_in_place() -> None:
-        copy = swap.settled(within)
+        copy = copies.settled(within)
         like, mode = _like(target)
         owner = like.stat()
         with trees.taken_away(within):

@@ -16,7 +16,7 @@ from chromad.config import Config
 from chromad.errors import BackupError
 from chromad.logs.lines import human_bytes
 from chromad.store import lock, state
-from chromad.store.swap import Staging
+from chromad.store.copies import Staging
 
 Progress = Callable[[str, int, int], None]
 

@@ -18,7 +18,7 @@ from chromad.host import signals
 from chromad.logs.lines import human_bytes
 from chromad.maintenance.adopt import Adoption, Outcome, Report
 from chromad.maintenance.adopt_source import Source, belongs_to
-from chromad.store import swap
+from chromad.store import copies
 
 LOST = 1
 _STATES = {
@@ -54,7 +54,7 @@ def run(
     place = _repositories(config)
     account = rights.owner(config)
     foreign = account is not None and not belongs_to(source, account.uid)
-    steps = Source(source).steps(lambda: swap.settled(swap.place(config.data_dir))) if foreign else {}
+    steps = Source(source).steps(lambda: copies.settled(copies.place(config.data_dir))) if foreign else {}
     rights.become_owner(config, steps)
     with ui.progress() as progress, Adoption(config, source, progress) as adoption:
         if not dry_run:

@@ -16,7 +16,7 @@ from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, 
 from chromad.host import files
 from chromad.logs import events
 from chromad.logs.lines import human_bytes
-from chromad.store import swap
+from chromad.store import copies, leftovers
 
 
 def run(
@@ -79,11 +79,11 @@ def run(
     if target:
         within = _work_beside(config, target, elsewhere=bool(location))
     else:
-        made = not swap.exists(config.data_dir)
-        rights.become_owner(config, ended=partial(swap.tidy, config.data_dir) if dry_run and made else _nothing)
+        made = not copies.exists(config.data_dir)
+        rights.become_owner(config, ended=partial(copies.tidy, config.data_dir) if dry_run and made else _nothing)
         if not dry_run:
             # First: it may put the data back.
-            swap.sweep_beside(config.data_dir)
+            leftovers.sweep_beside(config.data_dir)
     choice = stage.choose(place, name or "latest", moment)
     if isinstance(within, Exception):
         raise within
@@ -136,7 +136,7 @@ def _work_beside(config: Config, target: Path, *, elsewhere: bool) -> Path | Chr
         restore.steps(target, within, account.uid),
         account=account,
         ended=partial(files.remove_tree, within, ignore_errors=True),
-        copies=lambda: [swap.settled(within)],
+        places=lambda: [copies.settled(within)],
     )
     if not os.access(within, os.W_OK):
         raise PermissionProblem(

@@ -14,7 +14,7 @@ from chromad.engine import sandbox
 from chromad.errors import ChromadError, PermissionProblem
 from chromad.host import privileges, service
 from chromad.host.privileges import Account, Step
-from chromad.store import swap
+from chromad.store import copies, swap
 
 # Users of hosts without data of the service, the first one that there is
 _OTHERS = ("chromadb", "nobody")
@@ -67,7 +67,7 @@ def become_owner(
     *,
     account: Account | None = None,
     ended: Callable[[], None] = lambda: None,
-    copies: Callable[[], Iterable[Path]] = tuple,
+    places: Callable[[], Iterable[Path]] = tuple,
     strict: bool = True,
     resumes: bool = False,
 ) -> None:
@@ -75,7 +75,7 @@ def become_owner(
     everything that only root can read has been read.
 
     steps: beside those of the service and of the exchange of directories. account: another one than the owner. ended: called at
-    the end, as root. copies: directories that engines are to work on, beside the copy that is exchanged and those of backups.
+    the end, as root. places: directories that engines are to work on, beside the copy that is exchanged and those of backups.
     resumes: the verb itself puts right what one that was killed has left, before the service starts.
     """
     account = account or owner(config, strict=strict)
@@ -83,8 +83,8 @@ def become_owner(
         return
     unit = _Unit(config.data_dir, resumes=resumes)
     known = {**unit.steps(), **swap.steps(config.data_dir), **(steps or {})}
-    beside = swap.settled(swap.location(config.data_dir))
-    engines = sandbox.Units(account, lambda: (beside, config.backup_dir, *copies()))
+    beside = copies.settled(copies.location(config.data_dir))
+    engines = sandbox.Units(account, lambda: (beside, config.backup_dir, *places()))
 
     def end() -> None:
         try:

@@ -29,8 +29,9 @@ from chromad.host import files, privileges
 from chromad.logs.lines import human_bytes
 from chromad.maintenance import comparison, repair
 from chromad.maintenance.adopt_source import Look, of
-from chromad.store import layout, lock, quarantine, state, swap
-from chromad.store.swap import DataSwap, Staging
+from chromad.store import copies, layout, leftovers, lock, quarantine, state
+from chromad.store.copies import Staging
+from chromad.store.swap import DataSwap
 
 Progress = Callable[[str, int, int], None]
 
@@ -126,7 +127,7 @@ class Adoption:
         self._found = Look(0, False, [])
 
     def __enter__(self) -> "Adoption":
-        swap.sweep_beside(self._config.data_dir)
+        leftovers.sweep_beside(self._config.data_dir)
         return self
 
     def __exit__(
@@ -141,7 +142,7 @@ class Adoption:
         source, config = self._source, self._config
         self._check()
         size = self._found.bytes
-        place = swap.place(config.data_dir)
+        place = copies.place(config.data_dir)
         if (free := free_bytes(place)) < size:
             raise ChromadError(
                 f"{place} has {human_bytes(free)} free; the copy needs {human_bytes(size)}",
@@ -374,7 +375,7 @@ class Adoption:
             nonlocal told
             if time.monotonic() > told + _TICK:
                 told = time.monotonic()
-                self._progress("copying", min(swap.allocated(self._copy), size), size)
+                self._progress("copying", min(copies.allocated(self._copy), size), size)
 
         self._there.copy_to(self._copy, tick)
 

@@ -31,7 +31,7 @@ from chromad.maintenance import environment, upgrade_journal
 from chromad.maintenance.environment import Environment
 from chromad.maintenance.upgrade_journal import Journal
 from chromad.maintenance.upgrade_steps import RootSteps, kept
-from chromad.store import history, hold, layout, lock, state, swap
+from chromad.store import copies, history, hold, layout, leftovers, lock, state, swap
 
 # Of no use in a copy: the daemon makes them anew.
 _NOT_COPIED = {lock.DIRECTORY_LOCK, layout.BALLAST, f"{sqlite.FILE}-shm"}
@@ -140,8 +140,8 @@ class Upgrade:
         with lock.backup_lock(config.backup_dir) as held:
             place.lock_fd = held.fd
             choice = stage.choose(place, backup, None)
-            swap.sweep_beside(config.data_dir)
-            with swap.Staging(swap.place(config.data_dir)) as staging:
+            leftovers.sweep_beside(config.data_dir)
+            with copies.Staging(copies.place(config.data_dir)) as staging:
                 try:
                     staged = stage.stage(config, place, choice, staging, self._progress)
                 except ChromadError as error:
