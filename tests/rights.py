@@ -28,7 +28,7 @@ SERVICE_USER = {
     "store/quarantine.py",
     "store/recovery.py",
     "chroma/segment.py",
-    "chroma/sqlite.py",
+    "chroma/wal.py",
     "backup/assemble.py",
     "backup/readback.py",
     "backup/rehearsal.py",

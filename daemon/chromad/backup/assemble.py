@@ -9,7 +9,7 @@ from pathlib import Path
 from chromad import versions
 from chromad.backup import manifest
 from chromad.backup.manifest import Manifest
-from chromad.chroma import segment, sqlite
+from chromad.chroma import segment, sqlite, wal
 from chromad.chroma.soundness import Claim
 from chromad.errors import BackupError, ConfigurationError
 from chromad.host import memory
@@ -115,7 +115,7 @@ def bring_up(
             shutil.rmtree(directory / uuid)
     path.unlink()
     (directory / manifest.FILE).unlink(missing_ok=True)
-    sqlite.use_wal(directory, flush=False)
+    wal.use(directory, flush=False)
 
 
 def settle(directory: Path, found: Manifest) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from chromad.backup import fingerprint
 from chromad.backup.fingerprint import Fingerprint
 from chromad.backup.manifest import CollectionEntry, Sample
-from chromad.chroma import log, sqlite
+from chromad.chroma import log, sqlite, wal
 from chromad.config import Config, Listen
 from chromad.engine.api import Api
 from chromad.engine.process import Engine
@@ -160,7 +160,7 @@ def prove(
     Entries with samples that have a fingerprint are compared with them (a drill), others with what `ask` says. Raises
     BackupError that names all that is wrong.
     """
-    with sqlite.keep_wal(directory), scratch(config, directory, lambda: tick(0, len(entries))) as api:
+    with wal.keep(directory), scratch(config, directory, lambda: tick(0, len(entries))) as api:
         seen, problems = look(api, entries, ask, tick)
     if problems:
         raise BackupError(

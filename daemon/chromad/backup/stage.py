@@ -11,7 +11,7 @@ from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry, Manifest
 from chromad.backup.repository import Repository, Snapshot
 from chromad.backup.timetravel import Target
-from chromad.chroma import sqlite
+from chromad.chroma import sqlite, wal
 from chromad.config import Config
 from chromad.errors import BackupError
 from chromad.logs.lines import human_bytes
@@ -89,7 +89,7 @@ def stage(config: Config, repository: Repository, choice: Choice, staging: Stagi
 def tidy(directory: Path) -> None:
     """Removes what an engine leaves behind that is of no use to the next one. The caller puts the rest on disk, if it is to
     stay."""
-    sqlite.truncate_wal(directory, flush=False)
+    wal.truncate(directory, flush=False)
     for name in (lock.DIRECTORY_LOCK, state.FILE, f"{sqlite.FILE}-shm"):
         with suppress(FileNotFoundError):
             (directory / name).unlink()

@@ -15,8 +15,8 @@ from chromad import config as configuration
 from chromad import versions
 from chromad.backup import ledger
 from chromad.checks import mounts, preflight, raise_failures
+from chromad.chroma import additions, segment, sqlite, wal
 from chromad.chroma import log as chroma_log
-from chromad.chroma import segment, sqlite
 from chromad.config import Config
 from chromad.control import Progress, Server
 from chromad.daemon import overview, warm
@@ -147,8 +147,8 @@ class Daemon:
         self._enter("starting", f"starting Chroma {self._engine_version} on {data_dir}")
         self._note_last_stop(self._before)
         self._checkpoints.prepare()
-        sqlite.use_wal(data_dir)
-        sqlite.keep_log(data_dir, lambda: notify.extend_timeout(EXTENSION))
+        wal.use(data_dir)
+        additions.keep_log(data_dir, lambda: notify.extend_timeout(EXTENSION))
         startup = Startup(self._config, engine, self._checkpoints, self._enter)
         startup.recover(self._before)
         # Not before: a recovery that is cut short is to be done again, and by what was known of the last stop.
@@ -220,7 +220,7 @@ class Daemon:
             if self._config.engine.allow_reset and time.monotonic() - kept > KEEP_INTERVAL:
                 kept = time.monotonic()
                 try:
-                    sqlite.keep_log(self._config.data_dir, serving=True)
+                    additions.keep_log(self._config.data_dir, serving=True)
                 except ChromadError as error:
                     log.debug("in the middle of a client's reset: %s", error.message)
             if time.monotonic() - refreshed > REFRESH_INTERVAL:
@@ -347,7 +347,7 @@ class Daemon:
 
     def _flush(self, data_dir: Path) -> None:
         started = time.monotonic()
-        if not sqlite.truncate_wal(data_dir):
+        if not wal.truncate(data_dir):
             log.warning("another connection keeps SQLite's WAL from being emptied; it is fsynced as it is")
         count = 0
         for directory in segment.directories(data_dir):
@@ -504,10 +504,10 @@ def _backed_up(config: Config) -> str:
 def _set_older_wal_aside(config: Config, before: state.State | None) -> None:
     """A clean stop has emptied the WAL. One that lies beside the very database that the stop left was written by somebody else
     since, or is of an earlier time: SQLite would put its pages over newer ones, as it does not know which file a WAL is of."""
-    if before is None or not before.clean or before.mark is None or not sqlite.has_wal(config.data_dir):
+    if before is None or not before.clean or before.mark is None or not wal.holds_something(config.data_dir):
         return
-    if before.mark.database == segment.database_stats(config.data_dir) and sqlite.wal_goes_back(config.data_dir):
-        aside = sqlite.set_wal_aside(config.data_dir)
+    if before.mark.database == segment.database_stats(config.data_dir) and wal.goes_back(config.data_dir):
+        aside = wal.set_aside(config.data_dir)
         log.error("the WAL beside %s is older than it, and is renamed to %s", config.data_dir / sqlite.FILE, aside)
 
 

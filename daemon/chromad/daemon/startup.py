@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from chromad.chroma import audit, fulltext, sqlite
+from chromad.chroma import additions, audit, fulltext, sqlite
 from chromad.config import Config
 from chromad.daemon import warm
 from chromad.engine.api import Api
@@ -106,7 +106,7 @@ class Startup:
             if signals.stop:
                 return
             sqlite.check_schema(self._config.data_dir)
-            sqlite.keep_log(self._config.data_dir, _tick)
+            additions.keep_log(self._config.data_dir, _tick)
             broken = self._warm()
             if broken is None:
                 return

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from chromad.chroma import sqlite
+from chromad.chroma import additions
 from chromad.config import Config
 from chromad.engine import room, sandbox, texts
 from chromad.engine.api import Api
@@ -50,7 +50,7 @@ class Engine:
                 "the engine does not run as root", "give the data to the service's user, or set allow_root: true"
             )
         try:
-            sqlite.inform_planner(self._config.data_dir)
+            additions.inform_planner(self._config.data_dir)
         except ChromadError as error:
             # The engine has its own words for a database that it cannot open.
             log.debug("SQLite's planner is not told what makes filters fast: %s", error.message)

@@ -20,7 +20,7 @@ from chromad import versions
 from chromad.backup import proof, restore, stage
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
-from chromad.chroma import audit, contents, legacy, log, origin, record_ids, segment, soundness, sqlite
+from chromad.chroma import additions, audit, contents, legacy, log, origin, record_ids, segment, soundness, sqlite, wal
 from chromad.chroma.contents import Contents, room
 from chromad.chroma.origin import Origin
 from chromad.config import Config
@@ -170,7 +170,7 @@ class Adoption:
             if legacy.is_old(path):
                 legacy.convert(path)
         with sqlite.connect(self._copy) as connection:
-            sqlite.index_log(connection)
+            additions.index_log(connection)
             (rows,) = connection.execute("SELECT count(*) FROM embeddings_queue").fetchone()
             counts = {
                 each.id: each.records + log.pending_records(connection, each)
@@ -298,12 +298,12 @@ class Adoption:
         for path in segment.directories(copy):
             if path.name not in sqlite.segments(copy):
                 shutil.rmtree(path)
-        sqlite.use_wal(copy)
+        wal.use(copy)
         # An engine brings the schema up to date when it starts, and touches no segment before it is asked for one.
         with proof.scratch(self._config, copy, self._tick):
             self._progress("bringing the schema up to date", 0, 0)
         sqlite.check_schema(copy)
-        sqlite.keep_log(copy, self._tick)
+        additions.keep_log(copy, self._tick)
         with sqlite.connect(copy) as connection:
             log.drop_unreadable_metadata(connection)
         settings = self._config.model_copy(update={"data_dir": copy})

@@ -20,7 +20,7 @@ from chromad.backup import proof, restore, run, stage
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
-from chromad.chroma import audit, log, segment, sqlite
+from chromad.chroma import audit, log, segment, sqlite, wal
 from chromad.config import Config
 from chromad.control import ask
 from chromad.engine.api import Api
@@ -286,7 +286,7 @@ class Upgrade:
         sqlite.check_schema(copy)
         with sqlite.connect(copy) as connection:
             hold.put(connection, _reason(self._new))
-        sqlite.truncate_wal(copy)
+        wal.truncate(copy)
         for name in _NOT_COPIED:
             (copy / name).unlink(missing_ok=True)
         state.write(copy, replace(found, mark=state.mark_of_copy(copy, found.mark)))

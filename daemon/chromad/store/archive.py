@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from chromad import names
-from chromad.chroma import changes, sqlite
+from chromad.chroma import changes, list_values, sqlite
 from chromad.errors import BackupError
 
 FILE = "log.sqlite3"
@@ -333,7 +333,7 @@ def apply(data_dir: Path, path: Path, seq_id: int, catalog: Catalog) -> list[str
         connection.execute("ATTACH ? AS archive", (str(path),))
         connection.execute("BEGIN IMMEDIATE")
         # A base of an earlier chromad may hold what the service has dropped since, and the replay would bring it to light.
-        sqlite.keep_lists(connection)
+        list_values.keep(connection)
         # Another history of the data begins here.
         changes.drop(connection)
         for table in _TABLES:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from chromad.chroma import fulltext, space, sqlite
+from chromad.chroma import fulltext, space, sqlite, wal
 from chromad.chroma.ticks import ticking
 
 # The copy is written to the temporary directory, then through the WAL, which lies beside the database.
@@ -38,5 +38,5 @@ def run(data_dir: Path, progress: Callable[[str, int, int], None]) -> tuple[int,
 
 def _empty_wal(data_dir: Path) -> None:
     for _ in range(_TRIES):
-        if sqlite.truncate_wal(data_dir):
+        if wal.truncate(data_dir):
             return
