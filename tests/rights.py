@@ -39,6 +39,7 @@ SERVICE_USER = {
     "maintenance/adopt.py",
     "maintenance/repair.py",
     "maintenance/upgrade.py",
+    "maintenance/upgrade_end.py",
 }
 # Processes that get streams of ours on purpose: of the daemon, of an engine's unit, of the backup that root takes
 WITH_STREAMS = {"daemon/guard.py", "engine/room.py", "maintenance/upgrade_steps.py"}

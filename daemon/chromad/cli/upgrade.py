@@ -13,7 +13,7 @@ from chromad.config import Config
 from chromad.errors import ChromadError
 from chromad.logs import events
 from chromad.logs.lines import human_bytes
-from chromad.maintenance import environment, upgrade
+from chromad.maintenance import environment, upgrade, upgrade_end
 from chromad.maintenance.upgrade_steps import RootSteps
 
 
@@ -39,7 +39,7 @@ def run(
     root = RootSteps(config, settings.path)
     rights.become_owner(config, root.known, places=root.copies, resumes=True)
     with ui.failure(events.UPGRADE_FAILED), ui.progress() as progress:
-        undone = upgrade.unfinished() if dry_run else upgrade.put_right(config, root)
+        undone = upgrade_end.unfinished() if dry_run else upgrade_end.put_right(config, root)
         if undone and not as_json:
             ui.out.print(undone, markup=False)
         work = upgrade.Upgrade(config, root, place, progress)

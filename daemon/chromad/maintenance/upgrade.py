@@ -10,7 +10,7 @@ that a client had acknowledged is missing. A journal beside the environments say
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -27,11 +27,10 @@ from chromad.engine.api import Api
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
 from chromad.host import files, service, signals
 from chromad.logs.lines import human_bytes
-from chromad.maintenance import environment, upgrade_journal
+from chromad.maintenance import environment, upgrade_end, upgrade_journal
 from chromad.maintenance.environment import Environment
-from chromad.maintenance.upgrade_journal import Journal
-from chromad.maintenance.upgrade_steps import RootSteps, kept
-from chromad.store import copies, history, hold, layout, leftovers, lock, state, swap
+from chromad.maintenance.upgrade_steps import RootSteps
+from chromad.store import copies, hold, layout, leftovers, lock, state, swap
 
 # Of no use in a copy: the daemon makes them anew.
 _NOT_COPIED = {lock.DIRECTORY_LOCK, layout.BALLAST, f"{sqlite.FILE}-shm"}
@@ -186,7 +185,7 @@ class Upgrade:
                     self._commit()
                 except BaseException as error:
                     self._take_back(error)
-                replaced = _finish(config, self._root, self._journal)
+                replaced = upgrade_end.finish(config, self._root, self._journal)
                 signals.finished()
         records = sum(entry.records for entry in entries)
         seconds = time.monotonic() - held
@@ -220,7 +219,7 @@ class Upgrade:
     def _put_back(self) -> str:
         """Takes the upgrade back; gives why that could not be done."""
         try:
-            undo(self._config, self._root)
+            upgrade_end.undo(self._config, self._root)
         except (ChromadError, OSError, sqlite3.Error) as error:
             return f"the old version could not be put back: {error}"
         return ""
@@ -346,90 +345,6 @@ class Upgrade:
             if time.monotonic() > deadline:
                 raise UpgradeError("\n".join(problems or ["the engine does not apply what is logged"]))
             time.sleep(_AGAIN)
-
-
-def put_right(config: Config, root: RootSteps) -> str:
-    """Ends an upgrade that did not come to its end, see `undo`. Raises TryAgain while it goes on, in another process."""
-    if upgrade_journal.read() is None:
-        return ""
-    run.prepare(config)
-    with (
-        lock.backup_lock(config.backup_dir),
-        signals.saying("what an upgrade had left is put right"),
-        signals.deferred(),
-    ):
-        return undo(config, root)
-
-
-def unfinished() -> str:
-    """What `undo` would do; empty where no upgrade was cut off."""
-    journal = upgrade_journal.read()
-    if journal is None:
-        return ""
-    verb = "complete" if journal.compared else "take back"
-    return f"would {verb} the upgrade of {journal.begun} to Chroma {journal.engine}"
-
-
-def undo(config: Config, root: RootSteps) -> str:
-    """Ends an upgrade that did not come to its end; gives what was done, empty when there was none.
-
-    One that was good already is completed; any other one is taken back: data, environment, service. Can be repeated. The
-    caller holds the lock of the backups, as an upgrade does.
-    """
-    journal = upgrade_journal.read()
-    if journal is None:
-        return ""
-    service.need_root("stop and start")
-    data_dir = config.data_dir
-    if journal.data_dir != data_dir:
-        raise ConfigurationError(
-            f"the upgrade was of {journal.data_dir}, the configuration has {data_dir}", "set data_dir as it was"
-        )
-    restore.check_place(config)
-    if journal.compared:
-        _finish(config, root, journal)
-        return f"completed the upgrade of {journal.begun} to Chroma {journal.engine}"
-    exchanged = data_dir.stat().st_ino != journal.inode
-    if exchanged or environment.active() != journal.old:
-        service.control("stop")
-    if exchanged:
-        with lock.directory_lock(data_dir):
-            swap.check_alone(data_dir)
-            root.do("upgrade exchange")
-            files.fsync_path(data_dir.parent)
-        copied, found = state.read(journal.copy), state.read(data_dir)
-        if copied and found and replace(copied, mark=found.mark) != found:
-            # The new version may have taken checkpoints, of files that it has written.
-            data_id = state.new_data_id()
-            history.accept(config.checkpoint_dir, data_id)
-            state.write(data_dir, replace(found, data_id=data_id))
-    root.do("upgrade switch back")
-    with sqlite.connect(data_dir) as connection:
-        hold.drop(connection)
-    if (found := state.read(data_dir)) and found.mark:
-        # Nobody else has changed the database since the stop.
-        state.write(data_dir, replace(found, mark=replace(found.mark, database=segment.database_stats(data_dir))))
-    service.control("start")
-    # What is in the copy, nobody but the upgrade has written.
-    root.do("upgrade drop")
-    root.do("upgrade end")
-    return f"took back the upgrade of {journal.begun} to Chroma {journal.engine}"
-
-
-def _finish(config: Config, root: RootSteps, journal: Journal) -> Path:
-    """Lets clients change things again; gives where the former data are."""
-    replaced = kept(config, journal)
-    with sqlite.connect(config.data_dir) as connection:
-        hold.drop(connection)
-    if journal.copy.exists():
-        with sqlite.connect(journal.copy) as connection:
-            hold.drop(connection)
-        root.do("upgrade keep")
-        files.fsync_path(replaced.parent)
-        with suppress(OSError):
-            (replaced / layout.BALLAST).unlink()
-    root.do("upgrade end")
-    return replaced
 
 
 def _reason(new: Environment) -> str:
