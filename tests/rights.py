@@ -37,6 +37,7 @@ SERVICE_USER = {
     "backup/stage.py",
     "backup/timetravel.py",
     "maintenance/adopt.py",
+    "maintenance/adopt_report.py",
     "maintenance/repair.py",
     "maintenance/upgrade.py",
     "maintenance/upgrade_end.py",

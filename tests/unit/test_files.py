@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromad.backup import ledger, restore, run
+from chromad.backup import ledger, restore, run, workspace
 from chromad.checks import files as checks
 from chromad.checks.files import may_change
 from chromad.config import Backup, Config
@@ -149,7 +149,7 @@ def test_in_place_of_the_directory(place: Place, name: str) -> None:
 
 @as_root
 def test_what_root_writes_is_the_owners(place: Place) -> None:
-    run.prepare(place.config)
+    workspace.prepare(place.config)
     for work, where in WRITERS.values():
         work(place)
         status = (place.home / where).stat()
@@ -221,7 +221,7 @@ def test_a_directory_that_holds_something_is_not_the_one_that_was_made(
 
 
 def _prepare(at: Place) -> None:
-    run.prepare(at.config)
+    workspace.prepare(at.config)
 
 
 def _place(at: Place) -> None:

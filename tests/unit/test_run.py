@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chromad.backup import ledger, readback, run
+from chromad.backup import ledger, readback, run, workspace
 from chromad.backup.ledger import Ledger, Taken
 from chromad.backup.repository import Added, Repository
 from chromad.backup.snapshot import Snapshot
@@ -75,10 +75,10 @@ def test_a_private_copy_stays_below_the_fence(
     """Of 1000 bytes 50 are above it: else each backup would have writes refused."""
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=1000, f_bavail=free, f_frsize=1))
     if fits:
-        run.scratch_space(config, 100)
+        workspace.scratch_space(config, 100)
         return
     with pytest.raises(BackupError, match=r"stay below disk\.fence_percent"):
-        run.scratch_space(config, 100)
+        workspace.scratch_space(config, 100)
 
 
 def test_files_are_looked_at_before_they_are_proven(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

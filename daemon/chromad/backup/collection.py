@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from chromad.backup import between, proof, restore, run, stage
+from chromad.backup import between, proof, restore, stage, workspace
 from chromad.backup.collection_copy import CollectionCopy, Progress
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
@@ -63,7 +63,7 @@ def copy(
     no such collection. A copy that fails is removed again; a record that the API does not take is left out and named.
     """
     api = connect(config)
-    run.prepare(config)
+    workspace.prepare(config)
     with lock.backup_lock(config.backup_dir) as held, Staging(copies.place(config.data_dir)) as staging:
         repository.lock_fd = held.fd
         staged = stage.stage(config, repository, choice, staging, progress)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from chromad.backup import assemble, catalog, ledger, manifest, proof, run
+from chromad.backup import assemble, catalog, ledger, manifest, proof, workspace
 from chromad.backup.ledger import Drill
 from chromad.backup.repository import Repository
 from chromad.config import Config
@@ -36,11 +36,11 @@ class Outcome:
 
 def drill(config: Config, primary: Repository, name: str, progress: Progress) -> Outcome:
     """Drills a backup, given by id or `latest`. Raises BackupError and others when it cannot be restored; the ledger says so."""
-    run.prepare(config)
+    workspace.prepare(config)
     started = time.monotonic()
     with lock.backup_lock(config.backup_dir) as held:
         primary.lock_fd = held.fd
-        run.remove_leftovers(config)
+        workspace.remove_leftovers(config)
         known = ledger.read(config.backup_dir)
         part = f"{known.parts % PARTS + 1}/{PARTS}"
         # A name that is mistyped says nothing of the backups.
@@ -79,7 +79,7 @@ def _restore_and_prove(
     removal.remove_tree(place, ignore_errors=True)
     try:
         size = snapshot.number("bytes") or 0
-        run.scratch_space(config, size)
+        workspace.scratch_space(config, size)
         primary.restore(snapshot, place, size, lambda done, total: progress("restoring", done, total))
         found = manifest.read(place)
         assemble.check_engine(found)

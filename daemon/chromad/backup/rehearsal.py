@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from chromad.backup import assemble, between, collection, manifest, restore, run, stage, timetravel
+from chromad.backup import assemble, between, collection, manifest, restore, stage, timetravel, workspace
 from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
@@ -47,7 +47,7 @@ def plan(
     if target:
         restore.check_target(config, target)
     else:
-        run.check_prepared(config)
+        workspace.check_prepared(config)
         if only:
             api = collection.connect(config)
         else:

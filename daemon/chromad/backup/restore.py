@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chromad import versions
-from chromad.backup import run, stage
+from chromad.backup import stage, workspace
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice, Staged
@@ -62,7 +62,7 @@ def run_in_place(
     data_dir = config.data_dir
     check_place(config)
     restart = check_service(config, may_stop=may_stop)
-    run.prepare(config)
+    workspace.prepare(config)
     with lock.backup_lock(config.backup_dir) as held, Staging(copies.place(data_dir)) as staging:
         repository.lock_fd = held.fd
         staged = stage.stage(config, repository, choice, staging, progress)

@@ -1,6 +1,5 @@
 """A backup from beginning to end: snapshot, proof, repository, copy, retention; and what the ledger says of it."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -8,22 +7,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from chromad.backup import assemble, former, ledger, manifest, proof, readback, repository, snapshot
+from chromad.backup import assemble, former, ledger, manifest, proof, readback, repository, snapshot, workspace
 from chromad.backup.ledger import Kept, Taken
 from chromad.backup.repository import Added, Repository
 from chromad.backup.snapshot import Snapshot
+from chromad.backup.workspace import PROOF, PROVEN, UNPROVEN, host
 from chromad.chroma import segment, sqlite
 from chromad.config import Config
 from chromad.control import ask
 from chromad.engine.api import Api
 from chromad.errors import BackupError, ChromadError, ConfigurationError, PermissionProblem, TryAgain
 from chromad.host import files, removal, signals
-from chromad.logs.lines import human_bytes
 from chromad.logs.lines import log as journal
 from chromad.store import lock, state
 
-PROVEN, UNPROVEN = "proven", "unproven"
-_PROOF = "proof"
 _RETENTION = timedelta(days=1)
 
 Progress = Callable[[str, int, int], None]
@@ -61,7 +58,7 @@ def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool)
     """What `run` would do now. Raises what it would raise before it begins: TryAgain when another one runs, ConfigurationError
     without a repository or a database and for a backup of nothing, BackupError when there is no room or a collection is in
     quarantine."""
-    check_prepared(config)
+    workspace.check_prepared(config)
     if not primary.exists():
         raise ConfigurationError(
             f"there is no repository at {primary.location}", "make it once: chromactl backups init"
@@ -76,24 +73,8 @@ def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool)
     else:
         size = manifest.read(config.backup_dir / snapshot.CURRENT).size
     if config.backup_dir.exists():
-        scratch_space(config, size)
+        workspace.scratch_space(config, size)
     return Plan(config.backup.repository, reason, size)
-
-
-def check_prepared(config: Config) -> None:
-    """Raises what `prepare` and the lock of the backups would, and changes nothing."""
-    directory = config.backup_dir if config.backup_dir.exists() else config.checkpoint_dir
-    if not directory.is_dir():
-        raise PermissionProblem(
-            f"{config.checkpoint_dir} does not exist", "start the service once, or create it for the service user"
-        )
-    if not os.access(directory, os.W_OK):
-        raise PermissionProblem(f"{directory} is not writable for this user", "run as root or as the service user")
-    if lock.is_held(config.backup_dir / lock.BACKUP_LOCK):
-        raise TryAgain(
-            f"{config.backup_dir} is in use for a backup, a drill or a restore",
-            "wait for it, or stop it, then try again",
-        )
 
 
 def run(
@@ -111,12 +92,12 @@ def run(
     when another backup runs, BackupError and others when it is not good; the last good one is untouched then, and the log
     is kept.
     """
-    prepare(config)
+    workspace.prepare(config)
     started = time.monotonic()
     with lock.backup_lock(config.backup_dir) as held:
         primary.lock_fd = held.fd
         attempted = ledger.now()
-        remove_leftovers(config)
+        workspace.remove_leftovers(config)
         try:
             if former.has_nothing(config) and not accept_empty:
                 _refuse_nothing(config, primary)
@@ -154,7 +135,7 @@ def run(
 def failed(config: Config, error: ChromadError) -> None:
     """Leaves in the ledger why a backup could not even begin, where that is possible and nobody else is at work on it."""
     with suppress(ChromadError, OSError):
-        prepare(config)
+        workspace.prepare(config)
         with lock.backup_lock(config.backup_dir):
             _note(config, ledger.now(), _one_line(error))
 
@@ -162,39 +143,6 @@ def failed(config: Config, error: ChromadError) -> None:
 def release(config: Config, times: Iterable[str]) -> None:
     """Backups were forgotten by hand, given by the time of their creation: nothing is kept of them. The caller holds the lock."""
     ledger.write(config.backup_dir, former.release(ledger.read(config.backup_dir), times))
-
-
-def prepare(config: Config) -> None:
-    """Makes the directory in which backups work. Raises PermissionProblem where that is not possible."""
-    try:
-        if not config.backup_dir.exists():
-            with suppress(FileExistsError):
-                files.make_directory(config.backup_dir, 0o750)
-    except FileNotFoundError:
-        raise PermissionProblem(
-            f"{config.checkpoint_dir} does not exist", "start the service once, or create it for the service user"
-        ) from None
-    except OSError as error:
-        raise PermissionProblem(
-            f"{config.backup_dir}: {error.strerror}", "run as root or as the service user"
-        ) from None
-
-
-def reserve(config: Config, directory: Path) -> int:
-    """Bytes of a file system that stay free below disk.fence_percent."""
-    status = os.statvfs(directory)
-    return (status.f_blocks * (100 - config.disk.fence_percent) // 100) * status.f_frsize
-
-
-def scratch_space(config: Config, size: int) -> None:
-    """Raises BackupError where a private copy of so many bytes would fill the file system up to the fence."""
-    free, kept = assemble.free_bytes(config.backup_dir), reserve(config, config.backup_dir)
-    if free < size + kept:
-        raise BackupError(
-            f"{config.backup_dir} has {human_bytes(free)} free; opening the backup for its proof needs "
-            f"{human_bytes(size)}, and {human_bytes(kept)} stay below disk.fence_percent",
-            "free some space on the file system of the checkpoints",
-        )
 
 
 def _refuse_nothing(config: Config, primary: Repository) -> None:
@@ -212,8 +160,8 @@ def _prove(config: Config, taken: Snapshot, progress: Progress) -> tuple[Snapsho
     """Opens a private copy; writes the manifest with what was seen, and reads it again. Gives the snapshot with it, and why
     the backup is not proven."""
     found = taken.manifest
-    scratch_space(config, found.size)
-    place = config.backup_dir / _PROOF
+    workspace.scratch_space(config, found.size)
+    place = config.backup_dir / PROOF
     problem: BackupError | None = None
     entries = found.collections
     try:
@@ -342,7 +290,7 @@ def _read_back(
                 found,
                 looks,
                 base=bool(taken.base),
-                place=config.backup_dir / _PROOF,
+                place=config.backup_dir / PROOF,
                 tick=lambda: progress("reading back", 0, 0),
             )
             with signals.deferred():
@@ -386,16 +334,3 @@ def _note(config: Config, attempted: str, problem: str) -> None:
 def _one_line(error: Exception) -> str:
     message = error.message if isinstance(error, ChromadError) else str(error)
     return " ".join(message.split())
-
-
-def remove_leftovers(config: Config) -> None:
-    """Removes private copies of runs that were killed; the caller holds the backup lock."""
-    names = (_PROOF, snapshot.NEXT)
-    for path in (*(config.backup_dir / name for name in names), *config.backup_dir.glob("drill-*")):
-        removal.remove_tree(path, ignore_errors=True)
-    files.remove_drafts(config.backup_dir)
-
-
-def host() -> str:
-    """The name under which this host's backups are stored."""
-    return os.uname().nodename

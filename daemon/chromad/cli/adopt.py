@@ -16,7 +16,8 @@ from chromad.config import Config
 from chromad.errors import ChromadError, from_system, one_line
 from chromad.host import signals
 from chromad.logs.lines import human_bytes
-from chromad.maintenance.adopt import Adoption, Outcome, Report
+from chromad.maintenance.adopt import Adoption
+from chromad.maintenance.adopt_report import Adopted, Report
 from chromad.maintenance.adopt_source import Source, belongs_to
 from chromad.store import copies
 
@@ -164,7 +165,7 @@ def _show_report(report: Report, config: Config) -> None:
     ui.out.print(f"{place}; {human_bytes(report.free)} are free for it", markup=False)
 
 
-def _show_outcome(outcome: Outcome, source: Path) -> None:
+def _show_outcome(outcome: Adopted, source: Path) -> None:
     ui.out.print(
         f"adopted {outcome.collections} collections, {outcome.records} records in {outcome.directory}", markup=False
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from chromad.backup import run as backup
+from chromad.backup import workspace
 from chromad.chroma import sqlite
 from chromad.cli import rights, ui
 from chromad.config import Config
@@ -36,7 +36,7 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     config = settings.config
     fence.need_none(_serving(config)["fences"], "nothing can be tried")
     service.need_root("restart")
-    backup.prepare(config)
+    workspace.prepare(config)
     # No backup is to have the record, and two of us would take away each other's.
     with lock.backup_lock(config.backup_dir):
         api = Api(config.listen)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from chromad import documents, versions
-from chromad.backup import proof, restore, run, stage
+from chromad.backup import proof, restore, stage, workspace
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
@@ -111,7 +111,7 @@ class Upgrade:
         self._left_out = {*running["cold_ids"], *running["quarantined"]}
         size = sum(min(each.stat().st_size, each.stat().st_blocks * 512) for each in self._files())
         place = config.data_dir.parent
-        free, reserve = free_bytes(place), run.reserve(config, place)
+        free, reserve = free_bytes(place), workspace.reserve(config, place)
         if free < size + reserve:
             raise ChromadError(
                 f"{place} has {human_bytes(free)} free; the copy of the data needs {human_bytes(size)}, and "
@@ -160,7 +160,7 @@ class Upgrade:
     def switch_over(self, backup: str) -> Outcome:
         """Puts the new version in place. Raises UpgradeError when that fails; then the old one is back."""
         config = self._config
-        run.prepare(config)
+        workspace.prepare(config)
         with lock.backup_lock(config.backup_dir):
             if environment.active() != self._old.path:
                 raise TryAgain("another upgrade has gone on meanwhile", "look at chromactl status, then try again")

@@ -4,13 +4,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from chromad.backup import restore, run
+from chromad.backup import restore, workspace
 from chromad.chroma import segment, sqlite
 from chromad.config import Config
 from chromad.errors import ConfigurationError
 from chromad.host import files, service, signals
 from chromad.maintenance import environment, upgrade_journal
-from chromad.maintenance.environment import Environment
 from chromad.maintenance.upgrade_journal import Journal
 from chromad.maintenance.upgrade_steps import RootSteps, kept
 from chromad.store import history, hold, layout, lock, state, swap
@@ -20,7 +19,7 @@ def put_right(config: Config, root: RootSteps) -> str:
     """Ends an upgrade that did not come to its end, see `undo`. Raises TryAgain while it goes on, in another process."""
     if upgrade_journal.read() is None:
         return ""
-    run.prepare(config)
+    workspace.prepare(config)
     with (
         lock.backup_lock(config.backup_dir),
         signals.saying("what an upgrade had left is put right"),
