@@ -165,7 +165,7 @@ def _prove(config: Config, taken: Snapshot, progress: Progress) -> tuple[Snapsho
     problem: BackupError | None = None
     entries = found.collections
     try:
-        # One after the other: the service's many threads need processors, see Repository._variables.
+        # One after the other: the service's many threads need processors, see Restic._variables.
         assemble.verify(taken.directory, found, progress)
         assemble.copy(taken.directory, found, place, progress)
         assemble.bring_up(place, found)
