@@ -202,15 +202,8 @@ class CollectionCopy:
         if self._added_again is None:
             self._added_again = log.ids_added_again(connection, held)
         for key in ids:
-            rows = connection.execute(
-                "SELECT seq_id, operation, vector IS NOT NULL FROM embeddings_queue WHERE topic = ? AND id = ? ORDER BY seq_id",
-                (held.topic, key),
-            ).fetchall()
-            _, seq_id = log.outcome(rows, existed=key in self._added_again)
-            row = connection.execute(
-                "SELECT vector FROM embeddings_queue WHERE seq_id = ? AND encoding = 'FLOAT32'", (seq_id,)
-            ).fetchone()
-            vector = array("f", row[0]).tolist() if row else None
+            row = log.vector_of(connection, held, key, existed=key in self._added_again)
+            vector = array("f", row).tolist() if row else None
             if vector and _is_vector(vector) and len(vector) == held.dimension:
                 found[key] = vector
         return found

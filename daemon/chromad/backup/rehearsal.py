@@ -11,6 +11,7 @@ from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository
 from chromad.backup.stage import Choice
 from chromad.backup.timetravel import Target
+from chromad.chroma import catalogs
 from chromad.config import Config
 from chromad.errors import PermissionProblem, TryAgain
 from chromad.store import archive, copies, lock, swap
@@ -84,7 +85,7 @@ def _at(
         tick = partial(progress, "looking at the log", 0, 0)
         repository.fetch_file(target.snapshot, archive.FILE, path, tick)
         _, wanted, notes = timetravel.settle(config, repository, staging.directory, found, target, tick)
-    return archive.places(wanted), notes
+    return catalogs.places(wanted), notes
 
 
 def _check_free(data_dir: Path) -> None:

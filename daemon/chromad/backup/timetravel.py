@@ -13,7 +13,7 @@ from pathlib import Path
 from chromad.backup import assemble, between, catalog, ledger, manifest
 from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository, Snapshot
-from chromad.chroma import sqlite
+from chromad.chroma import catalogs, sqlite
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, UsageProblem
 from chromad.host import removal
@@ -71,7 +71,7 @@ def bring_up(
 
 def settle(
     config: Config, repository: Repository, directory: Path, found: Manifest, target: Target, tick: Callable[[], None]
-) -> tuple[int, archive.Catalog, list[str]]:
+) -> tuple[int, catalogs.Catalog, list[str]]:
     """Completes the log of a backup up to a target, of which the directory needs to hold nothing else; gives where it is to
     end, which collections there were then, and what is not exact."""
     path = directory / archive.FILE

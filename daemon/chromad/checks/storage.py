@@ -101,14 +101,10 @@ def _result(finding: Finding, host: Host) -> Result:
 def _database(host: Host) -> Iterator[Result]:
     with sqlite.connect(host.config.data_dir, busy_timeout=1.0) as connection:
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-        (pages, free, page) = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-        )
+        pages, free, page = sqlite.pages(connection)
         size, _ = log.size_after(connection, 0)
         informed, missing = planner.is_informed(connection), planner.missing_indexes(connection)
-        (ahead,) = connection.execute(
-            "SELECT unixepoch(max(created_at)) - unixepoch('now') FROM embeddings_queue"
-        ).fetchone()
+        ahead = log.seconds_ahead(connection)
     if mode == "wal":
         yield ok("journal_mode", "the database is in WAL mode")
     else:

@@ -277,7 +277,27 @@ def is_there(connection: sqlite3.Connection, collection: Collection) -> bool:
 def segments(data_dir: Path) -> set[str]:
     """The uuids of all segments."""
     with connect(data_dir) as connection:
-        return {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
+        return read_segments(connection)
+
+
+def read_segments(connection: sqlite3.Connection) -> set[str]:
+    """As `segments`, on an open connection."""
+    return {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
+
+
+def record_at(connection: sqlite3.Connection, collection: Collection, place: int) -> str | None:
+    """The id of a record by its place among the sorted ids of its collection."""
+    row = connection.execute(
+        "SELECT embedding_id FROM embeddings WHERE segment_id = (SELECT id FROM segments WHERE collection = ?"
+        " AND scope = 'METADATA') ORDER BY embedding_id LIMIT 1 OFFSET ?",
+        (collection.id, place),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def collection_ids(connection: sqlite3.Connection) -> set[str]:
+    """The ids of all collections."""
+    return {uuid for (uuid,) in connection.execute("SELECT id FROM collections")}
 
 
 def last_seq_id(data_dir: Path) -> int:
@@ -285,6 +305,14 @@ def last_seq_id(data_dir: Path) -> int:
     with connect(data_dir) as connection:
         (last,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM embeddings_queue").fetchone()
     return int(last)
+
+
+def pages(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Pages of the file, how many of them hold nothing, and bytes of a page."""
+    total, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return total, free, size
 
 
 def set_seq_ids(connection: sqlite3.Connection, seq_ids: dict[str, int | None]) -> None:

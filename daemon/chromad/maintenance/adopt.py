@@ -99,7 +99,7 @@ class Adoption:
                 legacy.convert(path)
         with sqlite.connect(self._copy) as connection:
             additions.index_log(connection)
-            (rows,) = connection.execute("SELECT count(*) FROM embeddings_queue").fetchone()
+            rows = log.count(connection)
             counts = {
                 each.id: each.records + log.pending_records(connection, each)
                 for each in sqlite.read_collections(connection)

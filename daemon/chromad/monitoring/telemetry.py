@@ -114,17 +114,12 @@ class Telemetry:
 
     def _count(self) -> None:
         with sqlite.connect(self.config.data_dir, busy_timeout=1.0) as connection:
-            rows, last = connection.execute("SELECT count(*), max(seq_id) FROM embeddings_queue").fetchone()
+            rows = chroma_log.count(connection)
             # All of a large log is not read each minute: its newest rows tell how large the others are.
-            after = (last or 0) - _NEWEST
-            (newest,) = connection.execute(
-                "SELECT count(*) FROM embeddings_queue WHERE seq_id > ?", (after,)
-            ).fetchone()
+            after = chroma_log.newest(connection) - _NEWEST
+            newest = chroma_log.count(connection, after)
             size, _ = chroma_log.size_after(connection, after)
-            pages, free, page = (
-                connection.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("page_count", "freelist_count", "page_size")
-            )
+            pages, free, page = sqlite.pages(connection)
         self._database = {
             "log_bytes": size * rows // max(newest, 1),
             "log_rows": rows,

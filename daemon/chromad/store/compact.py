@@ -22,14 +22,14 @@ def run(data_dir: Path, progress: Callable[[str, int, int], None]) -> tuple[int,
     _empty_wal(data_dir)
     before = path.stat().st_size
     space.check(data_dir, _WAL_FACTOR * before, before, "compacting")
-    wal = path.with_name(path.name + "-wal")
+    beside = path.with_name(path.name + "-wal")
 
     def report() -> None:
-        progress("compacting", min(wal.stat().st_size if wal.exists() else 0, before), before)
+        progress("compacting", min(beside.stat().st_size if beside.exists() else 0, before), before)
 
     with sqlite.connect(data_dir) as connection, ticking(connection, report, _STEPS):
         connection.execute("PRAGMA temp_store = FILE")
-        connection.execute("INSERT INTO embedding_fulltext_search (embedding_fulltext_search) VALUES ('optimize')")
+        fulltext.optimize(connection)
         connection.execute("VACUUM")
         fulltext.put_first(connection)
     _empty_wal(data_dir)
