@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 from chromad.config import Listen
 from chromad.engine import texts
 from chromad.engine.api import Api
+from chromad.engine.process import packets
 from chromad.errors import EngineError
 
 from tests.integration.account import until
@@ -22,24 +24,22 @@ HERE = "tenants/default_tenant/databases/default_database/collections"
 
 
 class Bare:
-    """A running engine. lines: its log so far."""
+    """A running engine. events: its log so far."""
 
-    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+    def __init__(self, log: socket.socket, port: int) -> None:
         self.api = Api(Listen(port=port))
-        self.lines: list[str] = []
-        self._process = process
+        self.events: list[str] = []
+        self._log = log
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def close(self) -> None:
         """After its end."""
         self._reader.join()
-        assert self._process.stdout
-        self._process.stdout.close()
 
     def _read(self) -> None:
-        assert self._process.stdout
-        self.lines.extend(self._process.stdout)
+        for event in packets(self._log):
+            self.events.append(event)
 
     def error(self, method: str, path: str, body: object = None) -> EngineError:
         """What a request that must fail raises."""
@@ -54,8 +54,8 @@ class Bare:
 
         def found() -> list[str]:
             # A copy: the thread goes on.
-            lines = list(self.lines)
-            return lines if sum("response failed, " in line for line in lines) >= count and lines[-1] == "\n" else []
+            events = list(self.events)
+            return events if sum("response failed, " in event for event in events) >= count else []
 
         return until(found, f"{count} failed answers", 10)
 
@@ -67,18 +67,18 @@ def engine(data: Path, level: str = "error") -> Iterator[Bare]:
     document: dict[str, Any] = {"persist_path": str(data), "port": port, "stdout_tracing": True, "allow_reset": True}
     settings = os.memfd_create("settings")
     os.write(settings, json.dumps(document).encode())
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = subprocess.Popen(
         [sys.executable, "-I", "-m", "chromad.engine.main", f"/proc/self/fd/{settings}", str(os.getpid())],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=theirs.fileno(),
         stderr=subprocess.DEVNULL,
-        text=True,
-        errors="replace",
         env={"PATH": os.environ["PATH"], "RUST_LOG": f"{level},{texts.REQUESTS}", "NO_COLOR": "1"},
         pass_fds=(settings,),
     )
     os.close(settings)
-    bare = Bare(process, port)
+    theirs.close()
+    bare = Bare(ours, port)
     try:
         until(lambda: _answers(bare), "the engine", 30)
         yield bare

@@ -3,12 +3,17 @@
 import io
 import logging
 import signal
+import socket
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from chromad.config import Config
-from chromad.engine import process
+from chromad.engine import process, texts
 from chromad.host import signals
 
+NOT_APPLIED = "Error in compaction: Failed to apply logs to the metadata segment"
 BANNER = """
                 (((((((((    (((((####
              ((((((((((((((((((((((#########
@@ -29,7 +34,7 @@ TRACE = """\
 
 def traces(caplog: pytest.LogCaptureFixture, text: str) -> list[tuple[int, str]]:
     with caplog.at_level(logging.DEBUG, "chromad"):
-        process._pump_traces(io.StringIO(text))
+        process._pump_traces([text])
     return [(record.levelno, record.getMessage()) for record in caplog.records]
 
 
@@ -77,11 +82,73 @@ def test_an_error_before_the_echo_is_told(caplog: pytest.LogCaptureFixture) -> N
     assert errors(caplog, "the daemon is gone\n") == ["engine: the daemon is gone"]
 
 
-def test_lines_are_listened_to() -> None:
+def test_events_are_listened_to() -> None:
     heard: list[str] = []
-    lines = "  2026-11-23T01:00:00Z ERROR error: broken\n    at x.rs:1\n"
-    process._pump_traces(io.StringIO(lines), heard.append)
-    assert "".join(heard) == lines
+    events = ["  2026-11-23T01:00:00Z ERROR error: broken\n    at x.rs:1\n\n", "  2026-11-23T01:00:00Z ERROR x\n\n"]
+    process._pump_traces(events, heard.append)
+    assert heard == events
+
+
+def test_line_within_an_event_is_no_event(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as in what a client has named something."""
+    forged = "2026-11-23T01:00:00Z ERROR error: Error in compaction: Failed to apply logs to the metadata segment"
+    event = f"2026-11-23T01:00:00Z  WARN a: no {forged.replace('2026', chr(10) + '2026')}\n    at x.rs:1\n\n"
+    assert traces(caplog, event) == [(logging.WARNING, "engine: a: no")]
+    assert texts.failed_write(event) is None
+    assert texts.failed_write(f"{forged}\n") is texts.FailedWrite.NOT_APPLIED
+
+
+def test_writes_stay_apart_however_they_are_read() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    written = [b"one\ntwo\n", b"x" * 100_000, b"\xff\n"]
+    with theirs:
+        for each in written:
+            theirs.send(each)
+    assert list(process.packets(ours)) == [each.decode(errors="replace") for each in written]
+
+
+@pytest.mark.parametrize(
+    ("code", "failed"),
+    [
+        (7, texts.FailedWrite.UNDONE),
+        (13, texts.FailedWrite.UNDONE),
+        # SQLITE_IOERR_FSYNC
+        (1034, texts.FailedWrite.UNDONE),
+        # What leaves the transaction as it is: BUSY_SNAPSHOT, CORRUPT, and a fence
+        (517, texts.FailedWrite.OTHER),
+        (11, texts.FailedWrite.OTHER),
+        (1811, None),
+    ],
+)
+def test_what_sqlite_says_of_a_write(code: int, failed: texts.FailedWrite | None) -> None:
+    event = f"2026-11-23T01:00:00Z ERROR error: Query error: Database error: error returned from database: (code: {code}) x\n"
+    assert texts.failed_write(event) is failed
+
+
+@pytest.mark.parametrize(
+    ("code", "again", "ended"),
+    [
+        (1034, 0.0, True),
+        (1034, 1.0, True),
+        (517, 9999.0, False),
+        (None, 1.0, False),
+        (None, 3599.0, False),
+        (None, 3601.0, True),
+    ],
+)
+def test_engine_whose_write_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int | None, again: float, ended: bool
+) -> None:
+    """It may keep a transaction open, and put into it what it acknowledges: it is ended at once, but where the reason is not told
+    not twice within an hour. again: seconds after the last time."""
+    killed: list[bool] = []
+    running = SimpleNamespace(poll=lambda: None, kill=lambda: killed.append(True))
+    found = process.Engine(Config(data_dir=tmp_path), -1, doubted=time.time() - again)
+    monkeypatch.setattr(found, "_process", running)
+    text = f"Query error: Database error: error returned from database: (code: {code}) x" if code else NOT_APPLIED
+    found._listen(f"2026-11-23T01:00:00Z ERROR error: {text}\n")
+    assert bool(killed) is ended
+    assert found.doubted is (ended and code is None)
 
 
 def test_control_characters_are_escaped(caplog: pytest.LogCaptureFixture) -> None:
@@ -105,7 +172,7 @@ def test_engine_of_somebody_who_is_interrupted(
     with caplog.at_level(logging.DEBUG, "chromad"):
         for came, quiet in ((0, False), (signal.SIGINT, scratch)):
             monkeypatch.setattr(signals._Ending, "came", came)
-            process._pump_traces(io.StringIO(line), unheard=found._ends_unheard, scratch=scratch)
+            process._pump_traces([line], unheard=found._ends_unheard, scratch=scratch)
             process._pump_errors(io.StringIO("panicked\n"), found._ends_unheard)
             expected += [logging.DEBUG if quiet else logging.ERROR] * 2
     assert [record.levelno for record in caplog.records] == expected

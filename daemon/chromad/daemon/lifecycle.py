@@ -92,7 +92,7 @@ class Daemon:
             )
             self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._data_id)
             self._checkpointer = Checkpointer(config, self._checkpoints, self._data_id)
-            self._engine = Engine(config, held.fd)
+            self._engine = Engine(config, held.fd, doubted=self._before.doubted if self._before else 0.0)
             control = Server(config.control_socket, self._verbs())
             control.start()
             try:
@@ -103,6 +103,8 @@ class Daemon:
                 self._stop(self._engine)
             finally:
                 self._engine.kill()
+                if self._engine.doubted:
+                    last_stop.note_doubt(config.data_dir)
                 self._telemetry.close()
                 control.stop()
         finally:
@@ -132,7 +134,8 @@ class Daemon:
         startup.recover(self._before)
         # Not before: a recovery that is cut short is to be done again, and by what was known of the last stop.
         history.accept(self._config.checkpoint_dir, self._data_id)
-        state.write(data_dir, state.unclean(self._data_id, self._engine_version))
+        doubted = self._before.doubted if self._before else 0.0
+        state.write(data_dir, state.unclean(self._data_id, self._engine_version, doubted))
         startup.serve()
         self._checkpointer.kept = {each.collection.id for each in startup.outcomes if each.action != "quarantined"}
         self._status.cold = startup.cold

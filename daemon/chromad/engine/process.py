@@ -5,9 +5,10 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,10 @@ from chromad.errors import ChromadError, EngineError, PermissionProblem, one_lin
 from chromad.host import signals, threads
 from chromad.logs.lines import log
 
+_DOUBT = "the engine could not apply what it had logged"
+_DOUBT_INTERVAL = 3600.0  # seconds
+# Bytes of one write; the engine's own sockets take no longer ones.
+_LONGEST_PACKET = 1 << 18
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
 _START_LIMIT = 600.0  # seconds
 # Bytes; what SQLite writes for a transaction is more.
@@ -31,17 +36,19 @@ class Engine:
     """Starts, watches and stops one engine process.
 
     scratch: it serves nobody but us, who ask it for what may not be there: a refusal is no more than an answer.
+    doubted: when an engine of these data was last ended for a doubt (time.time()).
     """
 
-    def __init__(self, config: Config, lock_fd: int, *, scratch: bool = False) -> None:
+    def __init__(self, config: Config, lock_fd: int, *, scratch: bool = False, doubted: float = 0.0) -> None:
         self._config = config
         self._lock_fd = lock_fd
         self._scratch = scratch
         self._ending = False
         self._process: subprocess.Popen[str] | sandbox.Process | None = None
         self._pumps: list[threads.Task] = []
-        self._full = False
-        self._complaints = texts.Complaints()
+        self._ended_for = ""
+        # Until when (time.time()) it is not ended again for a doubt
+        self._sure_until = doubted + _DOUBT_INTERVAL
 
     def start(self) -> None:
         """Starts the process; it does not answer yet. Raises PermissionProblem for root, who has to permit that."""
@@ -54,11 +61,10 @@ class Engine:
         except ChromadError as error:
             # The engine has its own words for a database that it cannot open.
             log.debug("SQLite's planner is not told what makes filters fast: %s", error.message)
-        self._full = False
-        self._complaints = texts.Complaints()
-        self._process = self._start()
-        assert self._process.stdout and self._process.stderr
-        pump = partial(_pump_traces, self._process.stdout, self._listen, self._ends_unheard, scratch=self._scratch)
+        self._ended_for = ""
+        self._process, events = self._start()
+        assert self._process.stderr
+        pump = partial(_pump_traces, events, self._listen, self._ends_unheard, scratch=self._scratch)
         # An engine whose output nobody reads comes to a stop.
         self._pumps = [
             threads.Task("engine output", pump, again=1.0),
@@ -67,7 +73,8 @@ class Engine:
         for task in self._pumps:
             task.start()
 
-    def _start(self) -> "subprocess.Popen[str] | sandbox.Process":
+    def _start(self) -> "tuple[subprocess.Popen[str] | sandbox.Process, Iterable[str]]":
+        """Gives the process, and what comes on its standard output."""
         # Chroma reads CHROMA_* over its configuration file, so it gets none of ours.
         environment = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
@@ -80,19 +87,24 @@ class Engine:
             # The directory stays locked as long as the engine lives.
             descriptors = (settings, self._lock_fd)
             if self._scratch and sandbox.wanted():
-                return sandbox.Process(environment, descriptors)
-            return subprocess.Popen(
-                room.command(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                env=environment,
-                pass_fds=descriptors,
-                # Ctrl-C in a terminal reaches the daemon alone.
-                start_new_session=True,
-            )
+                apart = sandbox.Process(environment, descriptors)
+                return apart, apart.stdout
+            # What comes of one write(2) stays together, see `texts`.
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                process = subprocess.Popen(
+                    room.command(settings),
+                    stdin=subprocess.DEVNULL,
+                    stdout=theirs.fileno(),
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors="replace",
+                    env=environment,
+                    pass_fds=descriptors,
+                    # Ctrl-C in a terminal reaches the daemon alone.
+                    start_new_session=True,
+                )
+            return process, packets(ours)
         finally:
             os.close(settings)
 
@@ -108,8 +120,8 @@ class Engine:
             return None
         if self._lost:
             return "the sandbox of the engine, a unit of systemd's, did not start, or was ended"
-        if self._full:
-            return "the engine found the disk full in the middle of a transaction, and was ended"
+        if self._ended_for:
+            return f"{self._ended_for} in the middle of a transaction, and was ended"
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else "real-time"
             return f"the engine was ended by signal {-code} ({name})"
@@ -185,17 +197,33 @@ class Engine:
         """Whether what it says is nobody's concern: it is our own, and is being ended, or we are and have left its answers."""
         return self._scratch and (self._ending or signals.has_come())
 
-    def _listen(self, line: str) -> None:
-        """Ends an engine that complains of a write while the disk is full.
+    def _listen(self, event: str) -> None:
+        """Ends an engine that could not write, unless the reason leaves its transactions as they are.
 
-        SQLite undoes a transaction that finds no room. The engine's pool of connections does not know of that: it may keep
-        a later one open for good, and put into it what it acknowledges from then on.
+        SQLite undoes a transaction that finds no room, no memory, or a disk that fails. The engine's pool of connections does
+        not know of that: it may keep a later one open for good, and put into it what it acknowledges from then on. Where the
+        engine does not say why, what is wrong may be wrong for good, such as a damaged index, and is not looked into again soon.
         """
-        if self._complaints.is_one(line) and is_full(self._config.data_dir):
-            process = self._process
-            if process and process.poll() is None:
-                self._full = True
-                process.kill()
+        failed = texts.failed_write(event)
+        if failed is None:
+            return
+        if is_full(self._config.data_dir):
+            reason = "the engine found the disk full"
+        elif failed is texts.FailedWrite.UNDONE:
+            reason = "the engine found the disk failing, full or the memory used up"
+        elif failed is texts.FailedWrite.NOT_APPLIED and time.time() > self._sure_until:
+            reason = _DOUBT
+        else:
+            return
+        process = self._process
+        if process and process.poll() is None:
+            self._ended_for = reason
+            process.kill()
+
+    @property
+    def doubted(self) -> bool:
+        """Whether it was ended because nobody could tell what it kept open."""
+        return self._ended_for == _DOUBT
 
     def _join(self) -> None:
         for thread in self._pumps:
@@ -234,17 +262,26 @@ def is_full(directory: Path) -> bool:
     return False
 
 
+def packets(ours: socket.socket) -> Iterator[str]:
+    """What the other side of a pair of sockets (SOCK_SEQPACKET) has written, write by write, until it is gone."""
+    buffer = bytearray(_LONGEST_PACKET)
+    with ours:
+        while length := ours.recv_into(buffer):
+            yield buffer[:length].decode(errors="replace")
+
+
 def _pump_traces(
-    stream: IO[str],
-    listen: Callable[[str], None] = lambda _line: None,
+    stream: Iterable[str],
+    listen: Callable[[str], None] = lambda _event: None,
     unheard: Callable[[], bool] = lambda: False,
     *,
     scratch: bool = False,
 ) -> None:
-    for line in stream:
-        listen(line)
+    """stream: events; or lines, of an engine that nobody listens to. listen: gets each."""
+    for event in stream:
+        listen(event)
         # Everything else on standard output is the banner, or says where in the source a trace comes from.
-        if found := texts.trace(line):
+        if found := texts.trace(event):
             level, message = found
             expected = unheard() or (scratch and texts.is_failed_answer(message))
             log.log(logging.DEBUG if expected else _LEVELS.get(level, logging.DEBUG), "engine: %s", one_line(message))

@@ -1,12 +1,14 @@
 """Chroma's phrases: all that chromad goes by in what the engine says, and nothing else in the package reads its texts.
 
 Clients choose names, ids, keys and paths, and the engine echoes them in messages and in log lines, newlines included. So a
-message counts only as a whole, or by a beginning that no client can write before; and a log line, which can be forged as a
-whole, is never more than a reason to look at the thing itself. tests/integration/test_texts.py provokes each of them.
+message counts only as a whole, or by a beginning that no client can write before. In the log, a line can be forged as a whole;
+an event cannot, which the engine writes at once (tracing-subscriber's fmt layer), so that it begins where a packet does.
+tests/integration/test_texts.py provokes each of them.
 """
 
 import re
 from collections.abc import Mapping
+from enum import Enum, auto
 
 from chromad import documents
 from chromad.errors import EngineError, NotFound, RecordLost, SegmentUnreadable, TablesMissing
@@ -37,8 +39,11 @@ _KINDS: Mapping[re.Pattern[str], type[EngineError]] = {
 _TRACE = re.compile(r"\s*\d{4}-\d\d-\d\dT[\d:.]+Z\s+(TRACE|DEBUG|INFO|WARN|ERROR)\s+(.*)")
 # A write to the log failed, for the reason that SQLite gives; 1811 is a trigger's refusal.
 _WRITE_FAILED = re.compile(
-    r"error: Query error: Database error: error returned from database: \(code: (?!1811\))\d+\) .*"
+    r"error: Query error: Database error: error returned from database: \(code: (?!1811\))(\d{1,9})\) .*"
 )
+# NOMEM, IOERR and FULL, after which SQLite undoes the whole transaction by itself
+# (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction")
+_UNDOING = (7, 10, 13)
 # It was logged, but not applied.
 _NOT_APPLIED = "error: Error in compaction: Failed to apply logs to the metadata segment"
 # An answer with a status of 500 and more, for whatever reason, and the request that it was for, by the engine's own name
@@ -82,22 +87,32 @@ def is_failed_answer(message: str) -> bool:
     return message.startswith(_ANSWER_FAILED)
 
 
-class Complaints:
-    """Follows the engine's log for writes that may have failed for want of space."""
+class FailedWrite(Enum):
+    """UNDONE: SQLite has undone a transaction of the log by itself. NOT_APPLIED: what was logged could not be applied, and the
+    engine does not say why. OTHER: a write to the log that failed for another reason, or a change of the catalog, of which the
+    engine does not say why it failed."""
 
-    def __init__(self) -> None:
-        self._failed = False
+    UNDONE = auto()
+    NOT_APPLIED = auto()
+    OTHER = auto()
 
-    def is_one(self, line: str) -> bool:
-        """Whether a line of the log tells of such a write: of records, or of a change of the catalog, of which the engine
-        does not say why it failed."""
-        found = trace(line)
-        if found:
-            level, message = found
-            self._failed = level == "ERROR" and is_failed_answer(message)
-            return level == "ERROR" and (message == _NOT_APPLIED or bool(_WRITE_FAILED.fullmatch(message)))
-        request = _REQUEST.match(line) if self._failed else None
-        if not request:
-            return False
-        method, route = request.groups()
-        return method in ("PUT", "PATCH", "DELETE") or (method == "POST" and route.endswith(_CATALOG))
+
+def failed_write(event: str) -> FailedWrite | None:
+    """What an event of the log tells of a write, None where it tells of none that failed."""
+    found = trace(event)
+    if not found or found[0] != "ERROR":
+        return None
+    message = found[1]
+    if message == _NOT_APPLIED:
+        return FailedWrite.NOT_APPLIED
+    if failed := _WRITE_FAILED.fullmatch(message):
+        # An extended code has the primary one in its lowest byte.
+        return FailedWrite.UNDONE if int(failed[1]) & 0xFF in _UNDOING else FailedWrite.OTHER
+    if not is_failed_answer(message):
+        return None
+    for line in event.splitlines()[1:]:
+        if request := _REQUEST.match(line):
+            method, route = request.groups()
+            changes = method in ("PUT", "PATCH", "DELETE") or (method == "POST" and route.endswith(_CATALOG))
+            return FailedWrite.OTHER if changes else None
+    return None
