@@ -92,4 +92,4 @@ def test_mark_leaves_out_what_could_have_no_checkpoint(two: Path) -> None:
 
 
 def _shutdown(config: Config, checkpoints: Store, checkpointer: Checkpointer) -> Shutdown:
-    return Shutdown(config, checkpoints, checkpointer, "history", "1.5.9", lambda *_: None)
+    return Shutdown(config, checkpoints, checkpointer, "history", lambda *_: None)

@@ -19,25 +19,23 @@ _CHANGES = {
 
 def refuse_growth(connection: sqlite3.Connection, name: str, reason: str) -> None:
     """Refuses all writes of records but deletes. name: of the trigger. Within a transaction of the caller's."""
-    _refuse(connection, name, "INSERT", "embeddings_queue", f" WHEN NEW.operation <> {DELETE}", reason)
+    _refuse(connection, name, f"INSERT ON embeddings_queue WHEN NEW.operation <> {DELETE}", reason)
 
 
 def refuse_writes(connection: sqlite3.Connection, name: str, topic: str, reason: str) -> None:
     """As `refuse_growth`, of all writes to one collection, deletes included. topic: its part of the log."""
-    _refuse(connection, name, "INSERT", "embeddings_queue", f" WHEN NEW.topic = {_quote(topic)}", reason)
+    _refuse(connection, name, f"INSERT ON embeddings_queue WHEN NEW.topic = {_quote(topic)}", reason)
 
 
 def refuse_changes(connection: sqlite3.Connection, prefix: str, reason: str) -> None:
     """As `refuse_growth`, of every change that a client can make. prefix: of the names of the triggers."""
     for table, operations in _CHANGES.items():
         for operation in operations:
-            _refuse(connection, f"{prefix}{table}_{operation.lower()}", operation, table, "", reason)
+            _refuse(connection, f"{prefix}{table}_{operation.lower()}", f"{operation} ON {table}", reason)
 
 
-def _refuse(connection: sqlite3.Connection, name: str, operation: str, table: str, condition: str, reason: str) -> None:
-    connection.execute(
-        f'CREATE TRIGGER "{name}" BEFORE {operation} ON {table}{condition} BEGIN SELECT RAISE(ABORT, {_quote(reason)}); END'
-    )
+def _refuse(connection: sqlite3.Connection, name: str, what: str, reason: str) -> None:
+    connection.execute(f'CREATE TRIGGER "{name}" BEFORE {what} BEGIN SELECT RAISE(ABORT, {_quote(reason)}); END')
 
 
 def reason(statement: str) -> str:

@@ -56,7 +56,7 @@ def run(
     account = rights.owner(config)
     foreign = account is not None and not belongs_to(source, account.uid)
     steps = Source(source).steps(lambda: copies.settled(copies.place(config.data_dir))) if foreign else {}
-    rights.become_owner(config, steps)
+    rights.become_owner(config, rights.RootPart(steps))
     with ui.progress() as progress, Adoption(config, source, progress) as adoption:
         if not dry_run:
             adoption.check(may_stop=stop)

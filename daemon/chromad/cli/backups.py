@@ -173,7 +173,7 @@ def _make(config: Config) -> tuple[bool, bool]:
         if made_key:
             files.remove(config.backup.password_file)
 
-    rights.become_owner(config, {"withdraw key": withdraw_key}, strict=False)
+    rights.become_owner(config, rights.RootPart({"withdraw key": withdraw_key}), strict=False)
     try:
         made = not place.exists()
     except ChromadError:

@@ -91,7 +91,7 @@ def _become_owner(settings: ui.Settings, fix: bool) -> Result | None:
         return None  # It is told of among the results.
     try:
         steps = files.steps(Host(config, settings.path), fix=fix)
-        rights.become_owner(config, {**steps, _GO_ON: _ask_operator} if fix else steps, strict=False)
+        rights.become_owner(config, rights.RootPart({**steps, _GO_ON: _ask_operator} if fix else steps), strict=False)
     except PermissionProblem as error:
         return fail("data_dir", PermissionProblem, error.message, error.hint)
     return None

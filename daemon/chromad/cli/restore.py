@@ -79,8 +79,10 @@ def run(
     if target:
         within = _work_beside(config, target, elsewhere=bool(location))
     else:
-        made = not copies.exists(config.data_dir)
-        rights.become_owner(config, ended=partial(copies.tidy, config.data_dir) if dry_run and made else _nothing)
+        tidy = dry_run and not copies.exists(config.data_dir)
+        rights.become_owner(
+            config, rights.RootPart(ended=partial(copies.tidy, config.data_dir)) if tidy else rights.RootPart()
+        )
         if not dry_run:
             # First: it may put the data back.
             leftovers.sweep_beside(config.data_dir)
@@ -131,23 +133,18 @@ def _work_beside(config: Config, target: Path, *, elsewhere: bool) -> Path | Chr
     except (ChromadError, OSError) as error:
         rights.become_owner(config, account=account)
         return error
-    rights.become_owner(
-        config,
+    part = rights.RootPart(
         restore.steps(target, within, account.uid),
-        account=account,
         ended=partial(files.remove_tree, within, ignore_errors=True),
         places=lambda: [copies.settled(within)],
     )
+    rights.become_owner(config, part, account=account)
     if not os.access(within, os.W_OK):
         raise PermissionProblem(
             f"{target.parent} cannot be reached by uid {account.uid}, which works for root",
             "name a place such as /srv/look",
         )
     return within
-
-
-def _nothing() -> None:
-    pass
 
 
 def _refuse_together(*groups: dict[str, object]) -> None:

@@ -37,7 +37,7 @@ def run(
     ui.need(config.data_dir)
     place = _repository(config)
     root = RootSteps(config, settings.path)
-    rights.become_owner(config, root.known, places=root.copies, resumes=True)
+    rights.become_owner(config, rights.RootPart(root.known, places=root.copies, resumes=True))
     with ui.failure(events.UPGRADE_FAILED), ui.progress() as progress:
         undone = upgrade_end.unfinished() if dry_run else upgrade_end.put_right(config, root)
         if undone and not as_json:

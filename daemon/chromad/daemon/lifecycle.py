@@ -168,19 +168,7 @@ class Daemon:
         notify.ready()
         refreshed = kept = time.monotonic()
         while not signals.stop:
-            engine.raise_if_dead()
-            threads.raise_if_dead()
-            silent = probe.silent_for()
-            if silent > self._silence:
-                raise EngineError(
-                    f"the engine has not answered a read for {silent:.0f} s; ending it",
-                    "systemd restarts the service; look for what stopped it",
-                )
-            if self._checkpointer.broken:
-                raise EngineError(
-                    f"the engine has written {self._checkpointer.broken} so that it cannot be read again; ending it",
-                    "systemd restarts the service, which puts the segment's checkpoint back",
-                )
+            self._raise_if_unwell(engine, probe)
             notify.watchdog()
             if signals.reload:
                 signals.reload = False
@@ -200,6 +188,22 @@ class Daemon:
         probe.stop()
         counts.stop()
         guard.stop()
+
+    def _raise_if_unwell(self, engine: Engine, probe: EngineProbe) -> None:
+        """Raises EngineError when the service cannot go on."""
+        engine.raise_if_dead()
+        threads.raise_if_dead()
+        silent = probe.silent_for()
+        if silent > self._silence:
+            raise EngineError(
+                f"the engine has not answered a read for {silent:.0f} s; ending it",
+                "systemd restarts the service; look for what stopped it",
+            )
+        if self._checkpointer.broken:
+            raise EngineError(
+                f"the engine has written {self._checkpointer.broken} so that it cannot be read again; ending it",
+                "systemd restarts the service, which puts the segment's checkpoint back",
+            )
 
     def _look_at_disks(self) -> float:
         level = self._fences.keep(lambda: self._guard.look(self._checkpointer.needed))
@@ -235,9 +239,7 @@ class Daemon:
     # Stop
 
     def _stop(self, engine: Engine) -> None:
-        Shutdown(
-            self._config, self._checkpoints, self._checkpointer, self._data_id, self._engine_version, self._enter
-        ).run(engine)
+        Shutdown(self._config, self._checkpoints, self._checkpointer, self._data_id, self._enter).run(engine)
 
     # For the control socket
 

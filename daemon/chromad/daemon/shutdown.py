@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from chromad import versions
 from chromad.chroma import log as chroma_log
 from chromad.chroma import segment, sqlite, wal
 from chromad.config import Config
@@ -24,7 +25,7 @@ DRAIN_LIMIT = 60.0
 
 
 class Shutdown:
-    """One stop. data_id, engine_version: for the clean mark. enter: says where the stop is."""
+    """One stop. data_id: for the clean mark. enter: says where the stop is."""
 
     def __init__(
         self,
@@ -32,14 +33,12 @@ class Shutdown:
         checkpoints: Store,
         checkpointer: Checkpointer,
         data_id: str,
-        engine_version: str,
         enter: Callable[[str, str], None],
     ) -> None:
         self._config = config
         self._checkpointer = checkpointer
         self._checkpoints = checkpoints
         self._data_id = data_id
-        self._engine_version = engine_version
         self._enter = enter
 
     def run(self, engine: Engine) -> None:
@@ -66,7 +65,7 @@ class Shutdown:
             )
         for each in torn:
             log.warning("collection %s: its segment is not whole; the next start makes it anew", each.name)
-        state.write(data_dir, state.clean(self._data_id, self._engine_version, self.mark({each.id for each in torn})))
+        state.write(data_dir, state.clean(self._data_id, versions.engine(), self.mark({each.id for each in torn})))
         log.info("stopped cleanly", extra=events.CLEAN_STOP.extra)
         notify.status("stopped cleanly")
 

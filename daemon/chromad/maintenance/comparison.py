@@ -1,7 +1,7 @@
 """Whether an engine serves what a directory held: every record of every collection, against `store.contents`."""
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,41 +47,54 @@ def compare(api: Api, held: Contents, lost: Lose, progress: Progress) -> Differe
 
     lost: called with records that the engine has no vector of.
     """
-    differences = Differences()
-    total = sum(held.count(each) for each in held.collections)
-    for collection in held.collections:
-        try:
-            _compare_collection(
-                api,
-                held,
-                collection,
-                differences,
-                lost,
-                lambda: progress("comparing with what it held", differences.compared, total),
-            )
-        except (EngineError, OSError) as error:
-            differences.add(f"{collection.held.name}: {error}")
-    return differences
+    return _Comparison(api, held, lost).run(progress)
 
 
-def _compare_collection(
-    api: Api,
-    held: Contents,
-    collection: Collection,
-    differences: Differences,
-    lost: Lose,
-    tick: Callable[[], None],
-) -> None:
-    if not _same_collection(api, collection, differences):
-        return
-    wanted, count = held.count(collection), api.count(*_place(collection))
-    if count != wanted:
-        differences.add(f"{collection.held.name}: has {count} records instead of {wanted}")
-    size = max(1, min(_PAGE, _NUMBERS // (collection.held.dimension or 1)))
-    for page in held.pages(collection, size):
-        _compare_page(api, collection, page, count, differences, lost)
-        differences.compared += len(page)
-        tick()
+class _Comparison:
+    def __init__(self, api: Api, held: Contents, lost: Lose) -> None:
+        self._api = api
+        self._held = held
+        self._lost = lost
+        self._differences = Differences()
+
+    def run(self, progress: Progress) -> Differences:
+        total = sum(self._held.count(each) for each in self._held.collections)
+        for collection in self._held.collections:
+            try:
+                for done in self._compare(collection):
+                    self._differences.compared += done
+                    progress("comparing with what it held", self._differences.compared, total)
+            except (EngineError, OSError) as error:
+                self._differences.add(f"{collection.held.name}: {error}")
+        return self._differences
+
+    def _compare(self, collection: Collection) -> Iterator[int]:
+        """One collection; how many records, a page at a time."""
+        if not _same_collection(self._api, collection, self._differences):
+            return
+        wanted, count = self._held.count(collection), self._api.count(*_place(collection))
+        if count != wanted:
+            self._differences.add(f"{collection.held.name}: has {count} records instead of {wanted}")
+        size = max(1, min(_PAGE, _NUMBERS // (collection.held.dimension or 1)))
+        for page in self._held.pages(collection, size):
+            self._compare_page(collection, page, alone=count == 1)
+            yield len(page)
+
+    def _compare_page(self, collection: Collection, page: Sequence[Record], *, alone: bool) -> None:
+        # The engine gives no record of all that are asked for when one has no vector.
+        whole = [record.id for record in page if record.vectors]
+        rest = [record.id for record in page if not record.vectors]
+        api, differences = self._api, self._differences
+        served = {each["id"]: each for each in (*_records(api, collection, whole), *_plain(api, collection, rest))}
+        there = {each["id"] for each in _records(api, collection, rest)}
+        self._lost(collection, [each for each in rest if each not in there])
+        differences.unknown += len(rest)
+        differences.named += [f"{collection.held.name}: {each}" for each in rest[: _SHOWN - len(differences.named)]]
+        for record in page:
+            if record.id not in served:
+                differences.add(f"{collection.held.name}: the record {record.id} is missing, or has no vector")
+            elif wrong := _wrong(record, served[record.id], collection, alone=alone):
+                differences.add(f"{collection.held.name}: the record {record.id} has another {wrong}")
 
 
 def _place(collection: Collection) -> tuple[str, str, str]:
@@ -99,24 +112,6 @@ def _same_collection(api: Api, collection: Collection, differences: Differences)
     if held.dimension is not None and served["dimension"] != held.dimension:
         differences.add(f"{held.name}: has dimension {served['dimension']} instead of {held.dimension}")
     return True
-
-
-def _compare_page(
-    api: Api, collection: Collection, page: Sequence[Record], count: int, differences: Differences, lost: Lose
-) -> None:
-    # The engine gives no record of all that are asked for when one has no vector.
-    whole = [record.id for record in page if record.vectors]
-    rest = [record.id for record in page if not record.vectors]
-    served = {each["id"]: each for each in (*_records(api, collection, whole), *_plain(api, collection, rest))}
-    there = {each["id"] for each in _records(api, collection, rest)}
-    lost(collection, [each for each in rest if each not in there])
-    differences.unknown += len(rest)
-    differences.named += [f"{collection.held.name}: {each}" for each in rest[: _SHOWN - len(differences.named)]]
-    for record in page:
-        if record.id not in served:
-            differences.add(f"{collection.held.name}: the record {record.id} is missing, or has no vector")
-        elif wrong := _wrong(record, served[record.id], collection, alone=count == 1):
-            differences.add(f"{collection.held.name}: the record {record.id} has another {wrong}")
 
 
 def _wrong(record: Record, served: Mapping[str, Any], collection: Collection, *, alone: bool) -> str:
