@@ -181,6 +181,11 @@ def check_target(config: Config, target: Path) -> None:
     for place in filter(None, places):
         if target.resolve().is_relative_to(place.resolve()):
             raise ConfigurationError(f"{target} lies inside {place}", "give a directory elsewhere")
+    _check_new(target)
+
+
+def _check_new(target: Path) -> None:
+    """Raises what `check_target` would for what there is at a path."""
     if target.is_symlink():
         raise ConfigurationError(f"{target} is a symbolic link", f"give {target.resolve()}")
     if target.exists() and _is_mount_point(target.resolve()):

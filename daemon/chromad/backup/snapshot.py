@@ -69,6 +69,11 @@ def why_base(config: Config, *, full: bool) -> str:
         return "the data have another history"
     if before.engine_version != versions.engine():
         return f"it was written by Chroma {before.engine_version}"
+    return _why_changed(directory, before)
+
+
+def _why_changed(directory: Path, before: Manifest) -> str:
+    """As `why_base`, by what there is on disk of the present one."""
     for entry in before.files:
         path = directory / entry.path
         if not path.is_file() or (entry.path != archive.FILE and path.stat().st_size != entry.size):
@@ -226,11 +231,16 @@ def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) ->
         engine_version=versions.engine(),
         sqlite_version=sqlite3.sqlite_version,
     )
-    current = config.backup_dir / CURRENT
+    return Snapshot(_make_current(config.backup_dir), result, reason)
+
+
+def _make_current(backup_dir: Path) -> Path:
+    """The new base takes the place of the one before."""
+    current = backup_dir / CURRENT
     _remove(current)
-    target.rename(current)
-    fsync_path(config.backup_dir)
-    return Snapshot(current, result, reason)
+    (backup_dir / NEXT).rename(current)
+    fsync_path(backup_dir)
+    return current
 
 
 def _link_segments(

@@ -7,6 +7,7 @@ import typer
 
 from chromad.backup import repository, run
 from chromad.cli import rights, ui
+from chromad.config import Config
 from chromad.errors import ChromadError
 from chromad.logs import events
 from chromad.logs.lines import human_bytes
@@ -50,12 +51,16 @@ def take(
         rights.become_owner(config)
         with ui.progress() as report:
             taken = run.run(config, primary, second, full=full, accept_empty=accept_empty, progress=report)
+    _show(taken, config, json=json or settings.json)
+
+
+def _show(taken: run.Outcome, config: Config, *, json: bool) -> None:
     text = (
         f"{taken.id}: {taken.collections} collections, {taken.records} records, {human_bytes(taken.bytes)}, of which "
         f"{human_bytes(taken.added)} are new in {config.backup.repository}; proven, {taken.seconds:.1f} s"
     )
-    ui.tell(events.BACKUP_TAKEN, text, quiet=json or settings.json)
-    if json or settings.json:
+    ui.tell(events.BACKUP_TAKEN, text, quiet=json)
+    if json:
         ui.print_json(asdict(taken))
         return
     if taken.base:

@@ -63,6 +63,17 @@ def load(path: Path) -> Config:
         if passes(error):
             raise
         raise ConfigurationError(f"{path}: {error.strerror}", "give a readable file with --config FILE") from None
+    document = _parse(path, text)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise ConfigurationError(
+            _problems(path, error, document), "chromactl config show prints every key with its value"
+        ) from None
+
+
+def _parse(path: Path, text: str) -> dict[Any, Any]:
+    """The keys and values in the text of a file, which is named in errors."""
     try:
         document = yaml.load(text, _Loader)  # noqa: S506 (_Loader is a SafeLoader)
     except yaml.YAMLError as error:
@@ -80,12 +91,7 @@ def load(path: Path) -> Config:
         raise ConfigurationError(
             f"{path}: holds a {type(document).__name__}, not keys and values", "start with `data_dir: …`"
         )
-    try:
-        return Config.model_validate(document)
-    except ValidationError as error:
-        raise ConfigurationError(
-            _problems(path, error, document), "chromactl config show prints every key with its value"
-        ) from None
+    return document
 
 
 def _read(path: Path) -> bytes:

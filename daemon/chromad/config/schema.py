@@ -1,6 +1,7 @@
 """The schema of the configuration file: its keys, their defaults, and what contradicts what."""
 
 import ipaddress
+from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -141,38 +142,44 @@ class Config(_Section):
                 return {**document, "checkpoint_dir": str(Path(data_dir).parent / "checkpoints")}
         return document
 
-    @model_validator(mode="after")
-    def _contradictions(self) -> "Config":
-        problems = []
+    def _reachable(self) -> Iterator[str]:
+        """What listens where it should not."""
         if not self.listen.loopback and not self.allow_unauthenticated_network:
-            problems.append(
+            yield (
                 f"listen.host {self.listen.host} is reachable from the network and Chroma has no authentication; "
                 "listen on 127.0.0.1, or set allow_unauthenticated_network: true knowingly"
             )
         if self.metrics.port and not self.metrics.loopback and not self.allow_unauthenticated_network:
-            problems.append(
+            yield (
                 f"metrics.host {self.metrics.host} is reachable from the network; listen on 127.0.0.1, "
                 "or set allow_unauthenticated_network: true knowingly"
             )
         if self.metrics.port == self.listen.port:
-            problems.append(f"metrics.port and listen.port are both {self.listen.port}")
+            yield f"metrics.port and listen.port are both {self.listen.port}"
+
+    def _in_each_other(self) -> Iterator[str]:
+        """Directories that lie where they cannot."""
         if self.data_dir == Path("/"):
-            problems.append("data_dir cannot be /")
-        else:
-            places = {
-                "data_dir": self.data_dir,
-                "checkpoint_dir": self.checkpoint_dir,
-                "the quarantine": self.quarantine_dir,
-            }
-            if self.backup.local_path:
-                places["backup.repository"] = self.backup.local_path
-            if self.backup.copy_to and self.backup.copy_to.repository.startswith("/"):
-                places["backup.copy_to.repository"] = Path(self.backup.copy_to.repository)
-            problems += [
-                f"{inner} {places[inner]} lies inside {outer} {places[outer]}"
-                for inner, outer in permutations(places, 2)
-                if places[outer] in (places[inner], *places[inner].parents)
-            ]
+            yield "data_dir cannot be /"
+            return
+        places = {
+            "data_dir": self.data_dir,
+            "checkpoint_dir": self.checkpoint_dir,
+            "the quarantine": self.quarantine_dir,
+        }
+        if self.backup.local_path:
+            places["backup.repository"] = self.backup.local_path
+        if self.backup.copy_to and self.backup.copy_to.repository.startswith("/"):
+            places["backup.copy_to.repository"] = Path(self.backup.copy_to.repository)
+        yield from (
+            f"{inner} {places[inner]} lies inside {outer} {places[outer]}"
+            for inner, outer in permutations(places, 2)
+            if places[outer] in (places[inner], *places[inner].parents)
+        )
+
+    @model_validator(mode="after")
+    def _contradictions(self) -> "Config":
+        problems = [*self._reachable(), *self._in_each_other()]
         if self.mount and not (
             self.data_dir.is_relative_to(self.mount) and self.checkpoint_dir.is_relative_to(self.mount)
         ):

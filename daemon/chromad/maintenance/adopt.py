@@ -100,11 +100,6 @@ class Adoption:
         with sqlite.connect(self._copy) as connection:
             additions.index_log(connection)
             rows = log.count(connection)
-            counts = {
-                each.id: each.records + log.pending_records(connection, each)
-                for each in sqlite.read_collections(connection)
-            }
-        verdicts = soundness.examine([path for path in segments if path.name in known], self._tick)
         return Report(
             source,
             replace(found, databases=origin.databases(self._copy)),
@@ -113,15 +108,25 @@ class Adoption:
             size,
             free,
             rows,
-            [
-                adopt_report.found_in(each, counts[each.id], verdicts.get(self._copy / each.segment))
-                for each in sqlite.collections(self._copy)
-            ],
+            self._judge([path for path in segments if path.name in known]),
             mended,
             [path.name for path in segments if path.name not in known],
             self._found.left_out,
             self._in_place,
         )
+
+    def _judge(self, segments: Sequence[Path]) -> list[adopt_report.Found]:
+        """The collections of the copy, and what is to become of their segments."""
+        with sqlite.connect(self._copy) as connection:
+            counts = {
+                each.id: each.records + log.pending_records(connection, each)
+                for each in sqlite.read_collections(connection)
+            }
+        verdicts = soundness.examine(segments, self._tick)
+        return [
+            adopt_report.found_in(each, counts[each.id], verdicts.get(self._copy / each.segment))
+            for each in sqlite.collections(self._copy)
+        ]
 
     def adopt(self, *, may_stop: bool) -> Adopted:
         """Makes the copy that was examined the data directory. may_stop: permission to stop (and start) the service.

@@ -182,6 +182,17 @@ class Recovery:
                 # makes new ones of it.
                 shutil.rmtree(self._data_dir / collection.segment)
             return ""
+        return self._doubt_files(connection, collection, live, trust, checkpoint)
+
+    def _doubt_files(
+        self,
+        connection: sqlite3.Connection,
+        collection: sqlite.Collection,
+        live: segment.Stats,
+        trust: Trust,
+        checkpoint: Checkpoint | None,
+    ) -> str | None:
+        """As `_doubt`, of a segment that was persisted."""
         if trust == "boot" and segment.is_torn(self._data_dir / collection.segment, live):
             return "a persist of it was not completed"
         if checkpoint and collection.persisted == checkpoint.seq_id:
