@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from chromad.backup import ledger, readback, run, workspace
 from chromad.backup.ledger import Ledger, Taken
-from chromad.backup.repository import Added, Repository
+from chromad.backup.repository import Added, Places, Repository
 from chromad.backup.snapshot import Snapshot
 from chromad.config import Config
 from chromad.errors import BackupError
@@ -62,9 +62,9 @@ def test_former_backup_is_kept_before_one_with_far_less_is_stored(config: Config
     taken = [Taken("aa", BEFORE, proven=True, added=5, seconds=1.5, collections=1, records=records)]
     ledger.write(config.backup_dir, Ledger(data_id=GOOD.data_id, last_good=BEFORE, taken=taken))
     snapshot = Snapshot(config.backup_dir, GOOD, "")
-    words: list[Any] = [config, _Deadly(), snapshot, {}, None, time.monotonic(), lambda *_: None]
+    job = run._Job(config, _Deadly(), lambda *_: None, time.monotonic())
     with pytest.raises(_Killed):
-        run._store(*words)
+        run._store(job, snapshot, {}, None)
     assert [(each.created, each.records) for each in ledger.read(config.backup_dir).kept] == [(BEFORE, records)]
 
 
@@ -98,12 +98,12 @@ def test_files_are_looked_at_before_they_are_proven(config: Config, monkeypatch:
         return taken, None
 
     def store(*words: Any) -> None:
-        stored.append(words[3])
+        stored.append(words[2])
         raise BackupError("that is enough", "")
 
     monkeypatch.setattr("chromad.backup.snapshot.take", lambda *_, **__: taken)
     monkeypatch.setattr(run, "_prove", prove)
     monkeypatch.setattr(run, "_store", store)
     with pytest.raises(BackupError, match="that is enough"):
-        run.run(config, _Deadly(), None, full=False, accept_empty=False, progress=lambda *_: None)
+        run.run(config, Places(_Deadly()), full=False, accept_empty=False, progress=lambda *_: None)
     assert stored == [before]

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from chromad.backup import between, proof, restore, stage, workspace
-from chromad.backup.collection_copy import CollectionCopy, Progress
-from chromad.backup.repository import Repository
-from chromad.backup.stage import Choice
+from chromad.backup.collection_copy import CollectionCopy
+from chromad.backup.stage import Order
 from chromad.config import Config
 from chromad.control import ask
 from chromad.engine.api import Api
@@ -47,21 +46,13 @@ class Outcome:
     lost: list[str]
 
 
-def copy(
-    config: Config,
-    repository: Repository,
-    choice: Choice,
-    name: str,
-    into: str,
-    *,
-    inexact: bool,
-    progress: Progress,
-) -> Outcome:
+def copy(order: Order, name: str, into: str) -> Outcome:
     """Copies the collection `name` (or TENANT/DATABASE/NAME) into a new one of the running service, named `into`.
 
     Raises TryAgain when the service does not run, ConfigurationError when the name is taken, BackupError when the backup has
     no such collection. A copy that fails is removed again; a record that the API does not take is left out and named.
     """
+    config, repository, choice, progress = order.config, order.repository, order.choice, order.progress
     api = connect(config)
     workspace.prepare(config)
     with lock.backup_lock(config.backup_dir) as held, Staging(copies.place(config.data_dir)) as staging:
@@ -70,7 +61,7 @@ def copy(
         number, target = find(api, [(each.tenant, each.database, each.name) for each in staged.entries], name, into)
         entry = staged.entries[number]
         staged = replace(staged, notes=between.concerning(staged.notes, entry.id))
-        restore.need_exact(staged.notes, inexact)
+        restore.need_exact(staged.notes, order.inexact)
         # Clients that wait for the collection are to find it when it is whole: what they write to it before would be written
         # over, and would make it look as if the copying had failed.
         filled = f"{_FILLED}{secrets.token_hex(8)}"

@@ -185,6 +185,14 @@ class Repository(Restic):
             os.close(fd)
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where backups are stored. second: has a copy of each, where there is one."""
+
+    primary: Repository
+    second: Repository | None = None
+
+
 def connect(config: Config, *, cached: bool = True) -> Repository:
     """The repository that a configuration names. Reads its secrets, so as root before another user is taken on: restic runs as
     whoever we are when it is called. cached: whether it may keep a cache beside the checkpoints."""

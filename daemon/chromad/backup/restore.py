@@ -10,14 +10,13 @@ import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chromad import versions
 from chromad.backup import stage, workspace
 from chromad.backup.manifest import CollectionEntry
-from chromad.backup.repository import Repository
-from chromad.backup.stage import Choice, Staged
+from chromad.backup.stage import Choice, Order, Staged
 from chromad.config import Config
 from chromad.control import ask
 from chromad.engine.api import Api
@@ -50,61 +49,51 @@ class Outcome:
     notes: list[str]
 
 
-def run_in_place(
-    config: Config, repository: Repository, choice: Choice, *, may_stop: bool, inexact: bool, progress: Progress
-) -> Outcome:
+def run_in_place(order: Order, *, may_stop: bool) -> Outcome:
     """Restores a backup over the data directory.
 
-    may_stop: permission to stop (and start again) the service. inexact: permission to restore what cannot be exact. Raises
-    TryAgain when the service runs without that permission, BackupError when the backup is not sound, or not exact, or its
+    may_stop: permission to stop (and start again) the service. Raises TryAgain when the service runs without that permission, BackupError when the backup is not sound, or not exact, or its
     collections do not come up; then the former data are in place.
     """
+    config = order.config
     data_dir = config.data_dir
     check_place(config)
     restart = check_service(config, may_stop=may_stop)
     workspace.prepare(config)
     with lock.backup_lock(config.backup_dir) as held, Staging(copies.place(data_dir)) as staging:
-        repository.lock_fd = held.fd
-        staged = stage.stage(config, repository, choice, staging, progress)
-        need_exact(staged.notes, inexact)
+        order.repository.lock_fd = held.fd
+        staged = stage.stage(config, order.repository, order.choice, staging, order.progress)
+        need_exact(staged.notes, order.inexact)
         mode = data_dir.stat().st_mode & 0o7777
         dress(staged.directory, versions.engine(), data_dir, mode, staged.manifest.data_id)
-        replaced = DataSwap(config, staging, f"restored {choice.snapshot.id}", restart=restart).run()
+        replaced = DataSwap(config, staging, f"restored {order.choice.snapshot.id}", restart=restart).run()
         changed = _changed(config, staged.entries) if restart else []
-    return _outcome(choice, staged, data_dir, replaced, restart, changed)
+    outcome = _outcome(order.choice, staged, data_dir)
+    return replace(outcome, replaced=replaced, restarted=restart, changed=changed)
 
 
-def run_aside(
-    config: Config,
-    repository: Repository,
-    choice: Choice,
-    target: Path,
-    *,
-    within: Path,
-    inexact: bool,
-    progress: Progress,
-) -> Outcome:
+def run_aside(order: Order, target: Path, *, within: Path) -> Outcome:
     """Restores a backup into a directory that does not exist or is empty; no service is touched. within: where the copy is made,
     the parent of the target or what root's part has made there."""
-    check_target(config, target)
+    check_target(order.config, target)
     leftovers.sweep(within)
     with Staging(within) as staging:
-        staged = stage.stage(config, repository, choice, staging, progress)
-        need_exact(staged.notes, inexact)
+        staged = stage.stage(order.config, order.repository, order.choice, staging, order.progress)
+        need_exact(staged.notes, order.inexact)
         like, mode = within, 0o750
         if not privileges.may("put in place"):
             like, mode = _like(target)
         dress(staged.directory, versions.engine(), like, mode, staged.manifest.data_id)
         # A history that is damaged is told of by the next start.
         with suppress(ConfigurationError, OSError):
-            history.accept_target(config.checkpoint_dir, staged.directory)
+            history.accept_target(order.config.checkpoint_dir, staged.directory)
         with signals.deferred():
             if privileges.may("put in place"):
                 privileges.ask("put in place")
             else:
                 _put_in_place(staged.directory, target)
             signals.finished()
-    return _outcome(choice, staged, target, None, restarted=False, changed=[])
+    return _outcome(order.choice, staged, target)
 
 
 def _like(target: Path) -> tuple[Path, int]:
@@ -244,19 +233,18 @@ def check_service(config: Config, *, may_stop: bool, verb: str = "restore") -> b
     return bool(supervised)
 
 
-def _outcome(
-    choice: Choice, staged: Staged, directory: Path, replaced: Path | None, restarted: bool, changed: list[str]
-) -> Outcome:
+def _outcome(choice: Choice, staged: Staged, directory: Path) -> Outcome:
+    """Of a new directory."""
     return Outcome(
         choice.snapshot.id,
         staged.manifest.created,
         len(staged.entries),
         sum(entry.records for entry in staged.entries),
         directory,
-        replaced,
-        restarted,
-        changed,
-        staged.notes,
+        replaced=None,
+        restarted=False,
+        changed=[],
+        notes=staged.notes,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chromad.backup import assemble, former, ledger, manifest, proof, readback, repository, snapshot, workspace
 from chromad.backup.ledger import Kept, Taken
-from chromad.backup.repository import Added, Repository
+from chromad.backup.repository import Added, Places, Repository
 from chromad.backup.snapshot import Snapshot
 from chromad.backup.workspace import PROOF, PROVEN, UNPROVEN, host
 from chromad.chroma import segment, sqlite
@@ -54,6 +54,16 @@ class Plan:
     bytes: int
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What the steps of a backup have in common. started: by time.monotonic."""
+
+    config: Config
+    primary: Repository
+    progress: Progress
+    started: float
+
+
 def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool) -> Plan:
     """What `run` would do now. Raises what it would raise before it begins: TryAgain when another one runs, ConfigurationError
     without a repository or a database and for a backup of nothing, BackupError when there is no room or a collection is in
@@ -77,15 +87,7 @@ def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool)
     return Plan(config.backup.repository, reason, size)
 
 
-def run(
-    config: Config,
-    primary: Repository,
-    second: Repository | None,
-    *,
-    full: bool,
-    accept_empty: bool,
-    progress: Progress,
-) -> Outcome:
+def run(config: Config, places: Places, *, full: bool, accept_empty: bool, progress: Progress) -> Outcome:
     """Takes a backup, proves it, stores it. Runs as the owner of the data.
 
     accept_empty: also one of nothing after a good one of something. Raises ConfigurationError for such a one else, TryAgain
@@ -93,7 +95,8 @@ def run(
     is kept.
     """
     workspace.prepare(config)
-    started = time.monotonic()
+    primary, second = places.primary, places.second
+    job = _Job(config, primary, progress, time.monotonic())
     with lock.backup_lock(config.backup_dir) as held:
         primary.lock_fd = held.fd
         attempted = ledger.now()
@@ -113,7 +116,7 @@ def run(
                     _refuse_nothing(config, primary)
                 looks = readback.look(taken.directory, taken.manifest)
                 taken, problem = _prove(config, taken, progress)
-                stored, problem = _store(config, primary, taken, looks, problem, started, progress)
+                stored, problem = _store(job, taken, looks, problem)
         except (ChromadError, OSError) as error:
             _note(config, attempted, _one_line(error))
             raise
@@ -129,7 +132,7 @@ def run(
         except (ChromadError, OSError) as error:
             _note(config, attempted, f"{stored.id} is good, but: {_one_line(error)}")
             raise
-    return replace(stored, seconds=time.monotonic() - started, forgotten=forgotten, copied=second is not None)
+    return replace(stored, seconds=time.monotonic() - job.started, forgotten=forgotten, copied=second is not None)
 
 
 def failed(config: Config, error: ChromadError) -> None:
@@ -206,16 +209,10 @@ def _service(config: Config, found: manifest.Manifest, copy: Path) -> proof.Ask 
 
 
 def _store(
-    config: Config,
-    primary: Repository,
-    taken: Snapshot,
-    looks: readback.Looks,
-    problem: BackupError | None,
-    started: float,
-    progress: Progress,
+    job: _Job, taken: Snapshot, looks: readback.Looks, problem: BackupError | None
 ) -> tuple[Outcome, BackupError | None]:
     """Stores it, and reads back what was stored. Gives why it is not proven, before or after that."""
-    found = taken.manifest
+    config, found = job.config, taken.manifest
     facts = {
         "created": found.created,
         "base": found.base_created,
@@ -223,7 +220,7 @@ def _store(
         "records": found.records,
         "bytes": found.size,
     }
-    before = former.find(config, primary, host(), PROVEN)
+    before = former.find(config, job.primary, host(), PROVEN)
     shrunk = None if problem else former.shrunk(before, found.created, found.records)
     kept = [*former.active(before.kept, found.created), *([shrunk] if shrunk else [])]
     kept = list({each.created: each for each in kept}.values())
@@ -231,19 +228,39 @@ def _store(
     ledger.write(config.backup_dir, replace(ledger.read(config.backup_dir), kept=kept))
     # Proven it is when it was read back, whatever becomes of us until then.
     tags = [UNPROVEN, *(f"{key}={value}" for key, value in facts.items()), *former.tags(kept)]
-    added = primary.backup(taken.directory, host(), tags, lambda done, total: progress("storing", done, total))
+    added = job.primary.backup(taken.directory, host(), tags, lambda done, total: job.progress("storing", done, total))
     if not problem:
-        added, problem = _read_back(config, primary, taken, looks, added, progress)
-    seconds = time.monotonic() - started
-    known = ledger.read(config.backup_dir)
-    entry = Taken(
+        added, problem = _read_back(job, taken, looks, added)
+    outcome = Outcome(
         added.id,
         found.created,
-        not problem,
-        added.bytes,
-        round(seconds, 1),
+        taken.base,
         len(found.collections),
         found.records,
+        found.size,
+        added.bytes,
+        time.monotonic() - job.started,
+        0,
+        copied=False,
+        shrunk=shrunk,
+    )
+    _enter(config, found, outcome, kept, problem)
+    return outcome, problem
+
+
+def _enter(
+    config: Config, found: manifest.Manifest, stored: Outcome, kept: list[Kept], problem: BackupError | None
+) -> None:
+    """Leaves in the ledger what was stored, and what it is worth."""
+    known = ledger.read(config.backup_dir)
+    entry = Taken(
+        stored.id,
+        found.created,
+        not problem,
+        stored.added,
+        round(stored.seconds, 1),
+        stored.collections,
+        stored.records,
     )
     known = replace(known, attempted=found.created, taken=[*known.taken, entry])
     if problem:
@@ -259,42 +276,17 @@ def _store(
             kept=kept,
         )
     ledger.write(config.backup_dir, known)
-    outcome = Outcome(
-        added.id,
-        found.created,
-        taken.base,
-        len(found.collections),
-        found.records,
-        found.size,
-        added.bytes,
-        seconds,
-        0,
-        copied=False,
-        shrunk=shrunk,
-    )
-    return outcome, problem
 
 
-def _read_back(
-    config: Config, primary: Repository, taken: Snapshot, looks: readback.Looks, added: Added, progress: Progress
-) -> tuple[Added, BackupError | None]:
+def _read_back(job: _Job, taken: Snapshot, looks: readback.Looks, added: Added) -> tuple[Added, BackupError | None]:
     """Reads back what was stored, and marks it proven. Gives it as it is stored then, and why it is not proven."""
-    found = taken.manifest
-    stored = repository.Snapshot(added.id, found.created, host(), str(taken.directory), frozenset(), {})
+    stored = repository.Snapshot(added.id, taken.manifest.created, host(), str(taken.directory), frozenset(), {})
+    place = job.config.backup_dir / PROOF
     with signals.saying(f"the backup {added.id} is stored, but not proven; the last good one is as it was"):
         try:
-            readback.check(
-                primary,
-                stored,
-                taken.directory,
-                found,
-                looks,
-                base=bool(taken.base),
-                place=config.backup_dir / PROOF,
-                tick=lambda: progress("reading back", 0, 0),
-            )
+            readback.Reader(job.primary, place, lambda: job.progress("reading back", 0, 0)).check(stored, taken, looks)
             with signals.deferred():
-                return replace(added, id=primary.retag(stored, UNPROVEN, PROVEN)), None
+                return replace(added, id=job.primary.retag(stored, UNPROVEN, PROVEN)), None
         except BackupError as problem:
             return added, problem
 

@@ -10,7 +10,7 @@ from chromad.backup import assemble, catalog, manifest, proof, timetravel
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry, Manifest
 from chromad.backup.repository import Repository, Snapshot
-from chromad.backup.timetravel import Target
+from chromad.backup.timetravel import Join, Target
 from chromad.chroma import sqlite, wal
 from chromad.config import Config
 from chromad.errors import BackupError
@@ -52,6 +52,17 @@ def choose(repository: Repository, name: str, at: datetime | None) -> Choice:
     return Choice(target.snapshot, target)
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is to be restored, by whatever way. inexact: permission to restore what cannot be exact."""
+
+    config: Config
+    repository: Repository
+    choice: Choice
+    inexact: bool
+    progress: Progress
+
+
 def check_room(parent: Path, choice: Choice) -> None:
     """Raises BackupError when what is fetched has no room below `parent`."""
     if (free := free_bytes(parent)) < choice.bytes:
@@ -74,9 +85,8 @@ def stage(config: Config, repository: Repository, choice: Choice, staging: Stagi
     assemble.verify(directory, found, progress)
     entries, notes = found.collections, []
     if choice.target:
-        notes = timetravel.bring_up(
-            config, repository, directory, found, choice.target, lambda: progress("joining the log", 0, 0)
-        )
+        join = Join(config, repository, choice.target, lambda: progress("joining the log", 0, 0))
+        notes = join.bring_up(directory, found)
         with sqlite.connect(directory) as connection:
             entries = proof.entries(connection, {})
     else:

@@ -76,9 +76,10 @@ def _read(content: bytes) -> Old:
             elif opcode.name == "EMPTY_DICT":
                 # An attribute's name, and then its value; the first is that of all attributes.
                 section = text
-            elif opcode.name.startswith(("BININT", "LONG")) and section in (_CLASS, "id_to_label"):
-                if not found.take(section, text, int(str(value))):
-                    break
+            elif not (opcode.name.startswith(("BININT", "LONG")) and section in (_CLASS, "id_to_label")):
+                continue
+            elif not found.take(section, text, int(str(value))):
+                break
     except ValueError:
         pass
     found.total = max(found.total, max(found.labels.values(), default=0))

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from chromad.backup import repository
 from chromad.backup import run as backup
-from chromad.backup.repository import Repository
+from chromad.backup.repository import Places
 from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import ChromadError, from_system, one_line
@@ -105,25 +105,21 @@ class _Saved:
     hint: str = ""
 
 
-_Repositories = tuple[Repository, Repository | None]
-
-
-def _repositories(config: Config) -> _Repositories | Exception:
+def _repositories(config: Config) -> Places | Exception:
     """Where the first backup goes; or why that cannot be told, which keeps nobody from an adoption."""
     try:
-        return repository.connect(config), repository.connect_copy(config)
+        return Places(repository.connect(config), repository.connect_copy(config))
     except (ChromadError, OSError) as error:
         return error
 
 
-def _back_up(config: Config, found: _Repositories | Exception) -> _Saved:
+def _back_up(config: Config, found: Places | Exception) -> _Saved:
     """Takes a first backup. Whatever goes wrong with it, what was adopted stays."""
     try:
         if isinstance(found, Exception):
             raise found
-        primary, second = found
         with ui.progress() as progress:
-            return _Saved(backup.run(config, primary, second, full=True, accept_empty=False, progress=progress).id)
+            return _Saved(backup.run(config, found, full=True, accept_empty=False, progress=progress).id)
     except Exception as error:
         # Whatever it is: the adoption is done, and has to be told of.
         known = error if isinstance(error, ChromadError) else from_system(error)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from chromad.backup import repository, run
+from chromad.backup.repository import Places
 from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import ChromadError
@@ -43,14 +44,14 @@ def take(
     ui.need(config.data_dir)
     with ui.failure(events.BACKUP_FAILED):
         try:
-            primary, second = repository.connect(config), repository.connect_copy(config)
+            places = Places(repository.connect(config), repository.connect_copy(config))
         except ChromadError as error:
             rights.become_owner(config)
             run.failed(config, error)
             raise
         rights.become_owner(config)
         with ui.progress() as report:
-            taken = run.run(config, primary, second, full=full, accept_empty=accept_empty, progress=report)
+            taken = run.run(config, places, full=full, accept_empty=accept_empty, progress=report)
     _show(taken, config, json=json or settings.json)
 
 
