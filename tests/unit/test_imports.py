@@ -31,6 +31,7 @@ _MODULES = sorted(_HOUSE.rglob("*.py"))
 # The programs themselves, which are in no package
 _PROGRAMS = ("__main__", "chromactl")
 _LINES = 400
+_LINES_OF_A_FUNCTION = 50
 # Chroma's tables, as statements name them
 _TABLES = (
     "acquire_write|collection_metadata|collections|databases|embedding_fulltext_search|embedding_metadata(_array)?|embeddings"
@@ -83,6 +84,22 @@ def test_a_module_fits_on_a_few_screens(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= _LINES, "split it along what it owns"
 
 
+@pytest.mark.parametrize("path", _MODULES, ids=_name)
+def test_a_function_fits_on_a_screen(path: Path) -> None:
+    functions = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.FunctionDef)]
+    long = {each.name: length for each in functions if (length := _length(each)) > _LINES_OF_A_FUNCTION}
+    assert not long, "split them where their steps are"
+
+
+def test_no_two_classes_have_one_name() -> None:
+    found: dict[str, list[str]] = {}
+    for path in _MODULES:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(_name(path))
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
+
+
 @pytest.mark.parametrize("path", [path for path in _MODULES if path.parent.name != "chroma"], ids=_name)
 def test_tables_of_chroma_are_named_in_its_package_alone(path: Path) -> None:
     tree = ast.parse(path.read_bytes())
@@ -122,6 +139,10 @@ def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             yield node.lineno, node.value
+
+
+def _length(function: ast.FunctionDef) -> int:
+    return (function.end_lineno or 0) - function.lineno + 1
 
 
 def _nearest(module: str, known: Mapping[str, Path]) -> str:

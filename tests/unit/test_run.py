@@ -11,7 +11,7 @@ import pytest
 from chromad.backup import ledger, readback, run, workspace
 from chromad.backup.ledger import Ledger, Taken
 from chromad.backup.repository import Added, Places, Repository
-from chromad.backup.snapshot import Snapshot
+from chromad.backup.snapshot import PreparedBackup
 from chromad.config import Config
 from chromad.errors import BackupError
 from chromad.store import state
@@ -61,7 +61,7 @@ def test_former_backup_is_kept_before_one_with_far_less_is_stored(config: Config
     records = 10 * GOOD.records
     taken = [Taken("aa", BEFORE, proven=True, added=5, seconds=1.5, collections=1, records=records)]
     ledger.write(config.backup_dir, Ledger(data_id=GOOD.data_id, last_good=BEFORE, taken=taken))
-    snapshot = Snapshot(config.backup_dir, GOOD, "")
+    snapshot = PreparedBackup(config.backup_dir, GOOD, "")
     job = run._Job(config, _Deadly(), lambda *_: None, time.monotonic())
     with pytest.raises(_Killed):
         run._store(job, snapshot, {}, None)
@@ -83,7 +83,7 @@ def test_a_private_copy_stays_below_the_fence(
 
 def test_files_are_looked_at_before_they_are_proven(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """What changes while they are proven is not what was proven."""
-    taken = Snapshot(config.backup_dir / "current", GOOD, "")
+    taken = PreparedBackup(config.backup_dir / "current", GOOD, "")
     for entry in GOOD.files:
         path = taken.directory / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def test_files_are_looked_at_before_they_are_proven(config: Config, monkeypatch:
     assert before.keys() == {entry.path for entry in GOOD.files}
     stored: list[readback.Looks] = []
 
-    def prove(*_: object) -> tuple[Snapshot, None]:
+    def prove(*_: object) -> tuple[PreparedBackup, None]:
         for entry in GOOD.files:
             (taken.directory / entry.path).write_bytes(b"another")
         return taken, None

@@ -34,7 +34,7 @@ Place = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CopiedCollection:
     """What was copied, from which backup, and under which name. notes: what is not exact. lost: ids of records that are not
     in the copy, since the API does not take them; the notes say why."""
 
@@ -46,7 +46,7 @@ class Outcome:
     lost: list[str]
 
 
-def copy(order: Order, name: str, into: str) -> Outcome:
+def copy(order: Order, name: str, into: str) -> CopiedCollection:
     """Copies the collection `name` (or TENANT/DATABASE/NAME) into a new one of the running service, named `into`.
 
     Raises TryAgain when the service does not run, ConfigurationError when the name is taken, BackupError when the backup has
@@ -71,7 +71,7 @@ def copy(order: Order, name: str, into: str) -> Outcome:
             copied = CollectionCopy(config, source, api, entry, staged.directory).run(filled, target, progress)
     notes = [*staged.notes, *copied.notes()]
     records = entry.records - len(copied.lost)
-    return Outcome(choice.snapshot.id, staged.manifest.created, target, records, notes, copied.lost)
+    return CopiedCollection(choice.snapshot.id, staged.manifest.created, target, records, notes, copied.lost)
 
 
 def connect(config: Config) -> Api:

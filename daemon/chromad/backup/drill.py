@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Drilled:
     """What was drilled, and how long it took in seconds. part: of the repository that was read."""
 
     id: str
@@ -34,7 +34,7 @@ class Outcome:
     part: str
 
 
-def drill(config: Config, primary: Repository, name: str, progress: Progress) -> Outcome:
+def drill(config: Config, primary: Repository, name: str, progress: Progress) -> Drilled:
     """Drills a backup, given by id or `latest`. Raises BackupError and others when it cannot be restored; the ledger says so."""
     workspace.prepare(config)
     started = time.monotonic()
@@ -69,7 +69,7 @@ def drill(config: Config, primary: Repository, name: str, progress: Progress) ->
         with signals.deferred():
             seconds = note("")
             signals.finished()
-    return Outcome(tried, found.created, len(found.collections), found.records, seconds, part)
+    return Drilled(tried, found.created, len(found.collections), found.records, seconds, part)
 
 
 def _restore_and_prove(

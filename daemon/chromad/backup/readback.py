@@ -38,7 +38,7 @@ class Reader:
     place: Path
     tick: Callable[[], None]
 
-    def check(self, stored: Snapshot, taken: snapshot.Snapshot, before: Looks) -> None:
+    def check(self, stored: Snapshot, taken: snapshot.PreparedBackup, before: Looks) -> None:
         """Compares what is stored with what was proven. Raises BackupError that says what differs, or could not be read.
 
         taken: what was stored; where it has a base, the database is read as well. before: what its files looked like when they

@@ -19,7 +19,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class RestorePlan:
     """What a restore would do, when nothing is in its way. restart: whether it would stop and start the service. notes: what
     would not be exact, with permission."""
 
@@ -28,7 +28,7 @@ class Plan:
     notes: list[str]
 
 
-def plan(order: Order, *, target: Path | None, within: Path | None, only: str, into: str) -> Plan:
+def plan(order: Order, *, target: Path | None, within: Path | None, only: str, into: str) -> RestorePlan:
     """Looks at all that `restore.run_aside` (target), `collection.copy` (only, into) or else `restore.run_in_place` would
     stumble over, and raises what they would. For a time the logs are fetched that lead to it; nothing is left of them."""
     config, choice = order.config, order.choice
@@ -60,7 +60,7 @@ def plan(order: Order, *, target: Path | None, within: Path | None, only: str, i
         number, _ = collection.find(api, list(held.values()), only, into)
         notes = between.concerning(notes, list(held)[number])
     restore.need_exact(notes, order.inexact)
-    return Plan(choice, restart, notes)
+    return RestorePlan(choice, restart, notes)
 
 
 def _at(order: Order, target: Target, found: Manifest, parent: Path) -> tuple[dict[str, collection.Place], list[str]]:

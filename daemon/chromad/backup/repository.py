@@ -13,7 +13,7 @@ from typing import Any
 
 from chromad import documents, names
 from chromad.backup import secret
-from chromad.backup.restic import Missing, Restic
+from chromad.backup.restic import NoRepository, Restic
 from chromad.config import Config, Keep
 from chromad.errors import BackupError
 from chromad.host import files
@@ -64,7 +64,7 @@ class Repository(Restic):
         """Whether the repository is there and the key opens it."""
         try:
             self.run("cat", "config")
-        except Missing:
+        except NoRepository:
             return False
         return True
 

@@ -144,7 +144,7 @@ class Restic:
             )
         absent = "does not exist" in low or "no such file" in low
         if code == 10 or ("is there a repository at" in low and absent) or "repository does not exist" in low:
-            return Missing(f"there is no repository at {self.location}", "make it once: chromactl backups init")
+            return NoRepository(f"there is no repository at {self.location}", "make it once: chromactl backups init")
         if code == 11 or "already locked" in low:
             return _Locked(
                 f"the repository {self.location} is locked: {said}", "wait for who has it, or see restic list locks"
@@ -166,7 +166,7 @@ class Restic:
         return BackupError(f"restic {verb}: {said}", f"is {self.location} reachable and writable?")
 
 
-class Missing(ConfigurationError):
+class NoRepository(ConfigurationError):
     pass
 
 

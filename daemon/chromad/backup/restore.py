@@ -34,7 +34,7 @@ _WITHIN = re.compile(r"\.chromad-restore-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Restored:
     """replaced: where the former data are, None for a new directory. restarted: whether the service was stopped and started.
     changed: collections that clients wrote since the start. notes: what is not exact."""
 
@@ -49,7 +49,7 @@ class Outcome:
     notes: list[str]
 
 
-def run_in_place(order: Order, *, may_stop: bool) -> Outcome:
+def run_in_place(order: Order, *, may_stop: bool) -> Restored:
     """Restores a backup over the data directory.
 
     may_stop: permission to stop (and start again) the service. Raises TryAgain when the service runs without that permission, BackupError when the backup is not sound, or not exact, or its
@@ -72,7 +72,7 @@ def run_in_place(order: Order, *, may_stop: bool) -> Outcome:
     return replace(outcome, replaced=replaced, restarted=restart, changed=changed)
 
 
-def run_aside(order: Order, target: Path, *, within: Path) -> Outcome:
+def run_aside(order: Order, target: Path, *, within: Path) -> Restored:
     """Restores a backup into a directory that does not exist or is empty; no service is touched. within: where the copy is made,
     the parent of the target or what root's part has made there."""
     check_target(order.config, target)
@@ -233,9 +233,9 @@ def check_service(config: Config, *, may_stop: bool, verb: str = "restore") -> b
     return bool(supervised)
 
 
-def _outcome(choice: Choice, staged: Staged, directory: Path) -> Outcome:
+def _outcome(choice: Choice, staged: Staged, directory: Path) -> Restored:
     """Of a new directory."""
-    return Outcome(
+    return Restored(
         choice.snapshot.id,
         staged.manifest.created,
         len(staged.entries),

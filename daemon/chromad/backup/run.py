@@ -10,7 +10,7 @@ from pathlib import Path
 from chromad.backup import assemble, former, ledger, manifest, proof, readback, repository, snapshot, workspace
 from chromad.backup.ledger import Kept, Taken
 from chromad.backup.repository import Added, Places, Repository
-from chromad.backup.snapshot import Snapshot
+from chromad.backup.snapshot import PreparedBackup
 from chromad.backup.workspace import PROOF, PROVEN, UNPROVEN, host
 from chromad.chroma import segment, sqlite
 from chromad.config import Config
@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StoredBackup:
     """A backup that is stored. base: why it has a base of its own, empty when it adds to the one before. added: bytes.
     forgotten: backups that the policy did not keep. copied: whether there is a second repository, which has it as well.
     shrunk: the good one before it, which is kept because it has more than twice as many records."""
@@ -46,8 +46,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the next backup would do. base: as in `Outcome`. bytes: that it reads."""
+class BackupPlan:
+    """What the next backup would do. base: as in `StoredBackup`. bytes: that it reads."""
 
     repository: str
     base: str
@@ -64,7 +64,7 @@ class _Job:
     started: float
 
 
-def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool) -> Plan:
+def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool) -> BackupPlan:
     """What `run` would do now. Raises what it would raise before it begins: TryAgain when another one runs, ConfigurationError
     without a repository or a database and for a backup of nothing, BackupError when there is no room or a collection is in
     quarantine."""
@@ -84,10 +84,10 @@ def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool)
         size = manifest.read(config.backup_dir / snapshot.CURRENT).size
     if config.backup_dir.exists():
         workspace.scratch_space(config, size)
-    return Plan(config.backup.repository, reason, size)
+    return BackupPlan(config.backup.repository, reason, size)
 
 
-def run(config: Config, places: Places, *, full: bool, accept_empty: bool, progress: Progress) -> Outcome:
+def run(config: Config, places: Places, *, full: bool, accept_empty: bool, progress: Progress) -> StoredBackup:
     """Takes a backup, proves it, stores it. Runs as the owner of the data.
 
     accept_empty: also one of nothing after a good one of something. Raises ConfigurationError for such a one else, TryAgain
@@ -159,7 +159,7 @@ def _checkpoint(config: Config, damaged: Sequence[str], progress: Progress) -> N
         journal.info("backup: no new checkpoints: %s", error.message)
 
 
-def _prove(config: Config, taken: Snapshot, progress: Progress) -> tuple[Snapshot, BackupError | None]:
+def _prove(config: Config, taken: PreparedBackup, progress: Progress) -> tuple[PreparedBackup, BackupError | None]:
     """Opens a private copy; writes the manifest with what was seen, and reads it again. Gives the snapshot with it, and why
     the backup is not proven."""
     found = taken.manifest
@@ -209,8 +209,8 @@ def _service(config: Config, found: manifest.Manifest, copy: Path) -> proof.Ask 
 
 
 def _store(
-    job: _Job, taken: Snapshot, looks: readback.Looks, problem: BackupError | None
-) -> tuple[Outcome, BackupError | None]:
+    job: _Job, taken: PreparedBackup, looks: readback.Looks, problem: BackupError | None
+) -> tuple[StoredBackup, BackupError | None]:
     """Stores it, and reads back what was stored. Gives why it is not proven, before or after that."""
     config, found = job.config, taken.manifest
     facts = {
@@ -231,7 +231,7 @@ def _store(
     added = job.primary.backup(taken.directory, host(), tags, lambda done, total: job.progress("storing", done, total))
     if not problem:
         added, problem = _read_back(job, taken, looks, added)
-    outcome = Outcome(
+    outcome = StoredBackup(
         added.id,
         found.created,
         taken.base,
@@ -249,7 +249,7 @@ def _store(
 
 
 def _enter(
-    config: Config, found: manifest.Manifest, stored: Outcome, kept: list[Kept], problem: BackupError | None
+    config: Config, found: manifest.Manifest, stored: StoredBackup, kept: list[Kept], problem: BackupError | None
 ) -> None:
     """Leaves in the ledger what was stored, and what it is worth."""
     known = ledger.read(config.backup_dir)
@@ -278,7 +278,9 @@ def _enter(
     ledger.write(config.backup_dir, known)
 
 
-def _read_back(job: _Job, taken: Snapshot, looks: readback.Looks, added: Added) -> tuple[Added, BackupError | None]:
+def _read_back(
+    job: _Job, taken: PreparedBackup, looks: readback.Looks, added: Added
+) -> tuple[Added, BackupError | None]:
     """Reads back what was stored, and marks it proven. Gives it as it is stored then, and why it is not proven."""
     stored = repository.Snapshot(added.id, taken.manifest.created, host(), str(taken.directory), frozenset(), {})
     place = job.config.backup_dir / PROOF

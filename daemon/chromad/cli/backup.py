@@ -55,7 +55,7 @@ def take(
     _show(taken, config, json=json or settings.json)
 
 
-def _show(taken: run.Outcome, config: Config, *, json: bool) -> None:
+def _show(taken: run.StoredBackup, config: Config, *, json: bool) -> None:
     text = (
         f"{taken.id}: {taken.collections} collections, {taken.records} records, {human_bytes(taken.bytes)}, of which "
         f"{human_bytes(taken.added)} are new in {config.backup.repository}; proven, {taken.seconds:.1f} s"
@@ -78,7 +78,7 @@ def _show(taken: run.Outcome, config: Config, *, json: bool) -> None:
         ui.out.print(f"{taken.forgotten} backups that backup.keep does not keep are forgotten")
 
 
-def _show_plan(plan: run.Plan, *, json: bool) -> None:
+def _show_plan(plan: run.BackupPlan, *, json: bool) -> None:
     if json:
         ui.print_json(asdict(plan))
         return

@@ -184,7 +184,7 @@ def _elsewhere(location: str, key: Path | None, target: Path | None) -> Config:
         raise ConfigurationError(problems, "restic names a place as sftp:user@host:/path, for example") from None
 
 
-def _show_plan(config: Config, plan: rehearsal.Plan, way: _Way, as_json: bool) -> None:
+def _show_plan(config: Config, plan: rehearsal.RestorePlan, way: _Way, as_json: bool) -> None:
     choice, restart = plan.choice, plan.restart
     snapshot = choice.snapshot
     document = {
@@ -213,7 +213,7 @@ def _show_plan(config: Config, plan: rehearsal.Plan, way: _Way, as_json: bool) -
         ui.out.print(f"not exact: {note}", markup=False)
 
 
-def _show(outcome: restore.Outcome, at: str, as_json: bool) -> None:
+def _show(outcome: restore.Restored, at: str, as_json: bool) -> None:
     moment = f", as of {at}" if at else ""
     text = (
         f"restored {outcome.id}{moment}: {outcome.collections} collections, {outcome.records} records in "
@@ -234,7 +234,7 @@ def _show(outcome: restore.Outcome, at: str, as_json: bool) -> None:
         ui.out.print("the service was not running; start it with systemctl start chromadb", markup=False)
 
 
-def _show_copied(copied: collection.Outcome, as_json: bool) -> None:
+def _show_copied(copied: collection.CopiedCollection, as_json: bool) -> None:
     """Raises Exit when records are not in the copy."""
     if as_json:
         ui.print_json(asdict(copied))

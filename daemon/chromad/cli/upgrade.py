@@ -81,7 +81,7 @@ def _repository(config: Config) -> Callable[[], Repository]:
     return fail
 
 
-def _show_plan(plan: upgrade.Plan | None, undone: str, *, as_json: bool) -> None:
+def _show_plan(plan: upgrade.UpgradePlan | None, undone: str, *, as_json: bool) -> None:
     if as_json:
         document: dict[str, Any] = {"undone": undone, "upgraded": None}
         ui.print_json({**document, "plan": asdict(plan)} if plan else document)

@@ -87,7 +87,7 @@ class Disk(_Section):
     command: list[Word] = []
 
 
-class Checkpoint(_Section):
+class CheckpointSettings(_Section):
     interval: Duration = 900.0
     after_log: Size = 256 << 20
 
@@ -98,7 +98,7 @@ class Warm(_Section):
     timeout: Duration = 600.0
 
 
-class Engine(_Section):
+class EngineSettings(_Section):
     max_payload_size: Size = 40 << 20
     cors_allow_origins: list[str] = []
     allow_reset: Annotated[bool, Field(strict=True)] = False
@@ -115,10 +115,10 @@ class Config(_Section):
     control_socket: AbsolutePath = Path("/run/chromadb/chromad.sock")
     metrics: Metrics = Metrics()
     disk: Disk = Disk()
-    checkpoint: Checkpoint = Checkpoint()
+    checkpoint: CheckpointSettings = CheckpointSettings()
     backup: Backup = Backup()
     warm: Warm = Warm()
-    engine: Engine = Engine()
+    engine: EngineSettings = EngineSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     allow_root: Annotated[bool, Field(strict=True)] = False
 

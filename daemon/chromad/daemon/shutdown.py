@@ -69,7 +69,7 @@ class Shutdown:
         log.info("stopped cleanly", extra=events.CLEAN_STOP.extra)
         notify.status("stopped cleanly")
 
-    def mark(self, torn: set[str]) -> state.Mark:
+    def mark(self, torn: set[str]) -> state.CleanMark:
         """What this stop leaves, without the segments that are not whole, or that nobody could look at. torn: of collections."""
         data_dir = self._config.data_dir
         doubtful = torn | self._checkpoints.left.keys()

@@ -44,7 +44,7 @@ class Engine:
         self._lock_fd = lock_fd
         self._scratch = scratch
         self._ending = False
-        self._process: subprocess.Popen[str] | sandbox.Process | None = None
+        self._process: subprocess.Popen[str] | sandbox.SandboxedProcess | None = None
         self._pumps: list[threads.Task] = []
         self._ended_for = ""
         # Until when (time.time()) it is not ended again for a doubt
@@ -73,7 +73,7 @@ class Engine:
         for task in self._pumps:
             task.start()
 
-    def _start(self) -> "tuple[subprocess.Popen[str] | sandbox.Process, Iterable[str]]":
+    def _start(self) -> "tuple[subprocess.Popen[str] | sandbox.SandboxedProcess, Iterable[str]]":
         """Gives the process, and what comes on its standard output."""
         # Chroma reads CHROMA_* over its configuration file, so it gets none of ours.
         environment = {
@@ -87,7 +87,7 @@ class Engine:
             # The directory stays locked as long as the engine lives.
             descriptors = (settings, self._lock_fd)
             if self._scratch and sandbox.wanted():
-                apart = sandbox.Process(environment, descriptors)
+                apart = sandbox.SandboxedProcess(environment, descriptors)
                 return apart, apart.stdout
             # What comes of one write(2) stays together, see `texts`.
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -191,7 +191,7 @@ class Engine:
 
     @property
     def _lost(self) -> bool:
-        return isinstance(self._process, sandbox.Process) and self._process.lost
+        return isinstance(self._process, sandbox.SandboxedProcess) and self._process.lost
 
     def _ends_unheard(self) -> bool:
         """Whether what it says is nobody's concern: it is our own, and is being ended, or we are and have left its answers."""

@@ -89,14 +89,14 @@ class LostRecords:
         """known: segments and ids that are listed elsewhere."""
         directory.mkdir(mode=0o700)
         self.directory = directory
-        self.found: dict[str, tuple[contents.Collection, int]] = {}
+        self.found: dict[str, tuple[contents.HeldCollection, int]] = {}
         self._known = known
 
-    def path(self, collection: contents.Collection) -> Path:
+    def path(self, collection: contents.HeldCollection) -> Path:
         """The list of one collection."""
         return self.directory / collection.held.id
 
-    def add(self, collection: contents.Collection, records: Sequence[str]) -> None:
+    def add(self, collection: contents.HeldCollection, records: Sequence[str]) -> None:
         """Notes some."""
         new = [each for each in records if (collection.held.segment, each) not in self._known]
         if new:

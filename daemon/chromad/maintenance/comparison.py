@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chromad.chroma import contents
-from chromad.chroma.contents import Collection, Contents, Record
+from chromad.chroma.contents import Contents, HeldCollection, Record
 from chromad.engine.api import Api
 from chromad.errors import EngineError, RecordLost
 
@@ -19,7 +19,7 @@ _SQUARES = 1e-37, 3e38
 _SHOWN = 20
 
 Progress = Callable[[str, int, int], None]
-Lose = Callable[[Collection, Sequence[str]], None]
+Lose = Callable[[HeldCollection, Sequence[str]], None]
 
 
 @dataclass
@@ -68,7 +68,7 @@ class _Comparison:
                 self._differences.add(f"{collection.held.name}: {error}")
         return self._differences
 
-    def _compare(self, collection: Collection) -> Iterator[int]:
+    def _compare(self, collection: HeldCollection) -> Iterator[int]:
         """One collection; how many records, a page at a time."""
         if not _same_collection(self._api, collection, self._differences):
             return
@@ -80,7 +80,7 @@ class _Comparison:
             self._compare_page(collection, page, alone=count == 1)
             yield len(page)
 
-    def _compare_page(self, collection: Collection, page: Sequence[Record], *, alone: bool) -> None:
+    def _compare_page(self, collection: HeldCollection, page: Sequence[Record], *, alone: bool) -> None:
         # The engine gives no record of all that are asked for when one has no vector.
         whole = [record.id for record in page if record.vectors]
         rest = [record.id for record in page if not record.vectors]
@@ -97,11 +97,11 @@ class _Comparison:
                 differences.add(f"{collection.held.name}: the record {record.id} has another {wrong}")
 
 
-def _place(collection: Collection) -> tuple[str, str, str]:
+def _place(collection: HeldCollection) -> tuple[str, str, str]:
     return collection.held.tenant, collection.held.database, collection.held.id
 
 
-def _same_collection(api: Api, collection: Collection, differences: Differences) -> bool:
+def _same_collection(api: Api, collection: HeldCollection, differences: Differences) -> bool:
     held = collection.held
     served = api.collection(held.tenant, held.database, held.name)
     if served is None or served["id"] != held.id:
@@ -114,7 +114,7 @@ def _same_collection(api: Api, collection: Collection, differences: Differences)
     return True
 
 
-def _wrong(record: Record, served: Mapping[str, Any], collection: Collection, *, alone: bool) -> str:
+def _wrong(record: Record, served: Mapping[str, Any], collection: HeldCollection, *, alone: bool) -> str:
     """Names what is not as it was; empty when all is."""
     if contents.document_digest(served["document"]) != record.document:
         return "document"
@@ -141,7 +141,7 @@ def _same(found: "array[float]", vector: bytes, *, cosine: bool) -> bool:
     return all(abs(a - b) <= bound for a, b in zip(found, wanted, strict=True))
 
 
-def _records(api: Api, collection: Collection, ids: Sequence[str]) -> list[dict[str, Any]]:
+def _records(api: Api, collection: HeldCollection, ids: Sequence[str]) -> list[dict[str, Any]]:
     """Records by their ids, but for those whose vector the engine does not have."""
     if not ids:
         return []
@@ -155,6 +155,6 @@ def _records(api: Api, collection: Collection, ids: Sequence[str]) -> list[dict[
     return [*_records(api, collection, ids[:half]), *_records(api, collection, ids[half:])]
 
 
-def _plain(api: Api, collection: Collection, ids: Sequence[str]) -> list[dict[str, Any]]:
+def _plain(api: Api, collection: HeldCollection, ids: Sequence[str]) -> list[dict[str, Any]]:
     """Records without their vectors."""
     return api.records(*_place(collection), {"ids": list(ids)}, vectors=False) if ids else []

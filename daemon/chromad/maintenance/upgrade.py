@@ -43,7 +43,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class UpgradePlan:
     """What an upgrade would do. bytes: of the copy, for which `free` are there."""
 
     old: Environment
@@ -53,7 +53,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Upgraded:
     """backup: the proven one that was taken first. replaced: where the former data are. down: seconds without service.
     held: seconds in which changes were refused, `down` among them."""
 
@@ -79,7 +79,7 @@ class Upgrade:
         self._new = environment.own()
         self._copied: dict[str, tuple[int, int]] = {}
 
-    def plan(self) -> Plan | None:
+    def plan(self) -> UpgradePlan | None:
         """Looks whether it can be done; None when the service runs from this environment already.
 
         Raises ConfigurationError for a downgrade, UpgradeError when the service does not serve, and others.
@@ -118,7 +118,7 @@ class Upgrade:
                 f"{human_bytes(reserve)} stay below disk.fence_percent",
                 "free some space; nothing was touched",
             )
-        return Plan(old, new, size, free)
+        return UpgradePlan(old, new, size, free)
 
     def back_up(self) -> str:
         """Has the old version take a backup; gives its id. Raises UpgradeError with what it says."""
@@ -157,7 +157,7 @@ class Upgrade:
                     f"{self._old} goes on serving; chromactl doctor --deep",
                 )
 
-    def switch_over(self, backup: str) -> Outcome:
+    def switch_over(self, backup: str) -> Upgraded:
         """Puts the new version in place. Raises UpgradeError when that fails; then the old one is back."""
         config = self._config
         workspace.prepare(config)
@@ -189,7 +189,9 @@ class Upgrade:
                 signals.finished()
         records = sum(entry.records for entry in entries)
         seconds = time.monotonic() - held
-        return Outcome(self._old, self._new, backup, len(entries), records, replaced, round(down, 2), round(seconds, 2))
+        return Upgraded(
+            self._old, self._new, backup, len(entries), records, replaced, round(down, 2), round(seconds, 2)
+        )
 
     def _take_back(self, error: BaseException) -> NoReturn:
         """Puts the old version back, and raises what says why."""

@@ -59,7 +59,7 @@ def ways(data_dir: Path) -> list[Path]:
     return [path for path in sorted(data_dir.parent.glob(".*-*")) if path.name.startswith(kinds) and since(path)]
 
 
-def ways_of(directory: Path, note: "Note") -> list[Path]:
+def ways_of(directory: Path, note: "StagingNote") -> list[Path]:
     """As `ways`, of one exchange; by name, since the directory may be root's alone to list."""
     if not note.former:
         return []
@@ -91,7 +91,7 @@ def location(data_dir: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Note:
+class StagingNote:
     """What a note says. former: the inode of the former data, 0 while what it stands beside is a copy and nothing else.
     data_dir: of the exchange, empty before. stopped: whether the service was stopped for it. collection: of the service, which
     is filled from the copy."""
@@ -112,14 +112,14 @@ class Staging:
         """parent: where it is made."""
         self.directory = parent / (_settled or f"{STAGING}{datetime.now(UTC).strftime(_TIME)}")
         self._fd = -1
-        self._note = Note()
+        self._note = StagingNote()
 
     def __enter__(self) -> "Staging":
         try:
             with signals.deferred():
                 self._fd = files.open_plain(self.beside("note"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
-                self._write(Note())
+                self._write(StagingNote())
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -149,24 +149,24 @@ class Staging:
 
     def will_stop(self) -> None:
         """Notes, on disk, that the service is stopped for it."""
-        self._write(Note(stopped=True))
+        self._write(StagingNote(stopped=True))
 
     def will_exchange(self, data_dir: Path, *, stopped: bool) -> None:
         """Notes, on disk, that from now on either directory may be the former data."""
-        self._write(Note(data_dir.stat().st_ino, str(data_dir), stopped))
+        self._write(StagingNote(data_dir.stat().st_ino, str(data_dir), stopped))
 
     def will_fill(self, collection: str) -> None:
         """Notes, on disk, that a collection of the service is filled from the copy from now on."""
-        self._write(Note(collection=collection))
+        self._write(StagingNote(collection=collection))
 
     def was_not_exchanged(self) -> None:
         """Notes that it is a copy and nothing else, if the data are where they were, and the copy as well."""
         if ways_of(self.directory, self._note):
             return
         if self._note.former and inode(Path(self._note.data_dir)) == self._note.former:
-            self._write(Note())
+            self._write(StagingNote())
 
-    def _write(self, note: Note) -> None:
+    def _write(self, note: StagingNote) -> None:
         text = json.dumps(asdict(note))
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, text.encode(), 0)
@@ -175,10 +175,10 @@ class Staging:
         self._note = note
 
 
-def parse(text: bytes) -> Note | None:
+def parse(text: bytes) -> StagingNote | None:
     try:
         found = documents.parse(text)
-        return Note(
+        return StagingNote(
             int(found["former"]), str(found["data_dir"]), bool(found["stopped"]), str(found.get("collection", ""))
         )
     except (KeyError, TypeError, ValueError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from chromad.host import files, privileges, signals
 from chromad.logs.lines import log as journal
 from chromad.store import copies, swap
-from chromad.store.copies import Note
+from chromad.store.copies import StagingNote
 
 
 def sweep(parent: Path) -> list[str]:
@@ -106,7 +106,7 @@ def _settle(note: Path) -> str:
     return line
 
 
-def _end(directory: Path, note: Note) -> str:
+def _end(directory: Path, note: StagingNote) -> str:
     data_dir, former = Path(note.data_dir), copies.former(directory)
     stopped = "; it had stopped the service, if that does not run: systemctl start chromadb" if note.stopped else ""
     replaced = copies.named(directory, copies.REPLACED)
