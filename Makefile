@@ -25,10 +25,10 @@ help: ## Show the targets
 .PHONY: venv
 venv: $(VENV)/.complete ## Make .venv with the locked packages; chromad and chromactl are in .venv/bin
 
-$(VENV)/.complete: daemon/requirements.lock tests/requirements.lock daemon/pyproject.toml
+$(VENV)/.complete: daemon/requirements.lock tests/requirements.lock daemon/pyproject.toml daemon/client/pyproject.toml
 	python=$$(tests/find-python) && $$python -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --require-hashes -r daemon/requirements.lock -r tests/requirements.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable daemon
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable daemon --editable daemon/client
 	touch $@
 
 .PHONY: up
@@ -68,7 +68,7 @@ test: venv ## Everything: lint, unit, integration, and the roles on booted syste
 .PHONY: test-fast
 test-fast: venv ## Lint, unit and integration tests; needs no root, leaves out what does
 	@$(MAKE) --no-print-directory --jobs 1 lint
-	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile tests/unit tests/integration
+	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile --durations 20 tests/unit tests/integration
 
 .PHONY: wild
 wild: venv ## Wrong directories of five Chromas: each is adopted right, or refused with a hint

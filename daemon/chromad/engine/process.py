@@ -64,7 +64,9 @@ class Engine:
         self._ended_for = ""
         self._process, events = self._start()
         assert self._process.stderr
-        pump = partial(_pump_traces, events, self._listen, self._ends_unheard, scratch=self._scratch)
+        # One that serves nobody acknowledges nothing, and what it says may come in lines.
+        listen = (lambda _event: None) if self._scratch else self._listen
+        pump = partial(_pump_traces, events, listen, self._ends_unheard, scratch=self._scratch)
         # An engine whose output nobody reads comes to a stop.
         self._pumps = [
             threads.Task("engine output", pump, again=1.0),

@@ -1,0 +1,163 @@
+"""The client of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import chromadb
+import httpx
+from chromadb.config import Settings as OfficialSettings
+from chromadb.errors import AuthorizationError, ChromaAuthError, NotFoundError
+
+from chromad_client import settings
+from chromad_client.errors import (
+    CertificateUnknown,
+    ClientError,
+    ConfigurationError,
+    ServiceDown,
+    TokenRefused,
+)
+from chromad_client.settings import Settings
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+    from chromadb.api.async_api import AsyncClientAPI
+
+_Tasks = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, "asyncio.Task[AsyncClientAPI]"]
+_CONNECT_LIMIT = 10.0  # seconds; the official client has none
+_REFUSED = (401, 403)
+
+
+class _Held:
+    """The clients of this process. inherited: those of the process that forked this one; its connections are not ours to use or
+    to close. tasks: that connect an asynchronous client, by event loop."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.client: ClientAPI | None = None
+        self.tasks: _Tasks = weakref.WeakKeyDictionary()
+        self.inherited: list[object] = []
+
+
+_held = _Held()
+
+
+def get_client() -> ClientAPI:
+    """Return the official client of this process, which is connected at the first call; for any thread.
+
+    Raises ClientError: ConfigurationError, ServiceDown, CertificateUnknown or TokenRefused, with a hint each.
+    """
+    with _held.lock:
+        if _held.client is None or getattr(_held.client, "_closed", False):
+            _held.client = _connect(settings.read())
+        return _held.client
+
+
+async def get_async_client() -> AsyncClientAPI:
+    """Return the official asynchronous client of this process and event loop. Raises as `get_client`."""
+    loop = asyncio.get_running_loop()
+    task = _held.tasks.get(loop)
+    if task is None or (task.done() and (task.cancelled() or task.exception())):
+        task = loop.create_task(_connect_async(settings.read()))
+        _held.tasks[loop] = task
+    # Whoever is cancelled while waiting does not take it from the others.
+    return await asyncio.shield(task)
+
+
+def _connect(found: Settings) -> ClientAPI:
+    arguments = _arguments(found)
+    _reach(found)
+    try:
+        return chromadb.HttpClient(**arguments)
+    except Exception as error:
+        raise _explained(found, error) from error
+
+
+async def _connect_async(found: Settings) -> AsyncClientAPI:
+    arguments = _arguments(found)
+    await asyncio.get_running_loop().run_in_executor(None, _reach, found)
+    try:
+        return await chromadb.AsyncHttpClient(**arguments)
+    except Exception as error:
+        raise _explained(found, error) from error
+
+
+def _arguments(found: Settings) -> dict[str, Any]:
+    official = OfficialSettings(anonymized_telemetry=False)
+    if found.ca_file:
+        try:
+            ssl.create_default_context(cafile=found.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            reason = error.strerror or str(error)
+            raise ConfigurationError(
+                f"{found.ca_file}: {reason}", "ca_file must name a file of certificates (PEM)"
+            ) from None
+        official.chroma_server_ssl_verify = found.ca_file
+    headers = {"Authorization": f"Bearer {settings.token(found.token_file)}"} if found.token_file else None
+    return {
+        "host": found.host,
+        "port": found.port,
+        "ssl": found.tls,
+        "headers": headers,
+        "settings": official,
+        "tenant": found.tenant,
+        "database": found.database,
+    }
+
+
+def _reach(found: Settings) -> None:
+    """Raises ServiceDown unless somebody takes a connection."""
+    try:
+        socket.create_connection((found.host, found.port), _CONNECT_LIMIT).close()
+    except OSError as error:
+        # Without a text of its own where the time was over.
+        raise ServiceDown(
+            f"{found.endpoint} cannot be reached: {error.strerror or error}",
+            "systemctl status chromadb on its host; see endpoint in client.yml",
+        ) from None
+
+
+def _explained(found: Settings, error: BaseException) -> ClientError:
+    """Return what an error of the official client means."""
+    for each in _chain(error):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return CertificateUnknown(
+                f"{found.endpoint} shows a certificate that is not accepted: {each.verify_message}",
+                "ca_file must name the authority that signed it, and endpoint the host by a name that it has",
+            )
+        status = each.response.status_code if isinstance(each, httpx.HTTPStatusError) else 0
+        if status in _REFUSED or isinstance(each, AuthorizationError | ChromaAuthError):
+            fact = "does not accept the token" if found.token_file else "wants a token"
+            return TokenRefused(f"{found.endpoint} {fact}", "token_file must name a file with one that is valid for it")
+        if isinstance(each, NotFoundError):
+            return ConfigurationError(
+                f"{found.endpoint} has no database {found.database} of the tenant {found.tenant}", "see client.yml"
+            )
+    said = " ".join(str(error).split())
+    return ServiceDown(
+        f"{found.endpoint} does not answer as Chroma does: {said}", "is it the right port, and http or https?"
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _forget() -> None:
+    """In a process that was forked: it connects for itself."""
+    _held.inherited.append((_held.client, dict(_held.tasks)))
+    _held.client = None
+    _held.tasks = weakref.WeakKeyDictionary()
+    _held.lock.release()
+
+
+os.register_at_fork(before=_held.lock.acquire, after_in_parent=_held.lock.release, after_in_child=_forget)
