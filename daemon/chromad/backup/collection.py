@@ -10,7 +10,7 @@ from chromad.backup import between, proof, restore, stage, workspace
 from chromad.backup.collection_copy import CollectionCopy
 from chromad.backup.stage import Order
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask_status
 from chromad.engine.api import Api
 from chromad.errors import (
     BackupError,
@@ -81,8 +81,8 @@ def connect(config: Config) -> Api:
         api.heartbeat()
     except (OSError, EngineError):
         raise TryAgain("the service does not answer", "systemctl start chromadb") from None
-    if running := ask(config.control_socket, "status"):
-        fence.need_none(running["fences"], "nothing can be restored into the service")
+    if running := ask_status(config.control_socket):
+        fence.need_none(running.fences, "nothing can be restored into the service")
     return api
 
 

@@ -18,7 +18,7 @@ from chromad.backup import stage, workspace
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.stage import Choice, Order, Staged
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask_status
 from chromad.engine.api import Api
 from chromad.errors import BackupError, ConfigurationError, EngineError, NotFound, PermissionProblem, TryAgain
 from chromad.host import files, privileges, service, signals, trees
@@ -220,13 +220,13 @@ def check_service(config: Config, *, may_stop: bool, verb: str = "restore") -> b
 
     verb: what chromactl was told to do.
     """
-    running = ask(config.control_socket, "status")
-    supervised = running["supervised"] if running else service.available() and service.active()
+    running = ask_status(config.control_socket)
+    supervised = running.supervised if running else service.available() and service.active()
     if (running or supervised) and not may_stop:
         raise TryAgain("the service is running", f"chromactl {verb} … --stop stops it, and starts it again afterwards")
     if running and not supervised:
         raise TryAgain(
-            f"chromad runs outside systemd (pid {running['pid']})", "stop it first, and start it again afterwards"
+            f"chromad runs outside systemd (pid {running.pid})", "stop it first, and start it again afterwards"
         )
     if supervised and not service.permitted():
         raise PermissionProblem(f"only root may stop {service.UNIT}", f"sudo chromactl {verb} …")

@@ -14,7 +14,7 @@ from chromad.backup.snapshot import PreparedBackup
 from chromad.backup.workspace import PROOF, PROVEN, UNPROVEN, host
 from chromad.chroma import segment, sqlite
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask, ask_status
 from chromad.engine.api import Api
 from chromad.errors import BackupError, ChromadError, ConfigurationError, PermissionProblem, TryAgain
 from chromad.host import files, removal, signals
@@ -197,13 +197,13 @@ def _prove(config: Config, taken: PreparedBackup, progress: Progress) -> tuple[P
 def _service(config: Config, found: manifest.Manifest, copy: Path) -> proof.Ask | None:
     """Asks the service for samples, but for collections that it has not loaded: they would stay in its memory."""
     try:
-        running = ask(config.control_socket, "status")
+        running = ask_status(config.control_socket)
     except (TryAgain, PermissionProblem) as error:
         journal.info("backup: the service is not asked for samples: %s", error.message)
         return None
-    if not running or running["state"] != "serving":
+    if not running or running.state != "serving":
         return None
-    left_out = {*running["cold_ids"], *running["quarantined"]}
+    left_out = {*running.cold_ids, *running.quarantined}
     served = proof.ask_service(Api(config.listen), config.data_dir, copy, found.last_seq_id)
     return lambda entry, ids: {} if entry.id in left_out else served(entry, ids)
 

@@ -106,7 +106,7 @@ def _examine(settings: ui.Settings, deep: bool) -> tuple[list[Result], str]:
         blind = error.message if isinstance(error, PermissionProblem) else ""
         return [fail("configuration", type(error), error.message, error.hint)], blind
     try:
-        answer = control.ask(config.control_socket, "status")
+        answer = control.ask_status(config.control_socket)
         host = Host(config, settings.path, answer, loaded(config) if answer else None)
     except (TryAgain, PermissionProblem) as error:
         blind = error.message if isinstance(error, PermissionProblem) else ""

@@ -5,7 +5,6 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from chromad import config as configuration
 from chromad import versions
@@ -14,6 +13,14 @@ from chromad.checks import mounts, preflight, raise_failures
 from chromad.chroma import additions, sqlite, wal
 from chromad.config import Config
 from chromad.control import Handler, Server
+from chromad.control.messages import (
+    BackupReport,
+    CheckpointReport,
+    DiskReport,
+    EventReport,
+    RecoveredReport,
+    StatusReport,
+)
 from chromad.daemon import last_stop, warm
 from chromad.daemon.checkpointer import Checkpointer
 from chromad.daemon.fences import Fences
@@ -68,7 +75,7 @@ class Daemon:
         # Seconds of an engine's silence after which it counts as hung
         self._silence = (notify.watchdog_interval() or DEFAULT_WATCHDOG) / 2
         self._guard = Guard(config)
-        self._telemetry = Telemetry(config, self._describe, self._silent, self._silence, self._guard.places)
+        self._telemetry = Telemetry(config, self._report, self._silent, self._silence, self._guard.places)
         self._engine: Engine | None = None
         self._fences = Fences(config.data_dir)
 
@@ -143,7 +150,7 @@ class Daemon:
         found = sqlite.collections(data_dir, counted=False) if startup.cold else []
         self._status.cold_ids = [each.id for each in found if warm.qualified(each) in startup.cold]
         self._status.recovered = [
-            {"collection": outcome.collection.name, "action": outcome.action, "reason": outcome.reason}
+            RecoveredReport(collection=outcome.collection.name, action=outcome.action, reason=outcome.reason)
             for outcome in startup.outcomes
         ]
 
@@ -250,7 +257,7 @@ class Daemon:
 
     def _verbs(self) -> dict[str, Handler]:
         return {
-            "status": lambda _request, _progress: self._describe(),
+            "status": lambda _request, _progress: self._report().document(),
             "configuration": lambda _request, _progress: self._config.model_dump(mode="json"),
             **Verbs(
                 self._config.data_dir, self._status, self._fences, self._checkpoints, self._checkpointer
@@ -262,44 +269,45 @@ class Daemon:
         probe = self._probe
         return probe.silent_for() if probe else 0.0
 
-    def _describe(self) -> dict[str, Any]:
+    def _report(self) -> StatusReport:
         # Each is replaced as a whole by another thread.
         config, status, fences = self._config, self._status, self._fences.standing
-        return {
-            "state": status.state,
-            "since": status.since,
-            "host": config.listen.host,
-            "port": config.listen.port,
-            "collections": status.collections,
-            "records": status.records,
-            "cold": status.cold,
-            "cold_ids": status.cold_ids,
-            "recovered": status.recovered,
-            "fences": {kind: fences[kind] for kind in (fence.OPERATOR, fence.DISK) if kind in fences},
-            "quarantined": sorted(fences.keys() - {fence.OPERATOR, fence.DISK}),
-            "disk": {
-                "level": self._guard.level,
-                "text": self._guard.text,
-                "full_in": self._telemetry.full_in(),
-                "unreachable": self._guard.unreachable,
-            },
-            "log": self._telemetry.log_size,
-            "metrics": str(config.metrics) if config.metrics.port else None,
-            "checkpoint": {"newest": self._checkpoints.newest(), "error": self._checkpointer.last_error},
-            "unprotected": self._checkpointer.unprotected,
-            "threads": threads.problems(),
-            "backup": ledger.summary(config.backup_dir),
-            "events": lines.recent(),
-            "last_stop": status.last_stop,
-            "data_dir": str(config.data_dir),
-            "pid": os.getpid(),
-            "engine_pid": self._engine.pid if self._engine else 0,
-            "clock_step": round(self._clock.step(), 1),
-            "environment": self._environment,
-            "chromad_version": versions.chromad(),
-            "engine_version": self._engine_version,
-            "supervised": notify.supervised(),
-        }
+        kinds = (fence.OPERATOR, fence.DISK)
+        return StatusReport(
+            state=status.state,
+            since=status.since,
+            host=config.listen.host,
+            port=config.listen.port,
+            collections=status.collections,
+            records=status.records,
+            cold=status.cold,
+            cold_ids=status.cold_ids,
+            recovered=status.recovered,
+            fences={kind: fences[kind] for kind in kinds if kind in fences},
+            quarantined=sorted(fences.keys() - set(kinds)),
+            disk=DiskReport(
+                level=self._guard.level,
+                text=self._guard.text,
+                full_in=self._telemetry.full_in(),
+                unreachable=self._guard.unreachable,
+            ),
+            log=self._telemetry.log_size,
+            metrics=str(config.metrics) if config.metrics.port else None,
+            checkpoint=CheckpointReport(newest=self._checkpoints.newest(), error=self._checkpointer.last_error),
+            unprotected=self._checkpointer.unprotected,
+            threads=threads.problems(),
+            backup=BackupReport.model_validate(ledger.summary(config.backup_dir)),
+            events=[EventReport.model_validate(each) for each in lines.recent()],
+            last_stop=status.last_stop,
+            data_dir=str(config.data_dir),
+            pid=os.getpid(),
+            engine_pid=self._engine.pid if self._engine else 0,
+            clock_step=round(self._clock.step(), 1),
+            environment=self._environment,
+            chromad_version=versions.chromad(),
+            engine_version=self._engine_version,
+            supervised=notify.supervised(),
+        )
 
 
 def _now() -> str:

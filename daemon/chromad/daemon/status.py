@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from chromad.config import Listen
+from chromad.control.messages import RecoveredReport
 from chromad.daemon.fences import Fences
 from chromad.daemon.guard import Guard
 from chromad.store import fence
@@ -10,7 +11,7 @@ from chromad.store import fence
 
 @dataclass
 class Status:
-    """What `chromactl status` shows; the main thread writes, the control socket reads."""
+    """What of a `StatusReport` only the main thread knows; it writes, the control socket reads."""
 
     state: str = "starting"
     since: str = ""
@@ -19,7 +20,7 @@ class Status:
     records: int = 0
     cold: dict[str, str] = field(default_factory=dict)
     cold_ids: list[str] = field(default_factory=list)
-    recovered: list[dict[str, str]] = field(default_factory=list)
+    recovered: list[RecoveredReport] = field(default_factory=list)
 
 
 def serving(status: Status, listen: Listen, fences: Fences, guard: Guard) -> str:

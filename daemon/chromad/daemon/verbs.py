@@ -38,7 +38,7 @@ class Verbs:
 
     def _list_collections(self, _request: dict[str, Any], _progress: Progress) -> dict[str, Any]:
         self._need_serving()
-        return overview.describe(self._data_dir, self._checkpoints)
+        return overview.describe(self._data_dir, self._checkpoints).document()
 
     def _take_checkpoints(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         self._need_serving()

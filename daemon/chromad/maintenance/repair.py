@@ -16,7 +16,7 @@ from pathlib import Path
 from chromad.backup import proof
 from chromad.chroma import audit, log, segment, soundness, sqlite, watermarks
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask_status
 from chromad.engine.api import Api
 from chromad.errors import ChromadError, TryAgain
 from chromad.host import files, processes
@@ -57,7 +57,7 @@ def run(config: Config, progress: Progress) -> list[Repaired]:
 
     Raises TryAgain when it does.
     """
-    if ask(config.control_socket, "status"):
+    if ask_status(config.control_socket):
         raise TryAgain("the service is running", "systemctl stop chromadb")
     held = lock.directory_lock(config.data_dir)
     with held:

@@ -22,7 +22,7 @@ from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
 from chromad.chroma import audit, log, segment, sqlite, wal
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask_status
 from chromad.engine.api import Api
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
 from chromad.host import files, service, signals
@@ -99,16 +99,14 @@ class Upgrade:
                 "there is no way back but a backup that the older version took: stop the service, move the data aside, "
                 "apply the older release, chromactl restore ID",
             )
-        running = ask(config.control_socket, "status")
-        if not running or running["state"] != "serving":
+        running = ask_status(config.control_socket)
+        if not running or running.state != "serving":
             raise UpgradeError(
                 "the service does not serve", "systemctl start chromadb: the new one has to answer as it does"
             )
-        if not running["supervised"]:
-            raise UpgradeError(
-                f"chromad runs outside systemd (pid {running['pid']})", "stop it; systemctl start chromadb"
-            )
-        self._left_out = {*running["cold_ids"], *running["quarantined"]}
+        if not running.supervised:
+            raise UpgradeError(f"chromad runs outside systemd (pid {running.pid})", "stop it; systemctl start chromadb")
+        self._left_out = {*running.cold_ids, *running.quarantined}
         size = sum(min(each.stat().st_size, each.stat().st_blocks * 512) for each in self._files())
         place = config.data_dir.parent
         free, reserve = free_bytes(place), workspace.reserve(config, place)

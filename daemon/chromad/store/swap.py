@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chromad.chroma import sqlite
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask_status
 from chromad.errors import ChromadError, TryAgain
 from chromad.host import files, privileges, processes, service, signals
 from chromad.host.privileges import Step
@@ -139,8 +139,8 @@ class DataSwap:
             service.control("start")
         except ChromadError:
             with suppress(ChromadError):
-                found = ask(self._config.control_socket, "status")
-                if found and found["state"] == "serving":
+                found = ask_status(self._config.control_socket)
+                if found and found.state == "serving":
                     return
             raise
 
