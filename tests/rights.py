@@ -18,7 +18,6 @@ SERVICE_USER = {
     # The daemon
     "control/__init__.py",
     "daemon/guard.py",
-    "checks/preflight.py",
     "host/removal.py",
     # Its data, and copies of these
     "store/archive.py",
