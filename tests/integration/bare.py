@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +13,7 @@ from typing import Any
 from chromad.config import Listen
 from chromad.engine import texts
 from chromad.engine.api import Api
-from chromad.engine.process import packets
+from chromad.engine.events import Events, pipe
 from chromad.errors import EngineError
 
 from tests.integration.account import until
@@ -26,7 +25,7 @@ HERE = "tenants/default_tenant/databases/default_database/collections"
 class Bare:
     """A running engine. events: its log so far."""
 
-    def __init__(self, log: socket.socket, port: int) -> None:
+    def __init__(self, log: int, port: int) -> None:
         self.api = Api(Listen(port=port))
         self.events: list[str] = []
         self._log = log
@@ -38,7 +37,7 @@ class Bare:
         self._reader.join()
 
     def _read(self) -> None:
-        for event in packets(self._log):
+        for event, _ in Events(self._log):
             self.events.append(event)
 
     def error(self, method: str, path: str, body: object = None) -> EngineError:
@@ -67,17 +66,17 @@ def engine(data: Path, level: str = "error") -> Iterator[Bare]:
     document: dict[str, Any] = {"persist_path": str(data), "port": port, "stdout_tracing": True, "allow_reset": True}
     settings = os.memfd_create("settings")
     os.write(settings, json.dumps(document).encode())
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = pipe()
     process = subprocess.Popen(
         [sys.executable, "-I", "-m", "chromad.engine.main", f"/proc/self/fd/{settings}", str(os.getpid())],
         stdin=subprocess.DEVNULL,
-        stdout=theirs.fileno(),
+        stdout=theirs,
         stderr=subprocess.DEVNULL,
         env={"PATH": os.environ["PATH"], "RUST_LOG": f"{level},{texts.REQUESTS}", "NO_COLOR": "1"},
         pass_fds=(settings,),
     )
     os.close(settings)
-    theirs.close()
+    os.close(theirs)
     bare = Bare(ours, port)
     try:
         until(lambda: _answers(bare), "the engine", 30)

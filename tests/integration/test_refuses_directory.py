@@ -1,12 +1,9 @@
 """What is wrong with the data directory or the user is told, and nothing is touched."""
 
-import errno
 import os
-from pathlib import Path
-from typing import Any
 
 import pytest
-from chromad.host import files
+from chromad.control import ask
 
 from tests.integration import mounts
 from tests.integration.account import current, need_closed_doors
@@ -54,22 +51,17 @@ def test_others_can_write(site: Site, mode: int) -> None:
     site.assert_refused(77, f"{site.data} has mode {mode:04o}: others than its owner can write", "chmod 0750")
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_trial_of_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
-    """A power cut may undo the removal of a name: there is none where the file system can do without."""
-    opened: list[int] = []
-    before = os.open
-
-    def watched(path: str, flags: int, *rest: Any, **words: Any) -> int:
-        if named and flags & os.O_TMPFILE == os.O_TMPFILE:
-            raise OSError(errno.EOPNOTSUPP, "no files without a name")
-        opened.append(flags)
-        return before(path, flags, *rest, **words)
-
-    monkeypatch.setattr(os, "open", watched)
-    files.try_write(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    assert any(flags & os.O_CREAT for flags in opened) is named
+def test_what_is_left_of_a_trial_of_writing_goes(site: Site) -> None:
+    """A power cut may undo the removal of its name."""
+    left = site.data / ".probe.0123456789abcdef.new"
+    left.write_text("chromad\n")
+    site.give(left)
+    os.utime(left, (0, 0))
+    daemon = site.serve()
+    ask(site.control, "checkpoint", {}, lambda _phase, _done, _total: None)
+    assert not left.exists()
+    assert not list(site.data.glob(".probe*"))
+    daemon.stop()
 
 
 def test_owner_may_not_write(site: Site) -> None:

@@ -1,19 +1,32 @@
 """Lines of the engine: what reaches the journal, and with which level."""
 
+import errno
 import io
 import logging
+import os
 import signal
-import socket
-import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from chromad.chroma import sqlite, wal
 from chromad.config import Config
-from chromad.engine import process, texts
+from chromad.engine import events, process, texts
+from chromad.engine.witness import Witness
 from chromad.host import signals
 
-NOT_APPLIED = "Error in compaction: Failed to apply logs to the metadata segment"
+NOT_APPLIED = "2026-11-23T01:00:00Z ERROR error: Error in compaction: Failed to apply logs to the metadata segment"
+WRITE_FAILED = (
+    "2026-11-23T01:00:00Z ERROR error: Query error: Database error: error returned from database: (code: {}) something"
+)
+# Its route is cut off, as by a long address.
+ANSWER_FAILED = (
+    "2026-11-23T01:00:00Z ERROR response failed, classification: Status code: 500 Internal Server Error, latency: 1 ms"
+)
+READ_FAILED = f'{ANSWER_FAILED}\n    in HTTP request with http.method: POST, http.uri: /x, http.route: "/collections/{{id}}/get"\n'
 BANNER = """
                 (((((((((    (((((####
              ((((((((((((((((((((((#########
@@ -34,7 +47,7 @@ TRACE = """\
 
 def traces(caplog: pytest.LogCaptureFixture, text: str) -> list[tuple[int, str]]:
     with caplog.at_level(logging.DEBUG, "chromad"):
-        process._pump_traces([text])
+        process._pump_traces([(text, True)])
     return [(record.levelno, record.getMessage()) for record in caplog.records]
 
 
@@ -83,37 +96,73 @@ def test_an_error_before_the_echo_is_told(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_events_are_listened_to() -> None:
-    heard: list[str] = []
-    events = ["  2026-11-23T01:00:00Z ERROR error: broken\n    at x.rs:1\n\n", "  2026-11-23T01:00:00Z ERROR x\n\n"]
-    process._pump_traces(events, heard.append)
-    assert heard == events
+    heard: list[events.Event] = []
+    came = [("  2026-11-23T01:00:00Z ERROR error: broken\n    at x.rs:1\n\n", True), ("rest of a long one", False)]
+    process._pump_traces(came, heard.append)
+    assert heard == came
 
 
 def test_line_within_an_event_is_no_event(caplog: pytest.LogCaptureFixture) -> None:
     """Such as in what a client has named something."""
-    forged = "2026-11-23T01:00:00Z ERROR error: Error in compaction: Failed to apply logs to the metadata segment"
-    event = f"2026-11-23T01:00:00Z  WARN a: no {forged.replace('2026', chr(10) + '2026')}\n    at x.rs:1\n\n"
+    event = f"2026-11-23T01:00:00Z  WARN a: no\n{NOT_APPLIED}\n    at x.rs:1\n\n"
     assert traces(caplog, event) == [(logging.WARNING, "engine: a: no")]
     assert texts.failed_write(event) is None
-    assert texts.failed_write(f"{forged}\n") is texts.FailedWrite.NOT_APPLIED
+    assert texts.failed_write(f"{NOT_APPLIED}\n") is texts.FailedWrite.NOT_APPLIED
+
+
+def test_rest_of_an_event_is_no_event(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "chromad"):
+        process._pump_traces([(NOT_APPLIED, False)])
+    assert not caplog.records
 
 
 def test_writes_stay_apart_however_they_are_read() -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    written = [b"one\ntwo\n", b"x" * 100_000, b"\xff\n"]
-    with theirs:
-        for each in written:
-            theirs.send(each)
-    assert list(process.packets(ours)) == [each.decode(errors="replace") for each in written]
+    reading, writing = events.pipe()
+    full = "x" * 4095 + "\n"
+    written = ["one\ntwo\n", full + full + "rest\n", "\xff\n", full, "after a full one"]
+    for each in written:
+        os.write(writing, each.encode("latin-1"))
+    os.close(writing)
+    assert list(events.Events(reading)) == [
+        ("one\ntwo\n", True),
+        (full, True),
+        (full, False),
+        ("rest\n", False),
+        ("\ufffd\n", True),
+        (full, True),
+        # Nobody can tell.
+        ("after a full one", False),
+    ]
+
+
+def test_what_is_heard_without_memory_is_heard_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scarce(bytearray):
+        failures = 1
+
+        def __getitem__(self, place: Any) -> Any:
+            if self.failures:
+                self.failures -= 1
+                raise MemoryError
+            return super().__getitem__(place)
+
+    reading, writing = events.pipe()
+    found = events.Events(reading)
+    monkeypatch.setattr(found, "_buffer", Scarce(4096))
+    for text in (b"one\n", b"two\n"):
+        os.write(writing, text)
+    os.close(writing)
+    with pytest.raises(MemoryError):
+        next(found)
+    assert list(found) == [("one\n", True), ("two\n", True)]
 
 
 @pytest.mark.parametrize(
     ("code", "failed"),
     [
-        (7, texts.FailedWrite.UNDONE),
-        (13, texts.FailedWrite.UNDONE),
+        (7, texts.FailedWrite.STARVED),
+        (13, texts.FailedWrite.FULL),
         # SQLITE_IOERR_FSYNC
-        (1034, texts.FailedWrite.UNDONE),
+        (1034, texts.FailedWrite.FAILING),
         # What leaves the transaction as it is: BUSY_SNAPSHOT, CORRUPT, and a fence
         (517, texts.FailedWrite.OTHER),
         (11, texts.FailedWrite.OTHER),
@@ -121,34 +170,80 @@ def test_writes_stay_apart_however_they_are_read() -> None:
     ],
 )
 def test_what_sqlite_says_of_a_write(code: int, failed: texts.FailedWrite | None) -> None:
-    event = f"2026-11-23T01:00:00Z ERROR error: Query error: Database error: error returned from database: (code: {code}) x\n"
-    assert texts.failed_write(event) is failed
+    assert texts.failed_write(WRITE_FAILED.format(code)) is failed
+
+
+def listening(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[process.Engine, list[bool]]:
+    """An engine that runs, and what becomes of it."""
+    killed: list[bool] = []
+    running = SimpleNamespace(poll=lambda: 1 if killed else None, kill=lambda: killed.append(True))
+    found = process.Engine(Config(data_dir=tmp_path), -1)
+    monkeypatch.setattr(found, "_process", running)
+    monkeypatch.setattr(process, "_KEPT_OUT", 0.5)
+    return found, killed
 
 
 @pytest.mark.parametrize(
-    ("code", "again", "ended"),
+    ("text", "genuine", "trouble", "found"),
     [
-        (1034, 0.0, True),
-        (1034, 1.0, True),
-        (517, 9999.0, False),
-        (None, 1.0, False),
-        (None, 3599.0, False),
-        (None, 3601.0, True),
+        (WRITE_FAILED.format(1034), True, "", "the disk failing"),
+        (WRITE_FAILED.format(13), True, "", "the disk full"),
+        (WRITE_FAILED.format(7), True, "", "too little memory"),
+        # What may be of a client, or has another reason, is looked into.
+        (WRITE_FAILED.format(1034), False, "", ""),
+        (WRITE_FAILED.format(1034), False, "the disk full", "the disk full"),
+        (WRITE_FAILED.format(517), True, "", ""),
+        (NOT_APPLIED, True, "", ""),
+        (NOT_APPLIED, True, "the disk failing", "the disk failing"),
+        (ANSWER_FAILED, True, "the disk full", "the disk full"),
+        (READ_FAILED, True, "the disk full", ""),
+        (READ_FAILED, True, "the disk failing", "the disk failing"),
+        ("2026-11-23T01:00:00Z ERROR a: b", True, "the disk full", ""),
     ],
 )
 def test_engine_whose_write_failed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int | None, again: float, ended: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, genuine: bool, trouble: str, found: str
 ) -> None:
-    """It may keep a transaction open, and put into it what it acknowledges: it is ended at once, but where the reason is not told
-    not twice within an hour. again: seconds after the last time."""
-    killed: list[bool] = []
-    running = SimpleNamespace(poll=lambda: None, kill=lambda: killed.append(True))
-    found = process.Engine(Config(data_dir=tmp_path), -1, doubted=time.time() - again)
-    monkeypatch.setattr(found, "_process", running)
-    text = f"Query error: Database error: error returned from database: (code: {code}) x" if code else NOT_APPLIED
-    found._listen(f"2026-11-23T01:00:00Z ERROR error: {text}\n")
-    assert bool(killed) is ended
-    assert found.doubted is (ended and code is None)
+    """It may keep a transaction open, and put into it what it acknowledges."""
+    engine, killed = listening(monkeypatch, tmp_path)
+    monkeypatch.setattr(engine, "_witness", SimpleNamespace(trouble=lambda: trouble))
+    wal.use(tmp_path)
+    engine._listen((f"{text}\n", genuine))
+    if engine._watch:
+        engine._watch.join()
+    assert (bool(killed), engine.ended_for) == (bool(found), found)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_engine_that_keeps_writers_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ours: bool) -> None:
+    """A failed write of which nobody knows why, and then nobody else can write. ours: it is us, as while the database is compacted."""
+    engine, killed = listening(monkeypatch, tmp_path)
+    wal.use(tmp_path)
+    with sqlite.connect(tmp_path) as connection, engine.waiting() if ours else nullcontext():
+        connection.execute("BEGIN IMMEDIATE")
+        engine._listen((f"{NOT_APPLIED}\n", True))
+        assert engine._watch
+        engine._watch.join()
+    assert bool(killed) is not ours
+
+
+def test_witness_sees_a_full_disk_and_one_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wal.use(tmp_path)
+    witness = Witness(tmp_path)
+    witness.begin()
+    assert witness.trouble() == ""
+    for number, found in ((errno.ENOSPC, "the disk full"), (errno.EIO, "the disk failing"), (errno.EMFILE, "")):
+        for name in ("write", "fdatasync"):
+            with monkeypatch.context() as patched:
+                patched.setattr(os, name, _failing(number))
+                assert witness.trouble() == found
+
+
+def _failing(number: int) -> Callable[..., Any]:
+    def fail(*_words: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def test_control_characters_are_escaped(caplog: pytest.LogCaptureFixture) -> None:
@@ -172,7 +267,7 @@ def test_engine_of_somebody_who_is_interrupted(
     with caplog.at_level(logging.DEBUG, "chromad"):
         for came, quiet in ((0, False), (signal.SIGINT, scratch)):
             monkeypatch.setattr(signals._Ending, "came", came)
-            process._pump_traces([line], unheard=found._ends_unheard, scratch=scratch)
+            process._pump_traces([(line, True)], unheard=found._ends_unheard, scratch=scratch)
             process._pump_errors(io.StringIO("panicked\n"), found._ends_unheard)
             expected += [logging.DEBUG if quiet else logging.ERROR] * 2
     assert [record.levelno for record in caplog.records] == expected

@@ -715,3 +715,14 @@ def test_exchange_that_fails_at_its_last_step_is_taken_back(copy: Path, monkeypa
     with pytest.raises(OSError, match="No space left"):
         files.exchange(copy, data)
     assert (copy.stat().st_ino, data.stat().st_ino) == inodes
+
+
+def test_trial_of_writing_has_the_name_of_a_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a power cut leaves of it, by undoing the removal, goes as other drafts do."""
+    monkeypatch.setattr(os, "unlink", lambda *_words, **_more: None)
+    files.try_write(tmp_path)
+    monkeypatch.undo()
+    [left] = tmp_path.iterdir()
+    os.utime(left, (0, 0))
+    files.remove_drafts(tmp_path)
+    assert not left.exists()

@@ -50,11 +50,11 @@ def test_damaged(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_no_mark_of_an_earlier_chromad(tmp_path: Path) -> None:
-    write(tmp_path, {name: value for name, value in asdict(GOOD).items() if name not in ("mark", "former", "doubted")})
+    write(tmp_path, {name: value for name, value in asdict(GOOD).items() if name not in ("mark", "former")})
     assert state.read(tmp_path) == replace(GOOD, mark=None)
 
 
-@pytest.mark.parametrize("key", sorted(asdict(GOOD).keys() - {"mark", "former", "doubted"}))
+@pytest.mark.parametrize("key", sorted(asdict(GOOD).keys() - {"mark", "former"}))
 def test_missing_key(tmp_path: Path, key: str) -> None:
     write(tmp_path, {name: value for name, value in asdict(GOOD).items() if name != key})
     with pytest.raises(ConfigurationError, match="is damaged"):

@@ -331,6 +331,19 @@ def do_not_flush(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA main.synchronous = OFF")
 
 
+def is_write_locked(data_dir: Path) -> bool:
+    """Whether somebody is in the middle of a write, or has left one open."""
+    with connect(data_dir, busy_timeout=0.0) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return True
+        connection.execute("ROLLBACK")
+    return False
+
+
 def files(data_dir: Path) -> list[Path]:
     """The files that together hold the durable state of the database: it and, where there is one, its WAL."""
     return [path for path in (data_dir / FILE, data_dir / f"{FILE}-wal") if path.exists()]

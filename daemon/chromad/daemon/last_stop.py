@@ -1,14 +1,12 @@
 """What the stop before has left in the data directory, and what of it is believed."""
 
-import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from chromad.backup import ledger
 from chromad.chroma import segment, sqlite, wal
 from chromad.config import Config
-from chromad.errors import BackupError, ChromadError
+from chromad.errors import BackupError
 from chromad.logs import events
 from chromad.logs.lines import log
 from chromad.store import state
@@ -52,11 +50,3 @@ def tell(data_dir: Path, before: state.State | None) -> str:
     where = "in this boot" if same else "in another boot, as after a power cut"
     log.warning("%s: the last run did not stop cleanly, %s", data_dir, where, extra=events.UNCLEAN_STOP.extra)
     return "unclean"
-
-
-def note_doubt(data_dir: Path) -> None:
-    """The next runs know that an engine was ended for a doubt, and do not do so again soon."""
-    # A disk that takes no note: then it may be ended once more.
-    with suppress(ChromadError, OSError):
-        if found := state.read(data_dir):
-            state.write(data_dir, replace(found, doubted=time.time()))

@@ -99,7 +99,7 @@ class Daemon:
             )
             self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._data_id)
             self._checkpointer = Checkpointer(config, self._checkpoints, self._data_id)
-            self._engine = Engine(config, held.fd, doubted=self._before.doubted if self._before else 0.0)
+            self._engine = Engine(config, held.fd)
             control = Server(config.control_socket, self._verbs())
             control.start()
             try:
@@ -110,8 +110,6 @@ class Daemon:
                 self._stop(self._engine)
             finally:
                 self._engine.kill()
-                if self._engine.doubted:
-                    last_stop.note_doubt(config.data_dir)
                 self._telemetry.close()
                 control.stop()
         finally:
@@ -141,8 +139,7 @@ class Daemon:
         startup.recover(self._before)
         # Not before: a recovery that is cut short is to be done again, and by what was known of the last stop.
         history.accept(self._config.checkpoint_dir, self._data_id)
-        doubted = self._before.doubted if self._before else 0.0
-        state.write(data_dir, state.unclean(self._data_id, self._engine_version, doubted))
+        state.write(data_dir, state.unclean(self._data_id, self._engine_version))
         startup.serve()
         self._checkpointer.kept = {each.collection.id for each in startup.outcomes if each.action != "quarantined"}
         self._status.cold = startup.cold
@@ -260,7 +257,7 @@ class Daemon:
             "status": lambda _request, _progress: self._report().document(),
             "configuration": lambda _request, _progress: self._config.model_dump(mode="json"),
             **Verbs(
-                self._config.data_dir, self._status, self._fences, self._checkpoints, self._checkpointer
+                self._config.data_dir, self._status, self._fences, self._checkpoints, self._checkpointer, self._engine
             ).handlers(),
         }
 

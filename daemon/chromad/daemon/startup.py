@@ -107,9 +107,13 @@ class Startup:
                 return
             sqlite.check_schema(self._config.data_dir)
             additions.keep_log(self._config.data_dir, _tick)
+            self._engine.watch_disk()
             broken = self._warm()
             if broken is None:
                 return
+            if self._engine.ended_for:
+                # Whatever was asked at that moment is not to blame.
+                self._engine.raise_if_dead()
             self._engine.kill()
             self._mend(*broken)
 

@@ -1,34 +1,30 @@
 """The engine: Chroma's server as a child process."""
 
-import errno
 import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import IO
 
-from chromad.chroma import additions
+from chromad.chroma import additions, sqlite
 from chromad.config import Config
-from chromad.engine import room, sandbox, texts
+from chromad.engine import events, room, sandbox, texts
 from chromad.engine.api import Api
+from chromad.engine.events import Event
+from chromad.engine.witness import Witness
 from chromad.errors import ChromadError, EngineError, PermissionProblem, one_line
 from chromad.host import signals, threads
 from chromad.logs.lines import log
 
-_DOUBT = "the engine could not apply what it had logged"
-_DOUBT_INTERVAL = 3600.0  # seconds
-# Bytes of one write; the engine's own sockets take no longer ones.
-_LONGEST_PACKET = 1 << 18
+# Seconds for which nobody else could write, and between two looks
+_KEPT_OUT, _LOOK = 30.0, 0.2
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
 _START_LIMIT = 600.0  # seconds
-# Bytes; what SQLite writes for a transaction is more.
-_PROBE = 64 << 10
 _RUST_LOG = {"debug": "info", "info": "warn", "warning": "warn", "error": "error"}
 
 
@@ -36,19 +32,20 @@ class Engine:
     """Starts, watches and stops one engine process.
 
     scratch: it serves nobody but us, who ask it for what may not be there: a refusal is no more than an answer.
-    doubted: when an engine of these data was last ended for a doubt (time.time()).
     """
 
-    def __init__(self, config: Config, lock_fd: int, *, scratch: bool = False, doubted: float = 0.0) -> None:
+    def __init__(self, config: Config, lock_fd: int, *, scratch: bool = False) -> None:
         self._config = config
         self._lock_fd = lock_fd
         self._scratch = scratch
         self._ending = False
         self._process: subprocess.Popen[str] | sandbox.SandboxedProcess | None = None
         self._pumps: list[threads.Task] = []
-        self._ended_for = ""
-        # Until when (time.time()) it is not ended again for a doubt
-        self._sure_until = doubted + _DOUBT_INTERVAL
+        # What it was found with, for which it was ended by us
+        self.ended_for = ""
+        self._witness = Witness(config.data_dir)
+        self._watch: threads.Task | None = None
+        self._waiting = False
 
     def start(self) -> None:
         """Starts the process; it does not answer yet. Raises PermissionProblem for root, who has to permit that."""
@@ -61,12 +58,12 @@ class Engine:
         except ChromadError as error:
             # The engine has its own words for a database that it cannot open.
             log.debug("SQLite's planner is not told what makes filters fast: %s", error.message)
-        self._ended_for = ""
-        self._process, events = self._start()
+        self.ended_for = ""
+        self._process, log_of_engine = self._start()
         assert self._process.stderr
-        # One that serves nobody acknowledges nothing, and what it says may come in lines.
-        listen = (lambda _event: None) if self._scratch else self._listen
-        pump = partial(_pump_traces, events, listen, self._ends_unheard, scratch=self._scratch)
+        # One that serves nobody acknowledges nothing, and what it says comes line by line.
+        listen = _ignore if self._scratch else self._listen
+        pump = partial(_pump_traces, log_of_engine, listen, self._ends_unheard, scratch=self._scratch)
         # An engine whose output nobody reads comes to a stop.
         self._pumps = [
             threads.Task("engine output", pump, again=1.0),
@@ -75,7 +72,7 @@ class Engine:
         for task in self._pumps:
             task.start()
 
-    def _start(self) -> "tuple[subprocess.Popen[str] | sandbox.SandboxedProcess, Iterable[str]]":
+    def _start(self) -> "tuple[subprocess.Popen[str] | sandbox.SandboxedProcess, Iterable[Event]]":
         """Gives the process, and what comes on its standard output."""
         # Chroma reads CHROMA_* over its configuration file, so it gets none of ours.
         environment = {
@@ -90,14 +87,13 @@ class Engine:
             descriptors = (settings, self._lock_fd)
             if self._scratch and sandbox.wanted():
                 apart = sandbox.SandboxedProcess(environment, descriptors)
-                return apart, apart.stdout
-            # What comes of one write(2) stays together, see `texts`.
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
+                return apart, ((line, True) for line in apart.stdout)
+            reading, writing = events.pipe()
+            try:
                 process = subprocess.Popen(
                     room.command(settings),
                     stdin=subprocess.DEVNULL,
-                    stdout=theirs.fileno(),
+                    stdout=writing,
                     stderr=subprocess.PIPE,
                     text=True,
                     errors="replace",
@@ -106,7 +102,12 @@ class Engine:
                     # Ctrl-C in a terminal reaches the daemon alone.
                     start_new_session=True,
                 )
-            return process, packets(ours)
+            except BaseException:
+                os.close(reading)
+                raise
+            finally:
+                os.close(writing)
+            return process, events.Events(reading)
         finally:
             os.close(settings)
 
@@ -122,8 +123,8 @@ class Engine:
             return None
         if self._lost:
             return "the sandbox of the engine, a unit of systemd's, did not start, or was ended"
-        if self._ended_for:
-            return f"{self._ended_for} in the middle of a transaction, and was ended"
+        if self.ended_for:
+            return f"the engine found {self.ended_for} in the middle of a transaction, and was ended"
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else "real-time"
             return f"the engine was ended by signal {-code} ({name})"
@@ -199,33 +200,56 @@ class Engine:
         """Whether what it says is nobody's concern: it is our own, and is being ended, or we are and have left its answers."""
         return self._scratch and (self._ending or signals.has_come())
 
-    def _listen(self, event: str) -> None:
-        """Ends an engine that could not write, unless the reason leaves its transactions as they are.
+    def _listen(self, event: Event) -> None:
+        """Ends an engine that may not keep what it acknowledges from now on.
 
         SQLite undoes a transaction that finds no room, no memory, or a disk that fails. The engine's pool of connections does
-        not know of that: it may keep a later one open for good, and put into it what it acknowledges from then on. Where the
-        engine does not say why, what is wrong may be wrong for good, such as a damaged index, and is not looked into again soon.
+        not know of that: it may keep a later one open for good, and put into it what it acknowledges. Where the engine does not
+        say why a write failed, or a client may have had it say so, the disk is looked at, and whether writers are kept out.
         """
-        failed = texts.failed_write(event)
+        text, genuine = event
+        failed = texts.failed_write(text)
         if failed is None:
             return
-        if is_full(self._config.data_dir):
-            reason = "the engine found the disk full"
-        elif failed is texts.FailedWrite.UNDONE:
-            reason = "the engine found the disk failing, full or the memory used up"
-        elif failed is texts.FailedWrite.NOT_APPLIED and time.time() > self._sure_until:
-            reason = _DOUBT
-        else:
+        if genuine and failed in texts.UNDOING.values():
+            self._end(failed.value)
             return
+        trouble = self._witness.trouble()
+        # Whoever only reads on a full disk is to be served as long as that lasts.
+        if trouble and (failed, trouble) != (texts.FailedWrite.READ, texts.FailedWrite.FULL.value):
+            self._end(trouble)
+        elif not self._watch or not self._watch.is_alive():
+            self._watch = threads.Task("watch of a doubtful engine", self._look_for_open_transaction)
+            self._watch.start()
+
+    def _look_for_open_transaction(self) -> None:
+        deadline = time.monotonic() + _KEPT_OUT
+        while self._process and self._process.poll() is None and not self._waiting:
+            if not sqlite.is_write_locked(self._config.data_dir):
+                return
+            if time.monotonic() > deadline:
+                self._end("a transaction that it kept open")
+                return
+            time.sleep(_LOOK)
+
+    def _end(self, found: str) -> None:
         process = self._process
         if process and process.poll() is None:
-            self._ended_for = reason
+            self.ended_for = found
             process.kill()
 
-    @property
-    def doubted(self) -> bool:
-        """Whether it was ended because nobody could tell what it kept open."""
-        return self._ended_for == _DOUBT
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Somebody of ours writes to the database for long, and the engine has to wait: that is no reason to end it."""
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
+
+    def watch_disk(self) -> None:
+        """Sees failures of the disk from here on. To be called when the engine has its database open."""
+        self._witness.begin()
 
     def _join(self) -> None:
         for thread in self._pumps:
@@ -246,44 +270,22 @@ class Engine:
         }
 
 
-def is_full(directory: Path) -> bool:
-    """Whether the file system of a directory, or our quota there, has no room for another few pages."""
-    try:
-        fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            written = 0
-            while written < _PROBE:
-                written += os.write(fd, bytes(_PROBE - written))
-        finally:
-            os.close(fd)
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:  # files without a name
-            status = os.statvfs(directory)
-            return status.f_bavail * status.f_frsize < _PROBE
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return False
-
-
-def packets(ours: socket.socket) -> Iterator[str]:
-    """What the other side of a pair of sockets (SOCK_SEQPACKET) has written, write by write, until it is gone."""
-    buffer = bytearray(_LONGEST_PACKET)
-    with ours:
-        while length := ours.recv_into(buffer):
-            yield buffer[:length].decode(errors="replace")
+def _ignore(_event: Event) -> None:
+    pass
 
 
 def _pump_traces(
-    stream: Iterable[str],
-    listen: Callable[[str], None] = lambda _event: None,
+    stream: Iterable[Event],
+    listen: Callable[[Event], None] = _ignore,
     unheard: Callable[[], bool] = lambda: False,
     *,
     scratch: bool = False,
 ) -> None:
-    """stream: events; or lines, of an engine that nobody listens to. listen: gets each."""
     for event in stream:
         listen(event)
+        text, genuine = event
         # Everything else on standard output is the banner, or says where in the source a trace comes from.
-        if found := texts.trace(event):
+        if genuine and (found := texts.trace(text)):
             level, message = found
             expected = unheard() or (scratch and texts.is_failed_answer(message))
             log.log(logging.DEBUG if expected else _LEVELS.get(level, logging.DEBUG), "engine: %s", one_line(message))

@@ -1,14 +1,14 @@
 """Chroma's phrases: all that chromad goes by in what the engine says, and nothing else in the package reads its texts.
 
 Clients choose names, ids, keys and paths, and the engine echoes them in messages and in log lines, newlines included. So a
-message counts only as a whole, or by a beginning that no client can write before. In the log, a line can be forged as a whole;
-an event cannot, which the engine writes at once (tracing-subscriber's fmt layer), so that it begins where a packet does.
+message counts only as a whole, or by a beginning that no client can write before. In the log, a line can be forged as a whole,
+and is no more than a reason to look at the thing itself; the beginning of an event cannot, see `events`.
 tests/integration/test_texts.py provokes each of them.
 """
 
 import re
 from collections.abc import Mapping
-from enum import Enum, auto
+from enum import Enum
 
 from chromad import documents
 from chromad.errors import EngineError, NotFound, RecordLost, SegmentUnreadable, TablesMissing
@@ -41,9 +41,6 @@ _TRACE = re.compile(r"\s*\d{4}-\d\d-\d\dT[\d:.]+Z\s+(TRACE|DEBUG|INFO|WARN|ERROR
 _WRITE_FAILED = re.compile(
     r"error: Query error: Database error: error returned from database: \(code: (?!1811\))(\d{1,9})\) .*"
 )
-# NOMEM, IOERR and FULL, after which SQLite undoes the whole transaction by itself
-# (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction")
-_UNDOING = (7, 10, 13)
 # It was logged, but not applied.
 _NOT_APPLIED = "error: Error in compaction: Failed to apply logs to the metadata segment"
 # An answer with a status of 500 and more, for whatever reason, and the request that it was for, by the engine's own name
@@ -88,17 +85,26 @@ def is_failed_answer(message: str) -> bool:
 
 
 class FailedWrite(Enum):
-    """UNDONE: SQLite has undone a transaction of the log by itself. NOT_APPLIED: what was logged could not be applied, and the
-    engine does not say why. OTHER: a write to the log that failed for another reason, or a change of the catalog, of which the
-    engine does not say why it failed."""
+    """FULL, FAILING, STARVED: SQLite has undone a transaction by itself, for this; the value is what the engine found.
+    NOT_APPLIED: what was logged could not be applied, and the engine does not say why. OTHER: a write to the log that failed for
+    another reason, or a change of the catalog, of which the engine does not say why it failed. READ: neither is told of a read that
+    failed, and it applies what was logged."""
 
-    UNDONE = auto()
-    NOT_APPLIED = auto()
-    OTHER = auto()
+    FULL = "the disk full"
+    FAILING = "the disk failing"
+    STARVED = "too little memory"
+    NOT_APPLIED = "not applied"
+    OTHER = "other"
+    READ = "read"
+
+
+# By SQLite's primary codes FULL, IOERR and NOMEM
+# (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction")
+UNDOING = {13: FailedWrite.FULL, 10: FailedWrite.FAILING, 7: FailedWrite.STARVED}
 
 
 def failed_write(event: str) -> FailedWrite | None:
-    """What an event of the log tells of a write, None where it tells of none that failed."""
+    """What an event of the log, or the beginning of one, tells of a write; None where it tells of none that failed."""
     found = trace(event)
     if not found or found[0] != "ERROR":
         return None
@@ -107,12 +113,13 @@ def failed_write(event: str) -> FailedWrite | None:
         return FailedWrite.NOT_APPLIED
     if failed := _WRITE_FAILED.fullmatch(message):
         # An extended code has the primary one in its lowest byte.
-        return FailedWrite.UNDONE if int(failed[1]) & 0xFF in _UNDOING else FailedWrite.OTHER
+        return UNDOING.get(int(failed[1]) & 0xFF, FailedWrite.OTHER)
     if not is_failed_answer(message):
         return None
-    for line in event.splitlines()[1:]:
-        if request := _REQUEST.match(line):
-            method, route = request.groups()
-            changes = method in ("PUT", "PATCH", "DELETE") or (method == "POST" and route.endswith(_CATALOG))
-            return FailedWrite.OTHER if changes else None
-    return None
+    request = next(filter(None, map(_REQUEST.match, event.splitlines()[1:])), None)
+    if not request:
+        # It comes after the address, of which clients decide how long it is.
+        return FailedWrite.OTHER
+    method, route = request.groups()
+    changes = method in ("PUT", "PATCH", "DELETE") or (method == "POST" and route.endswith(_CATALOG))
+    return FailedWrite.OTHER if changes else FailedWrite.READ

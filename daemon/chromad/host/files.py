@@ -167,26 +167,17 @@ def _is_abandoned(draft: str, parent: int) -> bool:
 
 
 def try_write(path: Path) -> None:
-    """Raises OSError where a directory takes no file, write and fsync. Nothing is left of it, whenever it is cut off; where a
-    file system has no files without a name (NFS), a draft may be."""
+    """Raises OSError where a directory takes no new file, write and fsync, or does not give it up. What a power cut leaves of it
+    goes with other drafts."""
     with directory(path) as parent:
-        name = ""
-        flags = os.O_WRONLY | os.O_CLOEXEC
-        try:
-            fd = os.open(".", os.O_TMPFILE | flags, 0o600, dir_fd=parent)
-        except OSError as error:
-            # Older kernels take it for the directory itself, open(2).
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
-                raise
-            name = f".probe.{secrets.token_hex(8)}.new"
-            fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags, 0o600, dir_fd=parent)
+        draft = f".probe.{secrets.token_hex(8)}.new"
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
         try:
             os.write(fd, b"chromad\n")
             os.fsync(fd)
         finally:
             os.close(fd)
-            if name:
-                os.unlink(name, dir_fd=parent)
+            os.unlink(draft, dir_fd=parent)
         os.fsync(parent)
 
 

@@ -33,8 +33,7 @@ class State:
     """format: of this file. data_id: of this history of the data; a restore begins another one, so that checkpoints of
     the former one are not taken for its own. clean: the last run flushed everything. boot_id: empty where unknown.
     updated: UTC, ISO 8601. mark: of a clean stop, None where an earlier chromad wrote none. former: the history that these data
-    were restored from, empty when they were not. doubted: when an engine was last ended because nobody could tell what it kept open,
-    seconds since 1970."""
+    were restored from, empty when they were not."""
 
     format: int
     data_id: str
@@ -44,7 +43,6 @@ class State:
     updated: str
     mark: CleanMark | None = None
     former: str = ""
-    doubted: float = 0.0
 
 
 def mark(data_dir: Path, left_out: Collection[str] = ()) -> CleanMark:
@@ -70,9 +68,9 @@ def _bare(found: Stats) -> dict[str, tuple[int, int]]:
     return {name: (size, mtime_ns) for name, (_, size, mtime_ns) in found.items()}
 
 
-def unclean(data_id: str, engine_version: str, doubted: float = 0.0) -> State:
-    """The state of a run of this boot that has yet to come to its end. doubted: see `State`."""
-    return State(FORMAT, data_id, engine_version, boot_id(), clean=False, updated=_now(), doubted=doubted)
+def unclean(data_id: str, engine_version: str) -> State:
+    """The state of a run of this boot that has yet to come to its end."""
+    return State(FORMAT, data_id, engine_version, boot_id(), clean=False, updated=_now())
 
 
 def clean(data_id: str, engine_version: str, mark: CleanMark, former: str = "") -> State:

@@ -8,7 +8,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -140,6 +140,8 @@ class Striker:
         self._fault = fault
         self._strike = strike
         self._seen = 0
+        # Processes and descriptors that the kernel has yet to tell of what could not be written
+        self._untold: set[tuple[int, int]] = set()
 
     def settle(self) -> None:
         """Returns when what was begun has come to its end: it takes all processes that are there for those of the operation."""
@@ -148,14 +150,15 @@ class Striker:
 
     def __call__(self, call: Call, event: Event) -> int:
         if self.reached.is_set():
-            # The disk stays full.
-            return errno.ENOSPC if self._fault == "full" and syscalls.finds_no_room(event) else GO_ON
+            return self._go_on(call, event)
         if call != self._place.call:
             return GO_ON
         self._seen += 1
         if self._seen < self._place.number:
             return GO_ON
         self.reached.set()
+        if self._fault == "failing":
+            self._untold = _open_files(syscalls.paths(event)) - {_caller(event)}
         try:
             self._strike()
         finally:
@@ -163,3 +166,32 @@ class Striker:
         if self._fault in ("kill", "power"):
             return NEVER
         return GO_ON if self._fault == "term" else syscalls.error(self._fault)
+
+    def _go_on(self, call: Call, event: Event) -> int:
+        # The disk stays full.
+        if self._fault == "full" and syscalls.finds_no_room(event):
+            return errno.ENOSPC
+        # What could not be written to a file is told once to each who had it open (errseq_t).
+        if call.kind == "sync" and _caller(event) in self._untold:
+            self._untold.remove(_caller(event))
+            return errno.EIO
+        return GO_ON
+
+
+def _caller(event: Event) -> tuple[int, int]:
+    """The process and the descriptor of a call that has one."""
+    try:
+        lines = Path(f"/proc/{event.tid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return event.tid, -1
+    return next(int(line.split()[1]) for line in lines if line.startswith("Tgid:")), event.arguments[0]
+
+
+def _open_files(paths: Sequence[str]) -> set[tuple[int, int]]:
+    """Processes and descriptors that have one of these files open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(link) in paths:
+                found.add((int(link.parts[2]), int(link.name)))
+    return found
