@@ -1,6 +1,7 @@
 """What the role builds on the controller: named by its sources, and everything with a hash."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.integration.account import AS_ROOT
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "ansible/roles/chromadb/files/wheels.py"
@@ -97,6 +100,55 @@ def test_a_controller_that_cannot_build_says_what_it_lacks(
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().startswith(problem)
     assert bool(done.stdout.strip()) is bool(problem)
+
+
+_BRING = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: Bring what the controller has
+      ansible.builtin.import_role:
+        name: chromadb
+        tasks_from: wheelhouse.yml
+      when: wanted
+  vars:
+    __chromadb_sources: {start: "2026-01-02 03:04:05.678901"}
+    __chromadb_wheels_built: {stdout: "{{ place }}/cache/made"}
+    chromadb_home: "{{ place }}/{{ inventory_hostname }}"
+"""
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="what hosts get is root's")
+def test_a_wheelhouse_is_packed_once_for_all_hosts_that_are_to_have_it(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.whl").write_text(name)
+    tar = tmp_path / "bin/tar"
+    tar.parent.mkdir()
+    tar.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\nexec {shutil.which("tar")} "$@"\n')
+    tar.chmod(0o755)
+    # The first host needs none: what is done once is not to hang on it.
+    hosts = {f"h{number}": {"chromadb_wheelhouse": str(tmp_path / "new"), "wanted": number > 0} for number in range(4)}
+    hosts["h3"]["chromadb_wheelhouse"] = str(tmp_path / "old")
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "place": str(tmp_path)}
+    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": local}}))
+    (tmp_path / "play.yml").write_text(_BRING)
+    for name in ("cache", *(f"{host}/packages" for host in hosts)):
+        (tmp_path / name).mkdir(parents=True)
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook", "-i", tmp_path / "hosts.json", tmp_path / "play.yml"],
+        cwd=ROOT / "ansible",
+        env={**os.environ, "PATH": f"{tar.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    brought = {path.parents[2].name: path.name for path in tmp_path.glob("h*/packages/wheelhouse/*")}
+    assert brought == {"h1": "new.whl", "h2": "new.whl", "h3": "old.whl"}
+    packed = [line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("-cf")]
+    assert len(packed) == 2
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def _tree(path: Path, umask: int) -> Path:

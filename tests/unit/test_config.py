@@ -96,6 +96,7 @@ def test_localhost_is_loopback(tmp_path: Path) -> None:
         ("backup: {repository: ''}", "At 'backup.repository': a repository is a path, or restic's name of a place"),
         ("backup: {repository: 7}", "At 'backup.repository'"),
         ("backup: {repository: 'rest:https://me:secret@example.org/'}", "must not hold a password"),
+        ("backup: {repository: 'rest:https://me:secret/word@example.org/'}", "must not hold a password"),
         ("backup: {copy_to: {repository: 'rest:https://me:secret@example.org/'}}", "At 'backup.copy_to.repository'"),
         ("backup: {copy_to: {}}", "At 'backup.copy_to.repository'"),
         ("backup: {password_file: key}", "At 'backup.password_file': the path 'key' is relative"),

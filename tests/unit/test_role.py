@@ -342,7 +342,7 @@ def test_whoever_may_come_is_everybody_unless_it_is_said() -> None:
 
 def test_later_tries_come_later_where_systemd_can() -> None:
     for version, can in ((252, False), (254, True), (257, True)):
-        said = {"__chromadb_systemd": {"stdout": f"systemd {version} ({version}.1)\n+PAM"}}
+        said = {"__chromadb_before": {"stdout": f"systemd {version} ({version}.1)\n+PAM"}}
         assert ("RestartMode=direct" in _drop_in(said)) is can
         assert bool(_of_role(said, "_chromadb_drop_in")) is can
 
@@ -423,3 +423,85 @@ def test_every_key_of_the_configuration_is_the_variable_of_its_name() -> None:
             value = value[name]
         if key != "control_socket":
             assert value == f"chromadb_{key.replace('.', '_')}"
+
+
+@pytest.mark.parametrize(
+    ("family", "system", "version", "known"),
+    [
+        ("Debian", "Debian", "12.11", True),
+        ("Debian", "Debian", "11.9", False),
+        ("Debian", "Ubuntu", "24.04", True),
+        ("Debian", "Ubuntu", "22.04", False),
+        ("Debian", "Kali", "2026.1", False),
+        ("RedHat", "Rocky", "9.6", True),
+        ("RedHat", "CentOS", "8", False),
+        ("RedHat", "Fedora", "42", False),
+        ("Suse", "SLES", "15.6", False),
+        ("Alpine", "Alpine", "3.22", False),
+    ],
+)
+def test_a_family_or_system_that_is_not_known_is_refused(family: str, system: str, version: str, known: bool) -> None:
+    facts = {
+        "os_family": family,
+        "distribution": system,
+        "distribution_version": version,
+        "service_mgr": "systemd",
+    }
+    tasks = yaml.safe_load((ROLES / "chromadb/tasks/preflight.yml").read_text())
+    found = [task for task in tasks if "_chromadb_supported" in str(task)]
+    assert [task["name"] for task in found] == [
+        "The host runs systemd, and is of a family that this role knows",
+        "The system is one that this role knows",
+    ]
+    role = yaml.safe_load((ROLES / "chromadb/vars/main.yml").read_text())
+    variables: dict[str, Any] = {"ansible_facts": facts, "system": system}
+    variables |= {name: role[name] for name in ("_chromadb_families", "_chromadb_supported")}
+    held = []
+    for task in found:
+        conditions = " and ".join(f"({each})" for each in task["ansible.builtin.assert"]["that"])
+        held.append(_rendered(f"{{{{ {conditions} }}}}", variables))
+        said = _rendered(task["ansible.builtin.assert"]["fail_msg"], variables)
+        assert re.search(rf"{system} {version} .*is not supported. HINT: use Debian 12", str(said))
+        if not held[-1]:
+            break
+        variables |= yaml.safe_load((ROLES / f"chromadb/vars/{family.lower()}.yml").read_text())
+    assert all(held) is known
+
+
+def test_each_family_says_how_packages_come_and_what_they_are_called() -> None:
+    families = yaml.safe_load((ROLES / "chromadb/vars/main.yml").read_text())["_chromadb_families"]
+    files = {path.stem.removeprefix("packages_") for path in (ROLES / "chromadb/tasks").glob("packages_*.yml")}
+    assert files == {family.lower() for family in families}
+    known = {
+        file: set(yaml.safe_load((ROLES / f"chromadb/vars/{file}.yml").read_text())["_chromadb_package_names"])
+        for file in files
+    }
+    assert set(map(frozenset, known.values())) == {frozenset({"venv", "restic", "ssh"})}
+    for path in ROLES.glob("*/tasks/*.yml"):
+        text = path.read_text(encoding="utf-8")
+        assert "ansible.builtin.apt:" not in text or path.name == "packages_debian.yml"
+        assert "ansible.builtin.dnf:" not in text or path.name == "packages_redhat.yml"
+
+
+def test_a_proxy_with_a_password_goes_into_the_configuration_of_dnf_alone() -> None:
+    [task] = yaml.safe_load((ROLES / "chromadb/tasks/packages_redhat.yml").read_text())
+    proxies = {"http_proxy": "http://a:1", "https_proxy": "http://host:word@proxy.test:3128", "no_proxy": "here"}
+    variables: dict[str, object] = {
+        "chromadb_proxy_env": proxies,
+        "__chromadb_dnf_main": {"content": "W21haW5dCmdwZ2NoZWNrPTEK"},
+    }
+    variables["_chromadb_proxy"] = str(_rendered(task["vars"]["_chromadb_proxy"], variables)).strip()
+    assert variables["_chromadb_proxy"] == proxies["https_proxy"]
+    text = str(_rendered((ROLES / "chromadb/templates/dnf.conf.j2").read_text(), variables))
+    assert text.split() == [
+        "[main]",
+        "gpgcheck=1",
+        "proxy=http://proxy.test:3128",
+        "proxy_username=host",
+        "proxy_password=word",
+    ]
+    assert str(_rendered(task["vars"]["_chromadb_proxy"], {"chromadb_proxy_env": {}})).strip() == ""
+
+
+def _rendered(text: str, variables: Mapping[str, object]) -> object:
+    return Templar(loader=DataLoader(), variables=dict(variables)).template(trust_as_template(text))

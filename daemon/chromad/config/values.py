@@ -73,6 +73,10 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=1 << 40)]
 Count = Annotated[int, Field(strict=True, ge=0, le=10_000)]
 
 
+# A password may have an @ in it, or a slash, after which it looks like a port that is no number.
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|://[^/@:\[]*:(?!\d*(/|$))")
+
+
 def _repository(value: object) -> object:
     if isinstance(value, str):
         if not value.isprintable() or not value.strip():
@@ -81,7 +85,7 @@ def _repository(value: object) -> object:
             )
         if ":" not in value.split("/")[0]:
             return str(_absolute(value))
-        if re.search(r"://[^/@]*:[^/@]*@", value):
+        if _PASSWORD.search(value):
             raise ValueError("a repository's address must not hold a password; put it into backup.environment_file")
         if re.match(r"rclone:.*[:,][^=,]*(pass|token|secret|key)[^=,]*=", value, re.IGNORECASE):
             raise ValueError(
