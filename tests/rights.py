@@ -27,7 +27,7 @@ SERVICE_USER = {
     "store/quarantine.py",
     "store/recovery.py",
     "chroma/segment.py",
-    "chroma/sqlite.py",
+    "chroma/wal.py",
     "backup/assemble.py",
     "backup/readback.py",
     "backup/rehearsal.py",
@@ -36,8 +36,10 @@ SERVICE_USER = {
     "backup/stage.py",
     "backup/timetravel.py",
     "maintenance/adopt.py",
+    "maintenance/adopt_report.py",
     "maintenance/repair.py",
     "maintenance/upgrade.py",
+    "maintenance/upgrade_end.py",
 }
 # Processes that get streams of ours on purpose: of the daemon, of an engine's unit, of the backup that root takes
 WITH_STREAMS = {"daemon/guard.py", "engine/room.py", "maintenance/upgrade_steps.py"}

@@ -132,6 +132,15 @@ class Laboratory:
             self._daemon = site.serve()
         if self._daemon.status()["state"] != "serving":
             losses.append("the service does not serve")
+        self._look_at_targets()
+        try:
+            opened.assert_holds(self._daemon.client(), self._model)
+        except AssertionError as error:
+            losses.append(f"the service has other records: {error}")
+        self._look_at_backups()
+
+    def _look_at_targets(self) -> None:
+        losses = self.summary.losses
         for path in self._targets.iterdir():
             if path.name.startswith(("staging-", ".chromad-restore-")):
                 self.summary.left.add("staging directories of restores")
@@ -141,10 +150,9 @@ class Laboratory:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        try:
-            opened.assert_holds(self._daemon.client(), self._model)
-        except AssertionError as error:
-            losses.append(f"the service has other records: {error}")
+
+    def _look_at_backups(self) -> None:
+        losses, site = self.summary.losses, self.site
         result = self._patiently("backup")
         if result.code:
             losses.append(f"the next backup fails: {result.output.strip()}")

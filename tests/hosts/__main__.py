@@ -64,11 +64,15 @@ def _run(arguments: argparse.Namespace) -> None:
             command = Host(arguments.host).ssh_command(*arguments.command)
             os.execvp(command[0], command)
         case "list":
-            for host in all_hosts():
-                facts = host.facts
-                print(host.name, facts["image"], facts["address"], "up" if host.running else "off", sep="\t")
+            _list()
         case "inventory":
             print(inventory([Host(name) for name in arguments.hosts]))
+
+
+def _list() -> None:
+    for host in all_hosts():
+        facts = host.facts
+        print(host.name, facts["image"], facts["address"], "up" if host.running else "off", sep="\t")
 
 
 if __name__ == "__main__":

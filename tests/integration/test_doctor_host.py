@@ -13,6 +13,7 @@ from chromad import config as configuration
 from chromad.checks import disks
 from chromad.checks.host import Host
 from chromad.chroma import sqlite
+from chromad.control.messages import BackupReport, DiskReport, StatusReport
 from chromad.daemon.guard import Guard
 from chromad.monitoring import telemetry
 
@@ -258,6 +259,13 @@ def test_inodes(used: Site) -> None:
             assert status == "ok" or f"is {percent} % full (inodes)" in inodes["fact"]
 
 
+def _status(full_in: float | None = None) -> StatusReport:
+    disk = DiskReport(full_in=full_in)
+    return StatusReport(
+        state="serving", host="::1", port=1, backup=BackupReport(), last_stop="clean", data_dir="/none", disk=disk
+    )
+
+
 @pytest.mark.root
 def test_growth(used: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon's own sampler, which takes a sample a minute, at another pace."""
@@ -265,19 +273,19 @@ def test_growth(used: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "_FIRST", 0.02)
     with mounts.small(used.checkpoints, 32 << 20):
         config = configuration.load(used.config).model_copy(update={"metrics": configuration.Metrics(port=0)})
-        sampler = telemetry.Telemetry(config, lambda: {"records": 0}, lambda: 0.0, 15.0, Guard(config).places)
+        sampler = telemetry.Telemetry(config, _status, lambda: 0.0, 15.0, Guard(config).places)
         sampler.gather()
         for _ in range(40):
             with (used.checkpoints / "growing").open("ab") as file:
                 file.write(bytes(64 << 10))
             time.sleep(0.02)
         sampler.rest()
-        answer = {"disk": {"full_in": sampler.full_in()}}
+        answer = _status(sampler.full_in())
         [found] = [each for each in disks.check(Host(config, used.config, answer)) if each.name == "growth"]
         assert found.status == "warn"
         assert "writes will be refused for want of space in 0.0 days" in found.fact
         assert "chromactl compact" in found.hint
-        far = disks.check(Host(config, used.config, {"disk": {"full_in": 8 * 86400}}))
+        far = disks.check(Host(config, used.config, _status(8.0 * 86400)))
         assert [each.status for each in far if each.name == "growth"] == ["ok"]
 
 

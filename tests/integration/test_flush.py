@@ -14,10 +14,10 @@ from tests.integration.site import Site
 
 IMPATIENT = """
 import sys
-from chromad.daemon import lifecycle
+from chromad.daemon import shutdown
 from chromad.__main__ import main
 sys.argv = sys.argv[1:]
-lifecycle.DRAIN_LIMIT = 2.0
+shutdown.DRAIN_LIMIT = 2.0
 main()
 """
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from chromad.chroma import additions
 from chromad.chroma import sqlite as store
 from chromad.config import Listen
 from chromad.engine import texts
@@ -76,7 +77,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with engine(data) as bare:
         settings = {"hnsw": {"sync_threshold": 10, "batch_size": 5}}
         found = bare.api.request("POST", HERE, {"name": "some", "configuration": settings})
-        store.keep_log(data)
+        additions.keep_log(data)
         ids = [f"r{number}" for number in range(30)]
         vectors = [[1.0, float(number)] for number in range(30)]
         bare.api.request("POST", f"{HERE}/{found['id']}/add", {"ids": ids, "embeddings": vectors, "documents": ids})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import chromadb
 import numpy as np
-from chromad.chroma import sqlite
+from chromad.chroma import additions, sqlite
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def client(data: Path) -> "ClientAPI":
     WAL away from the other.
     """
     found = chromadb.PersistentClient(str(data))
-    sqlite.keep_log(data)
+    additions.keep_log(data)
     return found
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from chromad.store import swap
+from chromad.store import leftovers
 
 from tests.integration import records
 from tests.integration.account import AS_ROOT, open_doors, service, why_unreachable
@@ -169,7 +169,15 @@ class Laboratory:
         return "had finished"
 
     def _look(self, verb: str, *, killed: bool) -> None:
-        wrong, site = self.summary.wrong, self._site
+        self._look_at_services(verb, killed=killed)
+        if killed:
+            self._sweep(verb)
+        self._look_for_remains(killed=killed)
+        if not any(each["proven"] for each in self._site.listed()):
+            self.summary.wrong.append("no proven backup is left")
+
+    def _look_at_services(self, verb: str, *, killed: bool) -> None:
+        wrong = self.summary.wrong
         for place, unit in self._units.items():
             self._settle(unit)
             if not unit.serving:
@@ -187,8 +195,9 @@ class Laboratory:
                 or records.read(client.get_collection(each.name, embedding_function=None)) != self._adopted
             ):
                 wrong.append(f"{each.name} is not as it was adopted")
-        if killed:
-            self._sweep(verb)
+
+    def _look_for_remains(self, *, killed: bool) -> None:
+        wrong = self.summary.wrong
         for site in self._units:
             for path in site.asides():
                 if not path.name.startswith("replaced-"):
@@ -205,8 +214,6 @@ class Laboratory:
                 wrong.append(f"{path} is half a restore")
         if [path.name for path in self._site.root.glob("staging-*")]:
             wrong.append("a copy is left beside a target")
-        if not any(each["proven"] for each in self._site.listed()):
-            wrong.append("no proven backup is left")
 
     def _held(self) -> dict[str, Record]:
         return records.read(self._site.daemon.client().get_collection(_NAME, embedding_function=None))
@@ -223,7 +230,7 @@ class Laboratory:
         words = self._words(verb)
         if verb == "adopt" and self._empty.daemon.client().list_collections():
             # It had done its work, so another one is refused. What it did not clear away, the next run of any kind does.
-            swap.sweep_beside(self._empty.data)
+            leftovers.sweep_beside(self._empty.data)
             return
         deadline = time.monotonic() + _PATIENCE
         while (result := unit.chromactl(*words)).code == 75 and time.monotonic() < deadline:

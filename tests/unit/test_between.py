@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from chromad.backup import between
+from chromad.chroma.catalogs import Catalog
 from chromad.chroma.changes import BEGUN, COLLECTION, DELETED, MADE, RENAMED, Change
-from chromad.store.archive import Catalog, Mark
+from chromad.store.archive import Mark
 from hypothesis import given
 from hypothesis import strategies as st
 

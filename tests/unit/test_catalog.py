@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from chromad.backup import catalog, run
+from chromad.backup import catalog, workspace
 from chromad.backup.repository import Repository, Snapshot
 from chromad.errors import BackupError
 
-HERE = run.host()
+HERE = workspace.host()
 
 
-def snapshot(number: int, host: str = HERE, tag: str = run.PROVEN) -> Snapshot:
+def snapshot(number: int, host: str = HERE, tag: str = workspace.PROVEN) -> Snapshot:
     return Snapshot(f"{number:08x}", f"2026-01-{number:02}T00:00:00+00:00", host, "/b", frozenset({"chromad", tag}), {})
 
 
@@ -25,7 +25,7 @@ def chosen(repository: Repository, *found: Snapshot) -> list[str]:
 
 
 def test_only_proven_ones_count(repository: Repository) -> None:
-    assert chosen(repository, snapshot(1), snapshot(2, tag=run.UNPROVEN), snapshot(3)) == ["00000001", "00000003"]
+    assert chosen(repository, snapshot(1), snapshot(2, tag=workspace.UNPROVEN), snapshot(3)) == ["00000001", "00000003"]
 
 
 def test_those_of_this_host_come_first(repository: Repository) -> None:
@@ -37,7 +37,7 @@ def test_those_of_the_only_other_host(repository: Repository) -> None:
 
 
 def test_unproven_ones_of_this_host_do_not_hide_another_host(repository: Repository) -> None:
-    assert chosen(repository, snapshot(1, "other"), snapshot(2, tag=run.UNPROVEN)) == ["00000001"]
+    assert chosen(repository, snapshot(1, "other"), snapshot(2, tag=workspace.UNPROVEN)) == ["00000001"]
 
 
 def test_several_other_hosts_are_named(repository: Repository) -> None:
@@ -46,7 +46,7 @@ def test_several_other_hosts_are_named(repository: Repository) -> None:
     assert "by its id" in caught.value.hint
 
 
-@pytest.mark.parametrize("found", [[], [snapshot(1, tag=run.UNPROVEN)]])
+@pytest.mark.parametrize("found", [[], [snapshot(1, tag=workspace.UNPROVEN)]])
 def test_no_proven_one(repository: Repository, found: list[Snapshot]) -> None:
     with pytest.raises(BackupError, match="no proven backup in /srv/restic") as caught:
         chosen(repository, *found)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromad.backup.collection import _Copy
+from chromad.backup.collection_copy import CollectionCopy
 from chromad.backup.manifest import CollectionEntry, Sample
 from chromad.config import Config
 from chromad.engine.api import Api
@@ -68,7 +68,7 @@ def copy(target: _Engine) -> None:
     uuid = "8c4b4ab6-6d3e-4b51-9c1a-6a1f3f5b4e11"
     entry = CollectionEntry(uuid, "t", "d", "some", 2, _COUNT, uuid, None, {}, samples)
     source = _Engine([_record(key) for key in _IDS])
-    _Copy(Config(), source, target, entry, Path("/none")).run("draft", "some", lambda *_: None)
+    CollectionCopy(Config(), source, target, entry, Path("/none")).run("draft", "some", lambda *_: None)
 
 
 def test_whole_and_the_same() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from chromad import config
+from chromad.config.reload import flatten
 from chromad.errors import ConfigurationError, PermissionProblem
 
 
@@ -264,7 +265,7 @@ def test_all_of_backup_is_taken_over_by_a_running_daemon(tmp_path: Path, text: s
 
 def test_runtime_keys_exist(tmp_path: Path) -> None:
     loaded = load(tmp_path, "backup: {copy_to: {repository: /srv/copies}, options: {some: thing}}")
-    assert set(config._flat(loaded.model_dump())) >= config.RUNTIME_KEYS
+    assert set(flatten(loaded.model_dump())) >= config.RUNTIME_KEYS
 
 
 def test_file_that_is_no_file(tmp_path: Path) -> None:

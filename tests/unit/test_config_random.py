@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import yaml
 from chromad import config
+from chromad.config.reload import flatten
 from chromad.errors import ConfigurationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SECTIONS = ["backup.options.x", "backup.copy_to.repository", "backup.copy_to.password_file"]
-DOTTED = sorted({*config._flat(config.Config().model_dump()), *SECTIONS})
+DOTTED = sorted({*flatten(config.Config().model_dump()), *SECTIONS})
 KEYS = sorted({part for key in DOTTED for part in key.split(".")} | {"other"})
 
 SCALARS = (

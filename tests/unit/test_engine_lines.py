@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chromad.chroma import sqlite
+from chromad.chroma import sqlite, wal
 from chromad.config import Config
 from chromad.engine import events, process, texts
 from chromad.engine.witness import Witness
@@ -207,7 +207,7 @@ def test_engine_whose_write_failed(
     """It may keep a transaction open, and put into it what it acknowledges."""
     engine, killed = listening(monkeypatch, tmp_path)
     monkeypatch.setattr(engine, "_witness", SimpleNamespace(trouble=lambda: trouble))
-    sqlite.use_wal(tmp_path)
+    wal.use(tmp_path)
     engine._listen((f"{text}\n", genuine))
     if engine._watch:
         engine._watch.join()
@@ -218,7 +218,7 @@ def test_engine_whose_write_failed(
 def test_engine_that_keeps_writers_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ours: bool) -> None:
     """A failed write of which nobody knows why, and then nobody else can write. ours: it is us, as while the database is compacted."""
     engine, killed = listening(monkeypatch, tmp_path)
-    sqlite.use_wal(tmp_path)
+    wal.use(tmp_path)
     with sqlite.connect(tmp_path) as connection, engine.waiting() if ours else nullcontext():
         connection.execute("BEGIN IMMEDIATE")
         engine._listen((f"{NOT_APPLIED}\n", True))
@@ -228,7 +228,7 @@ def test_engine_that_keeps_writers_out(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_witness_sees_a_full_disk_and_one_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sqlite.use_wal(tmp_path)
+    wal.use(tmp_path)
     witness = Witness(tmp_path)
     witness.begin()
     assert witness.trouble() == ""

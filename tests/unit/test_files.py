@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromad.backup import ledger, restore, run
+from chromad.backup import ledger, restore, run, workspace
 from chromad.checks import files as checks
 from chromad.checks.files import may_change
 from chromad.config import Backup, Config
 from chromad.errors import ChromadError
 from chromad.host import files, renameat2, trees
-from chromad.store import history, lock, state, swap
+from chromad.store import copies, history, lock, state, swap
 
 # Not the owner of anything on this host
 ATTACKER = 61234
@@ -149,13 +149,13 @@ def test_in_place_of_the_directory(place: Place, name: str) -> None:
 
 @as_root
 def test_what_root_writes_is_the_owners(place: Place) -> None:
-    run.prepare(place.config)
+    workspace.prepare(place.config)
     for work, where in WRITERS.values():
         work(place)
         status = (place.home / where).stat()
         assert (status.st_uid, status.st_gid, status.st_nlink) == (ATTACKER, ATTACKER, 1)
     assert place.config.backup_dir.stat().st_uid == ATTACKER
-    assert swap.place(place.config.data_dir).stat().st_uid == ATTACKER
+    assert copies.place(place.config.data_dir).stat().st_uid == ATTACKER
 
 
 @as_root
@@ -221,11 +221,11 @@ def test_a_directory_that_holds_something_is_not_the_one_that_was_made(
 
 
 def _prepare(at: Place) -> None:
-    run.prepare(at.config)
+    workspace.prepare(at.config)
 
 
 def _place(at: Place) -> None:
-    swap.place(at.config.data_dir)
+    copies.place(at.config.data_dir)
 
 
 @as_root
@@ -316,7 +316,7 @@ def test_the_place_of_the_copy_is_roots_while_it_goes_to_a_target(tmp_path: Path
     for round_ in range(20):
         target = tmp_path / f"look-{round_}"
         within = restore.make_within(target, ATTACKER, ATTACKER)
-        copy = swap.settled(within)
+        copy = copies.settled(within)
         copy.mkdir()
         for number in range(30):
             (copy / f"file-{number}").touch()

@@ -6,14 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chromad.backup import repository, run
+from chromad.backup import repository, workspace
 from chromad.backup.repository import Repository, Snapshot
 from chromad.cli import backups, ui
 from chromad.errors import BackupError
 
 
 def snapshot(name: str) -> Snapshot:
-    return Snapshot(name, "2026-01-01T00:00:00+00:00", run.host(), "/b", frozenset({"chromad", run.PROVEN}), {})
+    return Snapshot(
+        name, "2026-01-01T00:00:00+00:00", workspace.host(), "/b", frozenset({"chromad", workspace.PROVEN}), {}
+    )
 
 
 class _Shrinking(Repository):

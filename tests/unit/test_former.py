@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from chromad.backup import former, run
+from chromad.backup import former, workspace
 from chromad.backup.former import Former
 from chromad.backup.repository import Repository, Snapshot
 from chromad.config import Config
 
 
-def snapshot(day: int, records: int, tag: str = run.PROVEN, host: str = "here") -> Snapshot:
+def snapshot(day: int, records: int, tag: str = workspace.PROVEN, host: str = "here") -> Snapshot:
     facts = {"collections": "1", "records": str(records)}
     time = f"2026-01-{day:02}T00:00:00+00:00"
     return Snapshot(f"{day:08x}", time, host, "/b", frozenset({"chromad", tag}), facts)
@@ -34,7 +34,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def find(config: Config, *found: Snapshot) -> Former:
-    return former.find(config, _Held(*found), "here", run.PROVEN)
+    return former.find(config, _Held(*found), "here", workspace.PROVEN)
 
 
 def test_newest_good_one_of_this_host(config: Config) -> None:
@@ -43,7 +43,7 @@ def test_newest_good_one_of_this_host(config: Config) -> None:
 
 def test_unproven_ones_do_not_count(config: Config) -> None:
     """One that failed with few records must not let the good one before it go."""
-    assert find(config, snapshot(1, 100), snapshot(2, 3, run.UNPROVEN)).records == 100
+    assert find(config, snapshot(1, 100), snapshot(2, 3, workspace.UNPROVEN)).records == 100
 
 
 def test_those_of_other_hosts_do_not_count(config: Config) -> None:
@@ -51,4 +51,4 @@ def test_those_of_other_hosts_do_not_count(config: Config) -> None:
 
 
 def test_none(config: Config) -> None:
-    assert find(config, snapshot(1, 3, run.UNPROVEN)).created == ""
+    assert find(config, snapshot(1, 3, workspace.UNPROVEN)).created == ""

@@ -24,7 +24,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def stopped(data_id: str, former: str = "") -> state.State:
-    return state.clean(data_id, "1.5.9", state.Mark({}, {}), former)
+    return state.clean(data_id, "1.5.9", state.CleanMark({}, {}), former)
 
 
 @pytest.mark.parametrize("before", [stopped(SERVED), stopped(RESTORED, SERVED)])

@@ -13,6 +13,7 @@ from chromad.chroma import segment, sqlite
 from chromad.config import Config
 from chromad.daemon.checkpointer import Checkpointer
 from chromad.daemon.lifecycle import Daemon
+from chromad.daemon.shutdown import Shutdown
 from chromad.store import fence
 from chromad.store.checkpoint import Store
 
@@ -25,7 +26,8 @@ def test_lifted_fence_is_not_put_back_by_the_look_at_disks(tmp_path: Path) -> No
     database.close()
     config = Config.model_validate({"data_dir": str(data)})
     daemon = Daemon(config, tmp_path / "chromad.yml")
-    daemon._checkpointer = Checkpointer(config, Store(data, config.checkpoint_dir, ""), "")
+    daemon._checkpoints = Store(data, config.checkpoint_dir, "")
+    daemon._checkpointer = Checkpointer(config, daemon._checkpoints, "")
     daemon._status.state = "serving"
     verbs = daemon._verbs()
     ended = threading.Event()
@@ -57,34 +59,37 @@ def test_torn_segment_is_noticed_where_the_last_checkpoints_cannot_be_taken(
     two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Config.model_validate({"data_dir": str(two)})
-    daemon = Daemon(config, two.parent / "chromad.yml")
-    daemon._checkpoints = Store(two, config.checkpoint_dir, "history")
-    daemon._checkpointer = Checkpointer(config, daemon._checkpoints, "history")
+    checkpoints = Store(two, config.checkpoint_dir, "history")
+    checkpointer = Checkpointer(config, checkpoints, "history")
 
     def fail(*_: Any, **_words: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(daemon._checkpointer, "cycle", fail)
+    monkeypatch.setattr(checkpointer, "cycle", fail)
     [torn] = (each for each in sqlite.collections(two) if each.name == "goes")
     path = two / torn.segment
     pickle = (path / segment.PICKLE).stat()
     os.utime(path / "data_level0.bin", ns=(pickle.st_atime_ns, pickle.st_mtime_ns + 1))
-    assert [each.name for each in daemon._last_checkpoints()] == ["goes"]
+    assert [each.name for each in _shutdown(config, checkpoints, checkpointer).last_checkpoints()] == ["goes"]
 
 
 def test_mark_leaves_out_what_could_have_no_checkpoint(two: Path) -> None:
     """Whatever its files look like: the next start looks at them."""
     config = Config.model_validate({"data_dir": str(two)})
-    daemon = Daemon(config, two.parent / "chromad.yml")
-    daemon._checkpoints = checkpoints = Store(two, config.checkpoint_dir, "history")
+    checkpoints = Store(two, config.checkpoint_dir, "history")
     checkpoints.prepare()
+    stop = _shutdown(config, checkpoints, Checkpointer(config, checkpoints, "history"))
     collections = {each.name: each for each in sqlite.collections(two)}
     checkpoints.take(list(collections.values()), live=False, progress=lambda _: None)
     everything = {each.segment for each in collections.values()}
-    assert daemon._mark(set()).segments.keys() == everything
+    assert stop.mark(set()).segments.keys() == everything
     checkpoints.left[collections["goes"].id] = "it could not be read"
-    assert daemon._mark(set()).segments.keys() == everything - {collections["goes"].segment}
+    assert stop.mark(set()).segments.keys() == everything - {collections["goes"].segment}
     checkpoints.left.clear()
-    assert daemon._mark({collections["goes"].id}).segments.keys() == everything - {collections["goes"].segment}
+    assert stop.mark({collections["goes"].id}).segments.keys() == everything - {collections["goes"].segment}
     os.utime(two / collections["stays"].segment / "length.bin")
-    assert daemon._mark(set()).segments.keys() == everything - {collections["stays"].segment}
+    assert stop.mark(set()).segments.keys() == everything - {collections["stays"].segment}
+
+
+def _shutdown(config: Config, checkpoints: Store, checkpointer: Checkpointer) -> Shutdown:
+    return Shutdown(config, checkpoints, checkpointer, "history", lambda *_: None)

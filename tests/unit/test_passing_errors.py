@@ -11,7 +11,7 @@ from chromad import config as configuration
 from chromad import control, errors
 from chromad.checks import preflight
 from chromad.chroma import segment
-from chromad.config import Config
+from chromad.config import Config, loading
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, from_system
 from chromad.store import history
 from chromad.store.checkpoint import Store
@@ -54,7 +54,7 @@ def _socket(data_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> Non
 
 
 def _configuration(data_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr(configuration, "_read", _failing(number))
+    monkeypatch.setattr(loading, "_read", _failing(number))
     configuration.load(data_dir / "chromad.yml")
 
 

@@ -14,7 +14,7 @@ from chromad.errors import BackupError, RepositoryUnreachable
 _PROGRAM = """
 import os, signal, subprocess
 from chromad.host import signals
-from chromad.backup import repository
+from chromad.backup import restic
 
 processes = []
 
@@ -26,7 +26,7 @@ def start():
 signals.raise_on_end()
 with signals.ending():
     try:
-        repository._follow(start, None, None)
+        restic._follow(start, None, None)
     finally:
         print(processes[0].returncode, flush=True)
 """

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chromad.backup import ledger, readback, run
+from chromad.backup import ledger, readback, run, workspace
 from chromad.backup.ledger import Ledger, Taken
-from chromad.backup.repository import Added, Repository
-from chromad.backup.snapshot import Snapshot
+from chromad.backup.repository import Added, Places, Repository
+from chromad.backup.snapshot import PreparedBackup
 from chromad.config import Config
 from chromad.errors import BackupError
 from chromad.store import state
@@ -61,10 +61,10 @@ def test_former_backup_is_kept_before_one_with_far_less_is_stored(config: Config
     records = 10 * GOOD.records
     taken = [Taken("aa", BEFORE, proven=True, added=5, seconds=1.5, collections=1, records=records)]
     ledger.write(config.backup_dir, Ledger(data_id=GOOD.data_id, last_good=BEFORE, taken=taken))
-    snapshot = Snapshot(config.backup_dir, GOOD, "")
-    words: list[Any] = [config, _Deadly(), snapshot, {}, None, time.monotonic(), lambda *_: None]
+    snapshot = PreparedBackup(config.backup_dir, GOOD, "")
+    job = run._Job(config, _Deadly(), lambda *_: None, time.monotonic())
     with pytest.raises(_Killed):
-        run._store(*words)
+        run._store(job, snapshot, {}, None)
     assert [(each.created, each.records) for each in ledger.read(config.backup_dir).kept] == [(BEFORE, records)]
 
 
@@ -75,15 +75,15 @@ def test_a_private_copy_stays_below_the_fence(
     """Of 1000 bytes 50 are above it: else each backup would have writes refused."""
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=1000, f_bavail=free, f_frsize=1))
     if fits:
-        run.scratch_space(config, 100)
+        workspace.scratch_space(config, 100)
         return
     with pytest.raises(BackupError, match=r"stay below disk\.fence_percent"):
-        run.scratch_space(config, 100)
+        workspace.scratch_space(config, 100)
 
 
 def test_files_are_looked_at_before_they_are_proven(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """What changes while they are proven is not what was proven."""
-    taken = Snapshot(config.backup_dir / "current", GOOD, "")
+    taken = PreparedBackup(config.backup_dir / "current", GOOD, "")
     for entry in GOOD.files:
         path = taken.directory / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,18 +92,18 @@ def test_files_are_looked_at_before_they_are_proven(config: Config, monkeypatch:
     assert before.keys() == {entry.path for entry in GOOD.files}
     stored: list[readback.Looks] = []
 
-    def prove(*_: object) -> tuple[Snapshot, None]:
+    def prove(*_: object) -> tuple[PreparedBackup, None]:
         for entry in GOOD.files:
             (taken.directory / entry.path).write_bytes(b"another")
         return taken, None
 
     def store(*words: Any) -> None:
-        stored.append(words[3])
+        stored.append(words[2])
         raise BackupError("that is enough", "")
 
     monkeypatch.setattr("chromad.backup.snapshot.take", lambda *_, **__: taken)
     monkeypatch.setattr(run, "_prove", prove)
     monkeypatch.setattr(run, "_store", store)
     with pytest.raises(BackupError, match="that is enough"):
-        run.run(config, _Deadly(), None, full=False, accept_empty=False, progress=lambda *_: None)
+        run.run(config, Places(_Deadly()), full=False, accept_empty=False, progress=lambda *_: None)
     assert stored == [before]

@@ -36,7 +36,7 @@ def host(two: Path) -> Host:
     return Host(two)
 
 
-def base(host: Host, progress: snapshot.Progress = lambda *_: None) -> snapshot.Snapshot:
+def base(host: Host, progress: snapshot.Progress = lambda *_: None) -> snapshot.PreparedBackup:
     """Takes one."""
     return snapshot.take(host.config, full=True, checkpoint=lambda _: None, progress=progress)
 

@@ -13,7 +13,7 @@ from chromad.store import state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-MARK = state.Mark({"chroma.sqlite3": (1, 4096, 7)}, {"0" * 36: {"header.bin": (2, 100, 9)}})
+MARK = state.CleanMark({"chroma.sqlite3": (1, 4096, 7)}, {"0" * 36: {"header.bin": (2, 100, 9)}})
 GOOD = state.State(1, "d" * 32, "1.5.9", "0123abcd", True, "2026-11-23T00:00:00+00:00", MARK)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -7,8 +7,9 @@ import pytest
 from chromad.config import Config
 from chromad.errors import ChromadError
 from chromad.host import files, service
-from chromad.store import swap
-from chromad.store.swap import DataSwap, Staging
+from chromad.store import copies, leftovers, swap
+from chromad.store.copies import Staging
+from chromad.store.swap import DataSwap
 
 
 def test_copy_that_somebody_makes_is_not_swept(tmp_path: Path) -> None:
@@ -17,7 +18,7 @@ def test_copy_that_somebody_makes_is_not_swept(tmp_path: Path) -> None:
         (staging.directory / "file").touch()
         staging.beside("contents").mkdir()
         before = sorted(tmp_path.rglob("*"))
-        assert swap.sweep(tmp_path) == []
+        assert leftovers.sweep(tmp_path) == []
         assert sorted(tmp_path.rglob("*")) == before
     assert list(tmp_path.iterdir()) == []
 
@@ -28,7 +29,7 @@ def test_copy_of_one_who_was_killed_is_swept(tmp_path: Path) -> None:
     (staging.directory / "file").touch()
     staging.beside("contents").mkdir()
     os.close(staging._fd)
-    [line] = swap.sweep(tmp_path)
+    [line] = leftovers.sweep(tmp_path)
     assert line.startswith(f"the copy {staging.directory} is removed")
     assert list(tmp_path.iterdir()) == []
 
@@ -38,14 +39,14 @@ def test_note_of_one_who_was_killed_is_named(tmp_path: Path) -> None:
     data, parent = tmp_path / "data", tmp_path / "restore"
     parent.mkdir()
     staging = Staging(parent).__enter__()
-    assert swap.leftovers(data) == [], "somebody works on it"
+    assert leftovers.beside(data) == [], "somebody works on it"
     os.close(staging._fd)
-    [left] = swap.leftovers(data)
+    [left] = leftovers.beside(data)
     assert left.path == staging.beside("note")
-    assert left.kind == swap.STAGING
+    assert left.kind == copies.STAGING
     assert left.bytes > 0
     assert left.certain
-    [line] = swap.sweep(parent)
+    [line] = leftovers.sweep(parent)
     assert line
     assert list(parent.iterdir()) == []
 
@@ -56,9 +57,9 @@ def test_note_of_somebody_else(tmp_path: Path) -> None:
     parent.mkdir()
     note = parent / "staging-20260102T030405.000006Z.note"
     note.write_text("[" * 4096)
-    [left] = swap.leftovers(data)
+    [left] = leftovers.beside(data)
     assert (left.path, left.certain) == (note, False)
-    assert swap.sweep(parent) == [f"{note} cannot be read"]
+    assert leftovers.sweep(parent) == [f"{note} cannot be read"]
 
 
 def test_former_data_that_have_no_name_yet_are_not_removed_with_the_copy(tmp_path: Path) -> None:
@@ -75,9 +76,9 @@ def test_former_data_that_have_no_name_yet_are_not_removed_with_the_copy(tmp_pat
         files.exchange(staging.directory, data)
         raise RuntimeError
     assert (staging.directory / "former").exists()
-    [line] = swap.sweep(parent)
-    assert line.startswith(f"the former data are in {staging.named(swap.REPLACED)}")
-    assert (staging.named(swap.REPLACED) / "former").exists()
+    [line] = leftovers.sweep(parent)
+    assert line.startswith(f"the former data are in {staging.named(copies.REPLACED)}")
+    assert (staging.named(copies.REPLACED) / "former").exists()
     assert (data / "copy").exists()
 
 
@@ -111,8 +112,8 @@ def test_note_tells_of_the_exchange_before_there_is_one(
         staging.directory.mkdir()
         (staging.directory / "copy").touch()
         DataSwap(config, staging, "restored", restart=False).run()
-    swap.sweep(parent)
-    assert (staging.named(swap.REPLACED) / "former").exists()
+    leftovers.sweep(parent)
+    assert (staging.named(copies.REPLACED) / "former").exists()
     assert (config.data_dir / "copy").exists()
 
 

@@ -13,7 +13,8 @@ from chromad.chroma import sqlite
 from chromad.config import Config
 from chromad.host import files, service
 from chromad.maintenance import environment, upgrade_journal
-from chromad.maintenance.upgrade import Upgrade, undo
+from chromad.maintenance.upgrade import Upgrade
+from chromad.maintenance.upgrade_end import undo
 from chromad.maintenance.upgrade_journal import Journal
 from chromad.maintenance.upgrade_steps import RootSteps
 from chromad.store import history, hold, state

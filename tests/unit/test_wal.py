@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from chromad.chroma import sqlite
+from chromad.chroma import sqlite, wal
 
 _ROWS = 2000
 _AUTOMATIC = 1000  # pages after which SQLite moves the WAL into the file
@@ -13,7 +13,7 @@ _AUTOMATIC = 1000  # pages after which SQLite moves the WAL into the file
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    sqlite.use_wal(tmp_path, flush=False)
+    wal.use(tmp_path, flush=False)
     with closing(sqlite3.connect(tmp_path / sqlite.FILE)) as connection:
         connection.execute("CREATE TABLE numbers (content BLOB)")
     return tmp_path
@@ -28,7 +28,7 @@ def fill(directory: Path) -> None:
 
 def test_file_is_not_written(directory: Path) -> None:
     with closing(sqlite3.connect(directory / sqlite.FILE)):  # so that none of the others is the last one
-        with sqlite.keep_wal(directory):
+        with wal.keep(directory):
             before = (directory / sqlite.FILE).read_bytes()
             fill(directory)
             assert (directory / sqlite.FILE).read_bytes() == before
@@ -38,9 +38,9 @@ def test_file_is_not_written(directory: Path) -> None:
 
 
 def test_nothing_is_lost(directory: Path) -> None:
-    with sqlite.keep_wal(directory):
+    with wal.keep(directory):
         fill(directory)
-    assert sqlite.truncate_wal(directory, flush=False)
+    assert wal.truncate(directory, flush=False)
     assert not (directory / f"{sqlite.FILE}-wal").exists()
     with closing(sqlite3.connect(directory / sqlite.FILE)) as connection:
         assert connection.execute("SELECT count(*) FROM numbers").fetchone() == (_ROWS,)
@@ -53,6 +53,6 @@ def test_reader_who_keeps_it_from_being_emptied_is_told_of(directory: Path) -> N
         reader.execute("SELECT count(*) FROM numbers").fetchone()
         with closing(sqlite3.connect(directory / sqlite.FILE)) as writer, writer:
             writer.execute("INSERT INTO numbers VALUES (zeroblob(4000))")
-        assert not sqlite.truncate_wal(directory)
+        assert not wal.truncate(directory)
         reader.execute("ROLLBACK")
-        assert sqlite.truncate_wal(directory)
+        assert wal.truncate(directory)

@@ -9,7 +9,7 @@ from pathlib import Path
 from chromad import versions
 from chromad.backup import manifest
 from chromad.backup.manifest import Manifest
-from chromad.chroma import segment, sqlite
+from chromad.chroma import catalogs, segment, sqlite, wal
 from chromad.chroma.soundness import Claim
 from chromad.errors import BackupError, ConfigurationError
 from chromad.host import memory
@@ -99,7 +99,7 @@ def _read_ahead(path: Path) -> None:
 
 
 def bring_up(
-    directory: Path, found: Manifest, *, seq_id: int | None = None, catalog: archive.Catalog | None = None
+    directory: Path, found: Manifest, *, seq_id: int | None = None, catalog: catalogs.Catalog | None = None
 ) -> None:
     """Makes a data directory of a backup's verified files, in place: the engine finds the log and replays it. The caller puts
     it on disk, if it is to stay.
@@ -115,7 +115,7 @@ def bring_up(
             shutil.rmtree(directory / uuid)
     path.unlink()
     (directory / manifest.FILE).unlink(missing_ok=True)
-    sqlite.use_wal(directory, flush=False)
+    wal.use(directory, flush=False)
 
 
 def settle(directory: Path, found: Manifest) -> None:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chromad import documents
-from chromad.chroma import changes
+from chromad.chroma import catalogs, changes
+from chromad.chroma.catalogs import Row
 from chromad.store import archive
 
-Row = dict[str, Any]
 # The columns of `collections` that say what it is and where; the others are its configuration.
 _OTHERS = {"id", "name", "dimension", "database_id", "schema_str"}
 # What a note is about that is of none of the collections that are known
@@ -41,7 +41,7 @@ def catalog(
     *,
     at: datetime | None = None,
     at_once: bool = False,
-) -> tuple[archive.Catalog, list[Note]]:
+) -> tuple[catalogs.Catalog, list[Note]]:
     """The system tables at a moment after one mark and before the next, and notes of what of them is not exact.
 
     logged: the ids of the collections that had rows by then. at: the moment (UTC), for what came and went. at_once: it is the very second of the first mark, which then
@@ -63,7 +63,7 @@ class _Between:
     def __init__(self, before: archive.Mark, after: archive.Mark, logged: set[str], *, at_once: bool) -> None:
         self._before, self._after = before, after
         self._span = f"between {before.taken} and {after.taken}"
-        self._tenants = [_rows(mark, "tenants") for mark in (before, after)]
+        self._tenants = [catalogs.rows(mark.catalog, "tenants") for mark in (before, after)]
         self._databases = [_by_id(mark, "databases") for mark in (before, after)]
         self._collections = [_by_id(mark, "collections") for mark in (before, after)]
         first, second = self._collections
@@ -106,15 +106,12 @@ class _Between:
                 else:
                     del self._kept[uuid]
 
-    def catalog(self) -> archive.Catalog:
+    def catalog(self) -> catalogs.Catalog:
         """The tables."""
         first, second = self._collections
         added = self._made | self._doubtful
         dropped = first.keys() - self._kept.keys()
         empty = {uuid: second[uuid] | {"dimension": None} for uuid in self._doubtful}
-        owners = [
-            {row["id"]: row["collection"] for row in _rows(mark, "segments")} for mark in (self._before, self._after)
-        ]
         tenants = {row["id"] for row in self._tenants[0]}
         tables: dict[str, list[Row]] = {
             "tenants": self._tenants[0] + [row for row in self._tenants[1] if row["id"] not in tenants],
@@ -122,20 +119,9 @@ class _Between:
             + [self._databases[1][uuid] for uuid in self._databases[1] if uuid in self._new_databases],
             "collections": [*self._kept.values(), *(empty.get(uuid, second[uuid]) for uuid in second if uuid in added)],
         }
-        for table, key in (
-            ("collection_metadata", "collection_id"),
-            ("segments", "collection"),
-            ("segment_metadata", ""),
-        ):
-            tables[table] = [
-                row
-                for row in _rows(self._before, table)
-                if (row[key] if key else owners[0].get(row["segment_id"])) not in dropped
-            ] + [
-                row
-                for row in _rows(self._after, table)
-                if (row[key] if key else owners[1].get(row["segment_id"])) in added
-            ]
+        kept = catalogs.rows_of(self._before.catalog, lambda uuid: uuid not in dropped)
+        new = catalogs.rows_of(self._after.catalog, lambda uuid: uuid in added)
+        tables |= {table: kept[table] + new[table] for table in kept}
         return {table: _packed(content["columns"], tables[table]) for table, content in self._before.catalog.items()}
 
     def notes(self) -> Iterable[Note]:
@@ -167,7 +153,7 @@ class _Between:
 
     def _notes_of_changes(self) -> Iterable[Note]:
         first, second = self._collections
-        metadata = [_metadata(mark) for mark in (self._before, self._after)]
+        metadata = [catalogs.metadata(mark.catalog) for mark in (self._before, self._after)]
         for uuid in self._kept.keys() & second.keys():
             if _place(self._kept[uuid]) != _place(second[uuid]):
                 yield Note(
@@ -285,13 +271,8 @@ def _packed(columns: list[str], rows: list[Row]) -> dict[str, list[Any]]:
     return {"columns": columns, "rows": [[row.get(name) for name in columns] for row in rows]}
 
 
-def _rows(mark: archive.Mark, table: str) -> list[Row]:
-    content = mark.catalog[table]
-    return [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]
-
-
 def _by_id(mark: archive.Mark, table: str) -> dict[str, Row]:
-    return {row["id"]: row for row in _rows(mark, table)}
+    return {row["id"]: row for row in catalogs.rows(mark.catalog, table)}
 
 
 def _place(collection: Row) -> tuple[str, str]:
@@ -304,14 +285,6 @@ def _home(database: Row) -> tuple[str, str]:
 
 def _path(database: Row) -> str:
     return repr(f"{database['tenant_id']}/{database['name']}")
-
-
-def _metadata(mark: archive.Mark) -> dict[str, dict[str, Row]]:
-    """By collection and key."""
-    found: dict[str, dict[str, Row]] = {}
-    for row in _rows(mark, "collection_metadata"):
-        found.setdefault(row["collection_id"], {})[row["key"]] = row
-    return found
 
 
 def _configuration(collection: Row) -> tuple[Row, Any]:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from chromad.backup import run
+from chromad.backup import workspace
 from chromad.backup.repository import Repository, Snapshot
 from chromad.errors import BackupError, UsageProblem
 
@@ -15,7 +15,7 @@ _PREFIX = 4
 
 def proven(snapshot: Snapshot) -> bool:
     """Whether it was opened and compared before it was stored."""
-    return run.PROVEN in snapshot.tags
+    return workspace.PROVEN in snapshot.tags
 
 
 def find(repository: Repository, name: str) -> Snapshot:
@@ -48,11 +48,11 @@ def of_one_host(repository: Repository, found: list[Snapshot]) -> list[Snapshot]
     """The proven ones of this host, the oldest first, or of the only other one. Raises BackupError when there is none."""
     good = [snapshot for snapshot in found if proven(snapshot)]
     hosts = {snapshot.host for snapshot in good}
-    if run.host() in hosts:
-        return [snapshot for snapshot in good if snapshot.host == run.host()]
+    if workspace.host() in hosts:
+        return [snapshot for snapshot in good if snapshot.host == workspace.host()]
     if len(hosts) > 1:
         raise BackupError(
-            f"{repository.location} has backups of {', '.join(sorted(hosts))}, none of {run.host()}",
+            f"{repository.location} has backups of {', '.join(sorted(hosts))}, none of {workspace.host()}",
             "name one by its id: chromactl backups",
         )
     if not good:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from chromad.backup import assemble, catalog, ledger, manifest, proof, run
+from chromad.backup import assemble, catalog, ledger, manifest, proof, workspace
 from chromad.backup.ledger import Drill
 from chromad.backup.repository import Repository
 from chromad.config import Config
@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Drilled:
     """What was drilled, and how long it took in seconds. part: of the repository that was read."""
 
     id: str
@@ -34,13 +34,13 @@ class Outcome:
     part: str
 
 
-def drill(config: Config, primary: Repository, name: str, progress: Progress) -> Outcome:
+def drill(config: Config, primary: Repository, name: str, progress: Progress) -> Drilled:
     """Drills a backup, given by id or `latest`. Raises BackupError and others when it cannot be restored; the ledger says so."""
-    run.prepare(config)
+    workspace.prepare(config)
     started = time.monotonic()
     with lock.backup_lock(config.backup_dir) as held:
         primary.lock_fd = held.fd
-        run.remove_leftovers(config)
+        workspace.remove_leftovers(config)
         known = ledger.read(config.backup_dir)
         part = f"{known.parts % PARTS + 1}/{PARTS}"
         # A name that is mistyped says nothing of the backups.
@@ -69,7 +69,7 @@ def drill(config: Config, primary: Repository, name: str, progress: Progress) ->
         with signals.deferred():
             seconds = note("")
             signals.finished()
-    return Outcome(tried, found.created, len(found.collections), found.records, seconds, part)
+    return Drilled(tried, found.created, len(found.collections), found.records, seconds, part)
 
 
 def _restore_and_prove(
@@ -79,7 +79,7 @@ def _restore_and_prove(
     removal.remove_tree(place, ignore_errors=True)
     try:
         size = snapshot.number("bytes") or 0
-        run.scratch_space(config, size)
+        workspace.scratch_space(config, size)
         primary.restore(snapshot, place, size, lambda done, total: progress("restoring", done, total))
         found = manifest.read(place)
         assemble.check_engine(found)

@@ -17,7 +17,7 @@ from typing import Any
 from chromad.backup import fingerprint
 from chromad.backup.fingerprint import Fingerprint
 from chromad.backup.manifest import CollectionEntry, Sample
-from chromad.chroma import log, sqlite
+from chromad.chroma import log, sqlite, wal
 from chromad.config import Config, Listen
 from chromad.engine.api import Api
 from chromad.engine.process import Engine
@@ -43,20 +43,10 @@ _APPLIED, _AGAIN = 20.0, 0.5
 
 def pick(connection: sqlite3.Connection, collection: sqlite.Collection) -> list[str]:
     """The ids of the records of a collection that are to be looked at."""
-    recent = connection.execute(
-        "SELECT DISTINCT id FROM (SELECT id FROM embeddings_queue WHERE topic = ? ORDER BY seq_id DESC LIMIT ?)",
-        (collection.topic, _RECENT),
-    ).fetchall()
+    recent = log.newest_ids(connection, collection.topic, _RECENT)
     places = sorted(random.sample(range(collection.records), min(_ANY, collection.records)))
-    others = [
-        connection.execute(
-            "SELECT embedding_id FROM embeddings WHERE segment_id = (SELECT id FROM segments WHERE collection = ?"
-            " AND scope = 'METADATA') ORDER BY embedding_id LIMIT 1 OFFSET ?",
-            (collection.id, place),
-        ).fetchone()
-        for place in places
-    ]
-    return list(dict.fromkeys(row[0] for row in [*recent, *others] if row))
+    others = (sqlite.record_at(connection, collection, place) for place in places)
+    return list(dict.fromkeys(each for each in (*recent, *others) if each is not None))
 
 
 def entries(connection: sqlite3.Connection, seq_ids: Mapping[str, int | None]) -> list[CollectionEntry]:
@@ -99,22 +89,14 @@ def ask_service(api: Api, data_dir: Path, copy: Path, seq_id: int) -> Ask:
         except (EngineError, OSError):
             return {}  # it may have been deleted just now, or the service is gone
         found = {record["id"]: fingerprint.of(record) for record in served}
+        topic = sqlite.topic(entry.id)
         with sqlite.connect(data_dir) as live, sqlite.connect(copy) as held:
-            known = {row for row in _writes(held, entry, ids) if row[0] <= seq_id}
-            for _, record, _ in set(_writes(live, entry, ids)) - known:
+            known = {row for row in log.writes(held, topic, ids) if row[0] <= seq_id}
+            for _, record, _ in set(log.writes(live, topic, ids)) - known:
                 found.pop(record, None)
         return found
 
     return ask
-
-
-def _writes(connection: sqlite3.Connection, entry: CollectionEntry, ids: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Seq ids, ids and times of what the log has of records."""
-    marks = ", ".join("?" * len(ids))
-    return connection.execute(
-        f"SELECT seq_id, id, created_at FROM embeddings_queue WHERE topic = ? AND id IN ({marks})",  # noqa: S608 (question marks)
-        (sqlite.topic(entry.id), *ids),
-    ).fetchall()
 
 
 @contextmanager
@@ -160,7 +142,7 @@ def prove(
     Entries with samples that have a fingerprint are compared with them (a drill), others with what `ask` says. Raises
     BackupError that names all that is wrong.
     """
-    with sqlite.keep_wal(directory), scratch(config, directory, lambda: tick(0, len(entries))) as api:
+    with wal.keep(directory), scratch(config, directory, lambda: tick(0, len(entries))) as api:
         seen, problems = look(api, entries, ask, tick)
     if problems:
         raise BackupError(

@@ -1,9 +1,10 @@
 """What restic has stored is read back from the repository and parsed before a backup counts as proven."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from chromad.backup import manifest
+from chromad.backup import manifest, snapshot
 from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository, Snapshot
 from chromad.chroma import sqlite
@@ -29,36 +30,41 @@ def look(directory: Path, found: Manifest) -> Looks:
     return looks
 
 
-def check(
-    repository: Repository,
-    stored: Snapshot,
-    directory: Path,
-    found: Manifest,
-    before: Looks,
-    *,
-    base: bool,
-    place: Path,
-    tick: Callable[[], None],
-) -> None:
-    """Compares what is stored with what was proven. Raises BackupError that says what differs, or could not be read.
+@dataclass(frozen=True)
+class Reader:
+    """repository: where it is stored. place: for what is fetched, and is removed in the end. tick: called again and again."""
 
-    directory: what was stored, found: what its manifest is to say, before: what its files looked like when they were proven.
-    base: whether the database was stored for the first time, so that it is read as well. place: for what is fetched.
-    """
-    try:
-        _check_source(directory, found, before, tick)
-        place.mkdir(mode=0o700)
-        _check_manifest(repository, stored, found, place, tick)
-        names = (archive.FILE, sqlite.FILE) if base else (archive.FILE,)
-        for entry in found.files:
-            if entry.path in names:
-                repository.fetch_file(stored, entry.path, place / entry.path, tick)
-                manifest.check_file(place / entry.path, entry, lambda _size: tick())
-        _check_archive(place / archive.FILE, found)
-    except (ChromadError, OSError) as error:
-        raise BackupError(f"what was stored is not what was proven: {error}", _HINT) from None
-    finally:
-        removal.remove_tree(place, ignore_errors=True)
+    repository: Repository
+    place: Path
+    tick: Callable[[], None]
+
+    def check(self, stored: Snapshot, taken: snapshot.PreparedBackup, before: Looks) -> None:
+        """Compares what is stored with what was proven. Raises BackupError that says what differs, or could not be read.
+
+        taken: what was stored; where it has a base, the database is read as well. before: what its files looked like when they
+        were proven.
+        """
+        repository, place, tick, directory, found = (
+            self.repository,
+            self.place,
+            self.tick,
+            taken.directory,
+            taken.manifest,
+        )
+        try:
+            _check_source(directory, found, before, tick)
+            place.mkdir(mode=0o700)
+            _check_manifest(repository, stored, found, place, tick)
+            names = (archive.FILE, sqlite.FILE) if taken.base else (archive.FILE,)
+            for entry in found.files:
+                if entry.path in names:
+                    repository.fetch_file(stored, entry.path, place / entry.path, tick)
+                    manifest.check_file(place / entry.path, entry, lambda _size: tick())
+            _check_archive(place / archive.FILE, found)
+        except (ChromadError, OSError) as error:
+            raise BackupError(f"what was stored is not what was proven: {error}", _HINT) from None
+        finally:
+            removal.remove_tree(place, ignore_errors=True)
 
 
 def _check_source(directory: Path, found: Manifest, before: Looks, tick: Callable[[], None]) -> None:

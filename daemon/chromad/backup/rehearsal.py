@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from chromad.backup import assemble, between, collection, manifest, restore, run, stage, timetravel
+from chromad.backup import assemble, between, collection, manifest, restore, stage, workspace
 from chromad.backup.manifest import Manifest
-from chromad.backup.repository import Repository
-from chromad.backup.stage import Choice
-from chromad.backup.timetravel import Target
-from chromad.config import Config
+from chromad.backup.stage import Choice, Order
+from chromad.backup.timetravel import Join, Target
+from chromad.chroma import catalogs
 from chromad.errors import PermissionProblem, TryAgain
-from chromad.store import archive, lock, swap
-from chromad.store.swap import Staging
+from chromad.store import archive, copies, lock, swap
+from chromad.store.copies import Staging
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class RestorePlan:
     """What a restore would do, when nothing is in its way. restart: whether it would stop and start the service. notes: what
     would not be exact, with permission."""
 
@@ -29,25 +28,15 @@ class Plan:
     notes: list[str]
 
 
-def plan(
-    config: Config,
-    repository: Repository,
-    choice: Choice,
-    *,
-    target: Path | None,
-    within: Path | None,
-    only: str,
-    into: str,
-    inexact: bool,
-    progress: Progress,
-) -> Plan:
+def plan(order: Order, *, target: Path | None, within: Path | None, only: str, into: str) -> RestorePlan:
     """Looks at all that `restore.run_aside` (target), `collection.copy` (only, into) or else `restore.run_in_place` would
     stumble over, and raises what they would. For a time the logs are fetched that lead to it; nothing is left of them."""
+    config, choice = order.config, order.choice
     restart, api = False, None
     if target:
         restore.check_target(config, target)
     else:
-        run.check_prepared(config)
+        workspace.check_prepared(config)
         if only:
             api = collection.connect(config)
         else:
@@ -55,36 +44,34 @@ def plan(
             restart = restore.check_service(config, may_stop=True)
             if not restart:
                 _check_free(config.data_dir)
-    parent = within or swap.place_to_look(config.data_dir)
+    parent = within or copies.place_to_look(config.data_dir)
     if not os.access(parent, os.W_OK):
         raise PermissionProblem(f"{parent} is not writable for this user", "run as root")
     stage.check_room(parent, choice)
     found = manifest.parse(
-        repository.read_file(choice.snapshot, manifest.FILE), f"the manifest of {choice.snapshot.id}"
+        order.repository.read_file(choice.snapshot, manifest.FILE), f"the manifest of {choice.snapshot.id}"
     )
     assemble.check_engine(found)
     held = {each.id: (each.tenant, each.database, each.name) for each in found.collections}
     notes: list[str] = []
     if choice.target:
-        held, notes = _at(config, repository, choice.target, found, parent, progress)
+        held, notes = _at(order, choice.target, found, parent)
     if api:
         number, _ = collection.find(api, list(held.values()), only, into)
         notes = between.concerning(notes, list(held)[number])
-    restore.need_exact(notes, inexact)
-    return Plan(choice, restart, notes)
+    restore.need_exact(notes, order.inexact)
+    return RestorePlan(choice, restart, notes)
 
 
-def _at(
-    config: Config, repository: Repository, target: Target, found: Manifest, parent: Path, progress: Progress
-) -> tuple[dict[str, collection.Place], list[str]]:
+def _at(order: Order, target: Target, found: Manifest, parent: Path) -> tuple[dict[str, collection.Place], list[str]]:
     """Which collections there were at a time, and what would not be exact."""
     with Staging(parent) as staging:
         staging.directory.mkdir(mode=0o700)
         path = staging.directory / archive.FILE
-        tick = partial(progress, "looking at the log", 0, 0)
-        repository.fetch_file(target.snapshot, archive.FILE, path, tick)
-        _, wanted, notes = timetravel.settle(config, repository, staging.directory, found, target, tick)
-    return archive.places(wanted), notes
+        tick = partial(order.progress, "looking at the log", 0, 0)
+        order.repository.fetch_file(target.snapshot, archive.FILE, path, tick)
+        _, wanted, notes = Join(order.config, order.repository, target, tick).settle(staging.directory, found)
+    return catalogs.places(wanted), notes
 
 
 def _check_free(data_dir: Path) -> None:

@@ -10,22 +10,22 @@ import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chromad import versions
-from chromad.backup import run, stage
+from chromad.backup import stage, workspace
 from chromad.backup.manifest import CollectionEntry
-from chromad.backup.repository import Repository
-from chromad.backup.stage import Choice, Staged
+from chromad.backup.stage import Choice, Order, Staged
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask_status
 from chromad.engine.api import Api
 from chromad.errors import BackupError, ConfigurationError, EngineError, NotFound, PermissionProblem, TryAgain
 from chromad.host import files, privileges, service, signals, trees
 from chromad.host.privileges import Step
-from chromad.store import history, lock, state, swap
-from chromad.store.swap import DataSwap, Staging
+from chromad.store import copies, history, leftovers, lock, state
+from chromad.store.copies import Staging
+from chromad.store.swap import DataSwap
 
 Progress = Callable[[str, int, int], None]
 
@@ -34,7 +34,7 @@ _WITHIN = re.compile(r"\.chromad-restore-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Restored:
     """replaced: where the former data are, None for a new directory. restarted: whether the service was stopped and started.
     changed: collections that clients wrote since the start. notes: what is not exact."""
 
@@ -49,61 +49,51 @@ class Outcome:
     notes: list[str]
 
 
-def run_in_place(
-    config: Config, repository: Repository, choice: Choice, *, may_stop: bool, inexact: bool, progress: Progress
-) -> Outcome:
+def run_in_place(order: Order, *, may_stop: bool) -> Restored:
     """Restores a backup over the data directory.
 
-    may_stop: permission to stop (and start again) the service. inexact: permission to restore what cannot be exact. Raises
-    TryAgain when the service runs without that permission, BackupError when the backup is not sound, or not exact, or its
+    may_stop: permission to stop (and start again) the service. Raises TryAgain when the service runs without that permission, BackupError when the backup is not sound, or not exact, or its
     collections do not come up; then the former data are in place.
     """
+    config = order.config
     data_dir = config.data_dir
     check_place(config)
     restart = check_service(config, may_stop=may_stop)
-    run.prepare(config)
-    with lock.backup_lock(config.backup_dir) as held, Staging(swap.place(data_dir)) as staging:
-        repository.lock_fd = held.fd
-        staged = stage.stage(config, repository, choice, staging, progress)
-        need_exact(staged.notes, inexact)
+    workspace.prepare(config)
+    with lock.backup_lock(config.backup_dir) as held, Staging(copies.place(data_dir)) as staging:
+        order.repository.lock_fd = held.fd
+        staged = stage.stage(config, order.repository, order.choice, staging, order.progress)
+        need_exact(staged.notes, order.inexact)
         mode = data_dir.stat().st_mode & 0o7777
         dress(staged.directory, versions.engine(), data_dir, mode, staged.manifest.data_id)
-        replaced = DataSwap(config, staging, f"restored {choice.snapshot.id}", restart=restart).run()
+        replaced = DataSwap(config, staging, f"restored {order.choice.snapshot.id}", restart=restart).run()
         changed = _changed(config, staged.entries) if restart else []
-    return _outcome(choice, staged, data_dir, replaced, restart, changed)
+    outcome = _outcome(order.choice, staged, data_dir)
+    return replace(outcome, replaced=replaced, restarted=restart, changed=changed)
 
 
-def run_aside(
-    config: Config,
-    repository: Repository,
-    choice: Choice,
-    target: Path,
-    *,
-    within: Path,
-    inexact: bool,
-    progress: Progress,
-) -> Outcome:
+def run_aside(order: Order, target: Path, *, within: Path) -> Restored:
     """Restores a backup into a directory that does not exist or is empty; no service is touched. within: where the copy is made,
     the parent of the target or what root's part has made there."""
-    check_target(config, target)
-    swap.sweep(within)
+    check_target(order.config, target)
+    leftovers.sweep(within)
     with Staging(within) as staging:
-        staged = stage.stage(config, repository, choice, staging, progress)
-        need_exact(staged.notes, inexact)
+        staged = stage.stage(order.config, order.repository, order.choice, staging, order.progress)
+        need_exact(staged.notes, order.inexact)
         like, mode = within, 0o750
         if not privileges.may("put in place"):
             like, mode = _like(target)
         dress(staged.directory, versions.engine(), like, mode, staged.manifest.data_id)
         # A history that is damaged is told of by the next start.
         with suppress(ConfigurationError, OSError):
-            history.accept_target(config.checkpoint_dir, staged.directory)
+            history.accept_target(order.config.checkpoint_dir, staged.directory)
         with signals.deferred():
             if privileges.may("put in place"):
                 privileges.ask("put in place")
             else:
                 _put_in_place(staged.directory, target)
             signals.finished()
-    return _outcome(choice, staged, target, None, restarted=False, changed=[])
+    return _outcome(order.choice, staged, target)
 
 
 def _like(target: Path) -> tuple[Path, int]:
@@ -151,7 +141,7 @@ def steps(target: Path, within: Path, uid: int) -> dict[str, Step]:
     """What root does for a restore into a directory, by its word. uid: of the one who works for it."""
 
     def put_in_place() -> None:
-        copy = swap.settled(within)
+        copy = copies.settled(within)
         like, mode = _like(target)
         owner = like.stat()
         with trees.taken_away(within):
@@ -180,6 +170,11 @@ def check_target(config: Config, target: Path) -> None:
     for place in filter(None, places):
         if target.resolve().is_relative_to(place.resolve()):
             raise ConfigurationError(f"{target} lies inside {place}", "give a directory elsewhere")
+    _check_new(target)
+
+
+def _check_new(target: Path) -> None:
+    """Raises what `check_target` would for what there is at a path."""
     if target.is_symlink():
         raise ConfigurationError(f"{target} is a symbolic link", f"give {target.resolve()}")
     if target.exists() and _is_mount_point(target.resolve()):
@@ -225,32 +220,31 @@ def check_service(config: Config, *, may_stop: bool, verb: str = "restore") -> b
 
     verb: what chromactl was told to do.
     """
-    running = ask(config.control_socket, "status")
-    supervised = running["supervised"] if running else service.available() and service.active()
+    running = ask_status(config.control_socket)
+    supervised = running.supervised if running else service.available() and service.active()
     if (running or supervised) and not may_stop:
         raise TryAgain("the service is running", f"chromactl {verb} … --stop stops it, and starts it again afterwards")
     if running and not supervised:
         raise TryAgain(
-            f"chromad runs outside systemd (pid {running['pid']})", "stop it first, and start it again afterwards"
+            f"chromad runs outside systemd (pid {running.pid})", "stop it first, and start it again afterwards"
         )
     if supervised and not service.permitted():
         raise PermissionProblem(f"only root may stop {service.UNIT}", f"sudo chromactl {verb} …")
     return bool(supervised)
 
 
-def _outcome(
-    choice: Choice, staged: Staged, directory: Path, replaced: Path | None, restarted: bool, changed: list[str]
-) -> Outcome:
-    return Outcome(
+def _outcome(choice: Choice, staged: Staged, directory: Path) -> Restored:
+    """Of a new directory."""
+    return Restored(
         choice.snapshot.id,
         staged.manifest.created,
         len(staged.entries),
         sum(entry.records for entry in staged.entries),
         directory,
-        replaced,
-        restarted,
-        changed,
-        staged.notes,
+        replaced=None,
+        restarted=False,
+        changed=[],
+        notes=staged.notes,
     )
 
 

@@ -1,6 +1,5 @@
 """A backup from beginning to end: snapshot, proof, repository, copy, retention; and what the ledger says of it."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -8,29 +7,27 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from chromad.backup import assemble, former, ledger, manifest, proof, readback, repository, snapshot
+from chromad.backup import assemble, former, ledger, manifest, proof, readback, repository, snapshot, workspace
 from chromad.backup.ledger import Kept, Taken
-from chromad.backup.repository import Added, Repository
-from chromad.backup.snapshot import Snapshot
+from chromad.backup.repository import Added, Places, Repository
+from chromad.backup.snapshot import PreparedBackup
+from chromad.backup.workspace import PROOF, PROVEN, UNPROVEN, host
 from chromad.chroma import segment, sqlite
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask, ask_status
 from chromad.engine.api import Api
 from chromad.errors import BackupError, ChromadError, ConfigurationError, PermissionProblem, TryAgain
 from chromad.host import files, removal, signals
-from chromad.logs.lines import human_bytes
 from chromad.logs.lines import log as journal
 from chromad.store import lock, state
 
-PROVEN, UNPROVEN = "proven", "unproven"
-_PROOF = "proof"
 _RETENTION = timedelta(days=1)
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StoredBackup:
     """A backup that is stored. base: why it has a base of its own, empty when it adds to the one before. added: bytes.
     forgotten: backups that the policy did not keep. copied: whether there is a second repository, which has it as well.
     shrunk: the good one before it, which is kept because it has more than twice as many records."""
@@ -49,19 +46,29 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the next backup would do. base: as in `Outcome`. bytes: that it reads."""
+class BackupPlan:
+    """What the next backup would do. base: as in `StoredBackup`. bytes: that it reads."""
 
     repository: str
     base: str
     bytes: int
 
 
-def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool) -> Plan:
+@dataclass(frozen=True)
+class _Job:
+    """What the steps of a backup have in common. started: by time.monotonic."""
+
+    config: Config
+    primary: Repository
+    progress: Progress
+    started: float
+
+
+def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool) -> BackupPlan:
     """What `run` would do now. Raises what it would raise before it begins: TryAgain when another one runs, ConfigurationError
     without a repository or a database and for a backup of nothing, BackupError when there is no room or a collection is in
     quarantine."""
-    check_prepared(config)
+    workspace.check_prepared(config)
     if not primary.exists():
         raise ConfigurationError(
             f"there is no repository at {primary.location}", "make it once: chromactl backups init"
@@ -76,47 +83,24 @@ def plan(config: Config, primary: Repository, *, full: bool, accept_empty: bool)
     else:
         size = manifest.read(config.backup_dir / snapshot.CURRENT).size
     if config.backup_dir.exists():
-        scratch_space(config, size)
-    return Plan(config.backup.repository, reason, size)
+        workspace.scratch_space(config, size)
+    return BackupPlan(config.backup.repository, reason, size)
 
 
-def check_prepared(config: Config) -> None:
-    """Raises what `prepare` and the lock of the backups would, and changes nothing."""
-    directory = config.backup_dir if config.backup_dir.exists() else config.checkpoint_dir
-    if not directory.is_dir():
-        raise PermissionProblem(
-            f"{config.checkpoint_dir} does not exist", "start the service once, or create it for the service user"
-        )
-    if not os.access(directory, os.W_OK):
-        raise PermissionProblem(f"{directory} is not writable for this user", "run as root or as the service user")
-    if lock.is_held(config.backup_dir / lock.BACKUP_LOCK):
-        raise TryAgain(
-            f"{config.backup_dir} is in use for a backup, a drill or a restore",
-            "wait for it, or stop it, then try again",
-        )
-
-
-def run(
-    config: Config,
-    primary: Repository,
-    second: Repository | None,
-    *,
-    full: bool,
-    accept_empty: bool,
-    progress: Progress,
-) -> Outcome:
+def run(config: Config, places: Places, *, full: bool, accept_empty: bool, progress: Progress) -> StoredBackup:
     """Takes a backup, proves it, stores it. Runs as the owner of the data.
 
     accept_empty: also one of nothing after a good one of something. Raises ConfigurationError for such a one else, TryAgain
     when another backup runs, BackupError and others when it is not good; the last good one is untouched then, and the log
     is kept.
     """
-    prepare(config)
-    started = time.monotonic()
+    workspace.prepare(config)
+    primary, second = places.primary, places.second
+    job = _Job(config, primary, progress, time.monotonic())
     with lock.backup_lock(config.backup_dir) as held:
         primary.lock_fd = held.fd
         attempted = ledger.now()
-        remove_leftovers(config)
+        workspace.remove_leftovers(config)
         try:
             if former.has_nothing(config) and not accept_empty:
                 _refuse_nothing(config, primary)
@@ -132,7 +116,7 @@ def run(
                     _refuse_nothing(config, primary)
                 looks = readback.look(taken.directory, taken.manifest)
                 taken, problem = _prove(config, taken, progress)
-                stored, problem = _store(config, primary, taken, looks, problem, started, progress)
+                stored, problem = _store(job, taken, looks, problem)
         except (ChromadError, OSError) as error:
             _note(config, attempted, _one_line(error))
             raise
@@ -148,13 +132,13 @@ def run(
         except (ChromadError, OSError) as error:
             _note(config, attempted, f"{stored.id} is good, but: {_one_line(error)}")
             raise
-    return replace(stored, seconds=time.monotonic() - started, forgotten=forgotten, copied=second is not None)
+    return replace(stored, seconds=time.monotonic() - job.started, forgotten=forgotten, copied=second is not None)
 
 
 def failed(config: Config, error: ChromadError) -> None:
     """Leaves in the ledger why a backup could not even begin, where that is possible and nobody else is at work on it."""
     with suppress(ChromadError, OSError):
-        prepare(config)
+        workspace.prepare(config)
         with lock.backup_lock(config.backup_dir):
             _note(config, ledger.now(), _one_line(error))
 
@@ -162,39 +146,6 @@ def failed(config: Config, error: ChromadError) -> None:
 def release(config: Config, times: Iterable[str]) -> None:
     """Backups were forgotten by hand, given by the time of their creation: nothing is kept of them. The caller holds the lock."""
     ledger.write(config.backup_dir, former.release(ledger.read(config.backup_dir), times))
-
-
-def prepare(config: Config) -> None:
-    """Makes the directory in which backups work. Raises PermissionProblem where that is not possible."""
-    try:
-        if not config.backup_dir.exists():
-            with suppress(FileExistsError):
-                files.make_directory(config.backup_dir, 0o750)
-    except FileNotFoundError:
-        raise PermissionProblem(
-            f"{config.checkpoint_dir} does not exist", "start the service once, or create it for the service user"
-        ) from None
-    except OSError as error:
-        raise PermissionProblem(
-            f"{config.backup_dir}: {error.strerror}", "run as root or as the service user"
-        ) from None
-
-
-def reserve(config: Config, directory: Path) -> int:
-    """Bytes of a file system that stay free below disk.fence_percent."""
-    status = os.statvfs(directory)
-    return (status.f_blocks * (100 - config.disk.fence_percent) // 100) * status.f_frsize
-
-
-def scratch_space(config: Config, size: int) -> None:
-    """Raises BackupError where a private copy of so many bytes would fill the file system up to the fence."""
-    free, kept = assemble.free_bytes(config.backup_dir), reserve(config, config.backup_dir)
-    if free < size + kept:
-        raise BackupError(
-            f"{config.backup_dir} has {human_bytes(free)} free; opening the backup for its proof needs "
-            f"{human_bytes(size)}, and {human_bytes(kept)} stay below disk.fence_percent",
-            "free some space on the file system of the checkpoints",
-        )
 
 
 def _refuse_nothing(config: Config, primary: Repository) -> None:
@@ -208,16 +159,16 @@ def _checkpoint(config: Config, damaged: Sequence[str], progress: Progress) -> N
         journal.info("backup: no new checkpoints: %s", error.message)
 
 
-def _prove(config: Config, taken: Snapshot, progress: Progress) -> tuple[Snapshot, BackupError | None]:
+def _prove(config: Config, taken: PreparedBackup, progress: Progress) -> tuple[PreparedBackup, BackupError | None]:
     """Opens a private copy; writes the manifest with what was seen, and reads it again. Gives the snapshot with it, and why
     the backup is not proven."""
     found = taken.manifest
-    scratch_space(config, found.size)
-    place = config.backup_dir / _PROOF
+    workspace.scratch_space(config, found.size)
+    place = config.backup_dir / PROOF
     problem: BackupError | None = None
     entries = found.collections
     try:
-        # One after the other: the service's many threads need processors, see Repository._variables.
+        # One after the other: the service's many threads need processors, see Restic._variables.
         assemble.verify(taken.directory, found, progress)
         assemble.copy(taken.directory, found, place, progress)
         assemble.bring_up(place, found)
@@ -246,28 +197,22 @@ def _prove(config: Config, taken: Snapshot, progress: Progress) -> tuple[Snapsho
 def _service(config: Config, found: manifest.Manifest, copy: Path) -> proof.Ask | None:
     """Asks the service for samples, but for collections that it has not loaded: they would stay in its memory."""
     try:
-        running = ask(config.control_socket, "status")
+        running = ask_status(config.control_socket)
     except (TryAgain, PermissionProblem) as error:
         journal.info("backup: the service is not asked for samples: %s", error.message)
         return None
-    if not running or running["state"] != "serving":
+    if not running or running.state != "serving":
         return None
-    left_out = {*running["cold_ids"], *running["quarantined"]}
+    left_out = {*running.cold_ids, *running.quarantined}
     served = proof.ask_service(Api(config.listen), config.data_dir, copy, found.last_seq_id)
     return lambda entry, ids: {} if entry.id in left_out else served(entry, ids)
 
 
 def _store(
-    config: Config,
-    primary: Repository,
-    taken: Snapshot,
-    looks: readback.Looks,
-    problem: BackupError | None,
-    started: float,
-    progress: Progress,
-) -> tuple[Outcome, BackupError | None]:
+    job: _Job, taken: PreparedBackup, looks: readback.Looks, problem: BackupError | None
+) -> tuple[StoredBackup, BackupError | None]:
     """Stores it, and reads back what was stored. Gives why it is not proven, before or after that."""
-    found = taken.manifest
+    config, found = job.config, taken.manifest
     facts = {
         "created": found.created,
         "base": found.base_created,
@@ -275,7 +220,7 @@ def _store(
         "records": found.records,
         "bytes": found.size,
     }
-    before = former.find(config, primary, host(), PROVEN)
+    before = former.find(config, job.primary, host(), PROVEN)
     shrunk = None if problem else former.shrunk(before, found.created, found.records)
     kept = [*former.active(before.kept, found.created), *([shrunk] if shrunk else [])]
     kept = list({each.created: each for each in kept}.values())
@@ -283,19 +228,39 @@ def _store(
     ledger.write(config.backup_dir, replace(ledger.read(config.backup_dir), kept=kept))
     # Proven it is when it was read back, whatever becomes of us until then.
     tags = [UNPROVEN, *(f"{key}={value}" for key, value in facts.items()), *former.tags(kept)]
-    added = primary.backup(taken.directory, host(), tags, lambda done, total: progress("storing", done, total))
+    added = job.primary.backup(taken.directory, host(), tags, lambda done, total: job.progress("storing", done, total))
     if not problem:
-        added, problem = _read_back(config, primary, taken, looks, added, progress)
-    seconds = time.monotonic() - started
-    known = ledger.read(config.backup_dir)
-    entry = Taken(
+        added, problem = _read_back(job, taken, looks, added)
+    outcome = StoredBackup(
         added.id,
         found.created,
-        not problem,
-        added.bytes,
-        round(seconds, 1),
+        taken.base,
         len(found.collections),
         found.records,
+        found.size,
+        added.bytes,
+        time.monotonic() - job.started,
+        0,
+        copied=False,
+        shrunk=shrunk,
+    )
+    _enter(config, found, outcome, kept, problem)
+    return outcome, problem
+
+
+def _enter(
+    config: Config, found: manifest.Manifest, stored: StoredBackup, kept: list[Kept], problem: BackupError | None
+) -> None:
+    """Leaves in the ledger what was stored, and what it is worth."""
+    known = ledger.read(config.backup_dir)
+    entry = Taken(
+        stored.id,
+        found.created,
+        not problem,
+        stored.added,
+        round(stored.seconds, 1),
+        stored.collections,
+        stored.records,
     )
     known = replace(known, attempted=found.created, taken=[*known.taken, entry])
     if problem:
@@ -311,42 +276,19 @@ def _store(
             kept=kept,
         )
     ledger.write(config.backup_dir, known)
-    outcome = Outcome(
-        added.id,
-        found.created,
-        taken.base,
-        len(found.collections),
-        found.records,
-        found.size,
-        added.bytes,
-        seconds,
-        0,
-        copied=False,
-        shrunk=shrunk,
-    )
-    return outcome, problem
 
 
 def _read_back(
-    config: Config, primary: Repository, taken: Snapshot, looks: readback.Looks, added: Added, progress: Progress
+    job: _Job, taken: PreparedBackup, looks: readback.Looks, added: Added
 ) -> tuple[Added, BackupError | None]:
     """Reads back what was stored, and marks it proven. Gives it as it is stored then, and why it is not proven."""
-    found = taken.manifest
-    stored = repository.Snapshot(added.id, found.created, host(), str(taken.directory), frozenset(), {})
+    stored = repository.Snapshot(added.id, taken.manifest.created, host(), str(taken.directory), frozenset(), {})
+    place = job.config.backup_dir / PROOF
     with signals.saying(f"the backup {added.id} is stored, but not proven; the last good one is as it was"):
         try:
-            readback.check(
-                primary,
-                stored,
-                taken.directory,
-                found,
-                looks,
-                base=bool(taken.base),
-                place=config.backup_dir / _PROOF,
-                tick=lambda: progress("reading back", 0, 0),
-            )
+            readback.Reader(job.primary, place, lambda: job.progress("reading back", 0, 0)).check(stored, taken, looks)
             with signals.deferred():
-                return replace(added, id=primary.retag(stored, UNPROVEN, PROVEN)), None
+                return replace(added, id=job.primary.retag(stored, UNPROVEN, PROVEN)), None
         except BackupError as problem:
             return added, problem
 
@@ -386,16 +328,3 @@ def _note(config: Config, attempted: str, problem: str) -> None:
 def _one_line(error: Exception) -> str:
     message = error.message if isinstance(error, ChromadError) else str(error)
     return " ".join(message.split())
-
-
-def remove_leftovers(config: Config) -> None:
-    """Removes private copies of runs that were killed; the caller holds the backup lock."""
-    names = (_PROOF, snapshot.NEXT)
-    for path in (*(config.backup_dir / name for name in names), *config.backup_dir.glob("drill-*")):
-        removal.remove_tree(path, ignore_errors=True)
-    files.remove_drafts(config.backup_dir)
-
-
-def host() -> str:
-    """The name under which this host's backups are stored."""
-    return os.uname().nodename

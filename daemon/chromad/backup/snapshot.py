@@ -42,7 +42,7 @@ Renew = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class PreparedBackup:
     """directory: what is to be stored, but for the manifest, which is written when it is proven. base: why it has a base of
     its own, empty when it adds to the one before."""
 
@@ -69,6 +69,11 @@ def why_base(config: Config, *, full: bool) -> str:
         return "the data have another history"
     if before.engine_version != versions.engine():
         return f"it was written by Chroma {before.engine_version}"
+    return _why_changed(directory, before)
+
+
+def _why_changed(directory: Path, before: Manifest) -> str:
+    """As `why_base`, by what there is on disk of the present one."""
     for entry in before.files:
         path = directory / entry.path
         if not path.is_file() or (entry.path != archive.FILE and path.stat().st_size != entry.size):
@@ -84,7 +89,7 @@ def why_base(config: Config, *, full: bool) -> str:
     return ""
 
 
-def take(config: Config, *, full: bool, checkpoint: Renew, progress: Progress) -> Snapshot:
+def take(config: Config, *, full: bool, checkpoint: Renew, progress: Progress) -> PreparedBackup:
     """Brings `current` up to date; gives it with samples to be proven. The caller holds the backup lock.
 
     Raises BackupError and others when it cannot be taken; what was there is untouched then, or is continued by the next one.
@@ -149,7 +154,7 @@ def _check_database(config: Config) -> None:
     sqlite.check_schema(config.data_dir)
 
 
-def _add(config: Config) -> Snapshot:
+def _add(config: Config) -> PreparedBackup:
     """The log since the last backup goes into the archive."""
     directory = config.backup_dir / CURRENT
     before = manifest.read(directory)
@@ -174,10 +179,10 @@ def _add(config: Config) -> Snapshot:
         collections=entries,
         files=files,
     )
-    return Snapshot(directory, result, "")
+    return PreparedBackup(directory, result, "")
 
 
-def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) -> Snapshot:
+def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) -> PreparedBackup:
     """A new base takes the place of the one before."""
     target = config.backup_dir / NEXT
     _remove(target)
@@ -226,11 +231,16 @@ def _base(config: Config, reason: str, checkpoint: Renew, progress: Progress) ->
         engine_version=versions.engine(),
         sqlite_version=sqlite3.sqlite_version,
     )
-    current = config.backup_dir / CURRENT
+    return PreparedBackup(_make_current(config.backup_dir), result, reason)
+
+
+def _make_current(backup_dir: Path) -> Path:
+    """The new base takes the place of the one before."""
+    current = backup_dir / CURRENT
     _remove(current)
-    target.rename(current)
-    fsync_path(config.backup_dir)
-    return Snapshot(current, result, reason)
+    (backup_dir / NEXT).rename(current)
+    fsync_path(backup_dir)
+    return current
 
 
 def _link_segments(

@@ -10,13 +10,13 @@ from chromad.backup import assemble, catalog, manifest, proof, timetravel
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry, Manifest
 from chromad.backup.repository import Repository, Snapshot
-from chromad.backup.timetravel import Target
-from chromad.chroma import sqlite
+from chromad.backup.timetravel import Join, Target
+from chromad.chroma import sqlite, wal
 from chromad.config import Config
 from chromad.errors import BackupError
 from chromad.logs.lines import human_bytes
 from chromad.store import lock, state
-from chromad.store.swap import Staging
+from chromad.store.copies import Staging
 
 Progress = Callable[[str, int, int], None]
 
@@ -52,6 +52,17 @@ def choose(repository: Repository, name: str, at: datetime | None) -> Choice:
     return Choice(target.snapshot, target)
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is to be restored, by whatever way. inexact: permission to restore what cannot be exact."""
+
+    config: Config
+    repository: Repository
+    choice: Choice
+    inexact: bool
+    progress: Progress
+
+
 def check_room(parent: Path, choice: Choice) -> None:
     """Raises BackupError when what is fetched has no room below `parent`."""
     if (free := free_bytes(parent)) < choice.bytes:
@@ -74,9 +85,8 @@ def stage(config: Config, repository: Repository, choice: Choice, staging: Stagi
     assemble.verify(directory, found, progress)
     entries, notes = found.collections, []
     if choice.target:
-        notes = timetravel.bring_up(
-            config, repository, directory, found, choice.target, lambda: progress("joining the log", 0, 0)
-        )
+        join = Join(config, repository, choice.target, lambda: progress("joining the log", 0, 0))
+        notes = join.bring_up(directory, found)
         with sqlite.connect(directory) as connection:
             entries = proof.entries(connection, {})
     else:
@@ -89,7 +99,7 @@ def stage(config: Config, repository: Repository, choice: Choice, staging: Stagi
 def tidy(directory: Path) -> None:
     """Removes what an engine leaves behind that is of no use to the next one. The caller puts the rest on disk, if it is to
     stay."""
-    sqlite.truncate_wal(directory, flush=False)
+    wal.truncate(directory, flush=False)
     for name in (lock.DIRECTORY_LOCK, state.FILE, f"{sqlite.FILE}-shm"):
         with suppress(FileNotFoundError):
             (directory / name).unlink()

@@ -13,7 +13,7 @@ from pathlib import Path
 from chromad.backup import assemble, between, catalog, ledger, manifest
 from chromad.backup.manifest import Manifest
 from chromad.backup.repository import Repository, Snapshot
-from chromad.chroma import sqlite
+from chromad.chroma import catalogs, sqlite
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, UsageProblem
 from chromad.host import removal
@@ -60,46 +60,51 @@ def choose(snapshots: Sequence[Snapshot], at: datetime) -> Target:
     return Target(at, earlier[-1], live=True)
 
 
-def bring_up(
-    config: Config, repository: Repository, directory: Path, found: Manifest, target: Target, tick: Callable[[], None]
-) -> list[str]:
-    """As `assemble.bring_up`, to the second of a target. Gives what is not exact; nothing where everything is."""
-    seq_id, wanted, notes = settle(config, repository, directory, found, target, tick)
-    assemble.bring_up(directory, found, seq_id=seq_id, catalog=wanted)
-    return notes
+@dataclass(frozen=True)
+class Join:
+    """The log of a backup, completed up to a target. tick: called while logs are fetched."""
 
+    config: Config
+    repository: Repository
+    target: Target
+    tick: Callable[[], None]
 
-def settle(
-    config: Config, repository: Repository, directory: Path, found: Manifest, target: Target, tick: Callable[[], None]
-) -> tuple[int, archive.Catalog, list[str]]:
-    """Completes the log of a backup up to a target, of which the directory needs to hold nothing else; gives where it is to
-    end, which collections there were then, and what is not exact."""
-    path = directory / archive.FILE
-    notes = []
-    try:
-        if target.joined:
-            _join(repository, directory, found, target.joined, tick)
-        elif target.live:
-            notes += _join_live(config, path, found)
-    except archive.Broken as error:
-        notes.append(
-            f"the log after {archive.newest(path).taken} cannot be joined ({error}); what came then is missing"
-        )
-    seq_id = archive.cut(path, target.at)
-    before, after = archive.around(path, target.at)
-    if before is None:
-        raise BackupError(
-            f"the backup {target.snapshot.id} begins after that time", "choose another one: chromactl backups"
-        )
-    if gone := archive.gaps(path, before.last_seq_id, seq_id):
-        notes.append(
-            f"{gone} rows of the log after {before.taken} are gone, as those of collections that were deleted later are; "
-            "what they held is missing"
-        )
-    at_once = catalog.time_of(before.taken) == target.at.replace(microsecond=0)
-    wanted, inexact = between.catalog(before, after, archive.topics(path, seq_id), at=target.at, at_once=at_once)
-    # What is older than the log in the base was applied to it long ago.
-    return max(seq_id, found.base_seq_id), wanted, notes + inexact
+    def bring_up(self, directory: Path, found: Manifest) -> list[str]:
+        """As `assemble.bring_up`, to the second of a target. Gives what is not exact; nothing where everything is."""
+        seq_id, wanted, notes = self.settle(directory, found)
+        assemble.bring_up(directory, found, seq_id=seq_id, catalog=wanted)
+        return notes
+
+    def settle(self, directory: Path, found: Manifest) -> tuple[int, catalogs.Catalog, list[str]]:
+        """Completes the log of a backup up to a target, of which the directory needs to hold nothing else; gives where it is to
+        end, which collections there were then, and what is not exact."""
+        target = self.target
+        path = directory / archive.FILE
+        notes = []
+        try:
+            if target.joined:
+                _join(self.repository, directory, found, target.joined, self.tick)
+            elif target.live:
+                notes += _join_live(self.config, path, found)
+        except archive.Broken as error:
+            notes.append(
+                f"the log after {archive.newest(path).taken} cannot be joined ({error}); what came then is missing"
+            )
+        seq_id = archive.cut(path, target.at)
+        before, after = archive.around(path, target.at)
+        if before is None:
+            raise BackupError(
+                f"the backup {target.snapshot.id} begins after that time", "choose another one: chromactl backups"
+            )
+        if gone := archive.gaps(path, before.last_seq_id, seq_id):
+            notes.append(
+                f"{gone} rows of the log after {before.taken} are gone, as those of collections that were deleted later are; "
+                "what they held is missing"
+            )
+        at_once = catalog.time_of(before.taken) == target.at.replace(microsecond=0)
+        wanted, inexact = between.catalog(before, after, archive.topics(path, seq_id), at=target.at, at_once=at_once)
+        # What is older than the log in the base was applied to it long ago.
+        return max(seq_id, found.base_seq_id), wanted, notes + inexact
 
 
 def _join(repository: Repository, directory: Path, found: Manifest, joined: Snapshot, tick: Callable[[], None]) -> None:

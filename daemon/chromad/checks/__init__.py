@@ -1,7 +1,7 @@
 """Named checks: each looks at one thing and gives a result with a fact and a hint."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, TryAgain
@@ -31,15 +31,17 @@ class Result:
     data: Data = field(default_factory=dict)
     fix: Fix | None = None
 
+    def with_fix(self, fix: Fix | None) -> "Result":
+        """As it is, and can be mended by `doctor --fix`."""
+        return replace(self, fix=fix)
+
 
 def ok(name: str, fact: str, data: Data | None = None) -> Result:
     return Result(name, "ok", fact, data=data or {})
 
 
-def fail(
-    name: str, error: type[ChromadError], fact: str, hint: str, data: Data | None = None, fix: Fix | None = None
-) -> Result:
-    return Result(name, "fail", fact, hint, error, data or {}, fix)
+def fail(name: str, error: type[ChromadError], fact: str, hint: str, data: Data | None = None) -> Result:
+    return Result(name, "fail", fact, hint, error, data or {})
 
 
 def warn(name: str, fact: str, hint: str, data: Data | None = None, fix: Fix | None = None) -> Result:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from chromad.checks import Data, Result, ok, warn
 from chromad.checks.host import Host
 from chromad.logs.lines import human_bytes
-from chromad.store import swap
+from chromad.store import copies, leftovers
 
 # Former data that are older than this are hardly wanted back.
 _KEPT = timedelta(days=7)
@@ -15,23 +15,23 @@ _KEPT = timedelta(days=7)
 
 def check(host: Host) -> Iterator[Result]:
     """One result for each, with its size, its age, and how to remove it."""
-    found = swap.leftovers(host.config.data_dir)
+    found = leftovers.beside(host.config.data_dir)
     if not found:
         yield ok("asides", "nothing is left of restores, adoptions and upgrades")
     for each in found:
         yield _result(each)
 
 
-def _result(found: swap.Leftover) -> Result:
+def _result(found: leftovers.Leftover) -> Result:
     age = datetime.now(UTC) - found.since if found.since else None
     facts = f"{human_bytes(found.bytes)}{f', {_days(age)} old' if age else ''}"
     data: Data = {"path": str(found.path), "bytes": found.bytes, "seconds": int(age.total_seconds()) if age else None}
     remove = f"rm -r {shlex.quote(str(found.path))}"
-    if found.kind == swap.REPLACED:
+    if found.kind == copies.REPLACED:
         fact, hint = f"former data are in {found.path} ({facts})", f"when nobody wants them back: {remove}"
         young = age is not None and age < _KEPT
         return Result("asides", "ok", fact, hint, data=data) if young else warn("asides", fact, hint, data)
-    if found.kind == swap.FAILED:
+    if found.kind == copies.FAILED:
         fact = f"what the service did not come up with is in {found.path} ({facts})"
         return warn("asides", fact, f"journalctl -u chromadb says why; then: {remove}", data)
     fact = f"{found.path} ({facts}) is left of a restore or an adoption that was cut off"

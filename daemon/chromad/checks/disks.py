@@ -79,7 +79,7 @@ def _answers(path: Path) -> Generator[Result, None, bool]:
 
 
 def _forecast(host: Host) -> Iterator[Result]:
-    seconds = ((host.answer or {}).get("disk") or {}).get("full_in")
+    seconds = host.answer.disk.full_in if host.answer and host.answer.disk else None
     if seconds is None:
         return
     fact = f"at the growth of the last hours, writes will be refused for want of space in {seconds / 86400:.1f} days"

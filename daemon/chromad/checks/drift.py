@@ -73,7 +73,7 @@ def _running(host: Host) -> Result:
     here = str(Path(sys.prefix).resolve())
     if host.answer is None:
         return skip("running", "no service to compare with")
-    there, engine = host.answer.get("environment", here), host.answer["engine_version"]
+    there, engine = host.answer.environment or here, host.answer.engine_version
     if there != here:
         fact = f"the service runs from {there}, this chromactl is of {here}"
         return warn("running", fact, f"systemctl restart chromadb takes the new one; or call {there}/bin/chromactl")

@@ -143,7 +143,7 @@ def _strangers(top: Path, owner: int) -> Result:
     fact = f"{count} at or below {top} not of {user_name(owner)}: {names}"
     command = f"chown -R {user_name(owner)}: {shlex.quote(str(top))}"
     fix = Fix(command, lambda: trees.take_tree(top, owner, _group(owner))) if owner else None
-    return fail("owner", PermissionProblem, fact, command, {"files": len(found)}, fix)
+    return fail("owner", PermissionProblem, fact, command, {"files": len(found)}).with_fix(fix)
 
 
 def _above(host: Host, owner: int) -> Iterator[Result]:
@@ -228,7 +228,7 @@ def _directory_mode(path: Path) -> Result:
     command, fix = _chmod(path, 0o750)
     data = {"mode": f"{mode:04o}"}
     if mode & 0o022:
-        return fail("mode", PermissionProblem, f"others can write {path} ({mode:04o})", command, data, fix)
+        return fail("mode", PermissionProblem, f"others can write {path} ({mode:04o})", command, data).with_fix(fix)
     if mode & 0o007:
         return warn("mode", f"others can read {path} ({mode:04o})", command, data, fix)
     return ok("mode", f"{path} has mode {mode:04o}", data)
@@ -239,7 +239,7 @@ def _configuration_file(path: Path, owner: int) -> Result:
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o022:
         command, fix = _chmod(path, mode & ~0o022)
-        return fail("mode", PermissionProblem, f"others can write {path} ({mode:04o})", command, fix=fix)
+        return fail("mode", PermissionProblem, f"others can write {path} ({mode:04o})", command).with_fix(fix)
     if status.st_uid == owner != 0 and status.st_uid != os.geteuid():
         hint = f"chown root {shlex.quote(str(path))}"
         return warn("mode", f"{path} belongs to {user_name(owner)}, so the service could change it", hint)
@@ -251,7 +251,7 @@ def _secret(path: Path) -> Result:
     if not mode & 0o077:
         return ok("mode", f"{path} is for its owner alone")
     command, fix = _chmod(path, 0o400)
-    return fail("mode", PermissionProblem, f"{path} holds a secret, and has mode {mode:04o}", command, fix=fix)
+    return fail("mode", PermissionProblem, f"{path} holds a secret, and has mode {mode:04o}", command).with_fix(fix)
 
 
 def _chmod(path: Path, mode: int) -> tuple[str, Fix]:

@@ -6,12 +6,12 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from chromad import control
 from chromad.config import Config
+from chromad.control.messages import StatusReport
 from chromad.errors import ChromadError, PermissionProblem, TryAgain
 from chromad.host import service
 
@@ -23,7 +23,7 @@ class Host:
 
     config: Config
     path: Path
-    answer: dict[str, Any] | None = None
+    answer: StatusReport | None = None
     loaded: Config | None = None
     silent: str = ""
 

@@ -3,14 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from chromad import config as configuration
 from chromad.checks import Result, fail, ok, skip, warn
 from chromad.checks.host import Host, unit_properties
 from chromad.chroma import sqlite
 from chromad.config import Config
-from chromad.control.messages import NOT_CHOSEN
+from chromad.control.messages import NOT_CHOSEN, StatusReport
 from chromad.errors import ChromadError, ConfigurationError, TryAgain
 from chromad.host import processes
 from chromad.host.service import UNIT
@@ -79,23 +78,23 @@ def _absent(host: Host) -> Result:
     return warn("service", fact, "systemctl start chromadb; journalctl -u chromadb -n 50 says why it does not")
 
 
-def _service(answer: dict[str, Any]) -> Iterator[Result]:
-    if answer["state"] != "serving":
-        yield warn("service", f"it is {answer['state']}", "wait for it; journalctl -u chromadb tells what it does")
+def _service(answer: StatusReport) -> Iterator[Result]:
+    if answer.state != "serving":
+        yield warn("service", f"it is {answer.state}", "wait for it; journalctl -u chromadb tells what it does")
     else:
-        counts = {key: answer[key] for key in ("collections", "records")}
+        counts = {"collections": answer.collections, "records": answer.records}
         fact = f"serving {counts['collections']} collections, {counts['records']} records"
         yield ok("service", fact, counts)
-    if answer["last_stop"] == "unclean":
-        outcomes = [f"{each['collection']} {each['action']}: {each['reason']}" for each in answer["recovered"]]
+    if answer.last_stop == "unclean":
+        outcomes = [f"{each.collection} {each.action}: {each.reason}" for each in answer.recovered]
         fact = f"the run before this one did not end well: {'; '.join(outcomes) or 'nothing was broken'}"
         yield warn("last_stop", fact, f"journalctl -u {UNIT} -p warning says what ended it; the next start forgets it")
     else:
         yield ok("last_stop", "the run before this one ended well")
-    for kind, reason in answer["fences"].items():
+    for kind, reason in answer.fences.items():
         yield fail("fence", ChromadError, f"writes are refused ({kind}): {reason}", "chromactl unfence, or free space")
-    yield from _threads(answer.get("threads") or {})
-    cold = {name: why for name, why in answer["cold"].items() if why != NOT_CHOSEN}
+    yield from _threads(answer.threads)
+    cold = {name: why for name, why in answer.cold.items() if why != NOT_CHOSEN}
     if cold:
         names = ", ".join(f"{name} ({why})" for name, why in cold.items())
         yield warn(
@@ -111,14 +110,14 @@ def _threads(found: dict[str, str]) -> Iterator[Result]:
         yield ok("threads", "all that the daemon does goes well")
 
 
-def _open_files(answer: dict[str, Any]) -> Result:
+def _open_files(answer: StatusReport) -> Result:
     try:
-        lines = Path(f"/proc/{answer['engine_pid']}/limits").read_text(encoding="ascii").splitlines()
+        lines = Path(f"/proc/{answer.engine_pid}/limits").read_text(encoding="ascii").splitlines()
     except OSError as error:
         return skip("open_files", f"could not look: {error}")
     limit = int(next(line for line in lines if line.startswith("Max open files")).split()[3])
-    needed = _FILES * answer["collections"] + _OTHER_FILES
-    fact = f"the engine may open {limit} files, {answer['collections']} collections take up to {needed}"
+    needed = _FILES * answer.collections + _OTHER_FILES
+    fact = f"the engine may open {limit} files, {answer.collections} collections take up to {needed}"
     data = {"limit": limit, "needed": needed}
     hint = f"raise LimitNOFILE= of {UNIT}"
     if needed > limit:
@@ -126,8 +125,8 @@ def _open_files(answer: dict[str, Any]) -> Result:
     return warn("open_files", fact, hint, data) if 2 * needed > limit else ok("open_files", fact, data)
 
 
-def _clock(answer: dict[str, Any]) -> Result:
-    step = float(answer.get("clock_step", 0.0))
+def _clock(answer: StatusReport) -> Result:
+    step = answer.clock_step
     data = {"seconds": step}
     if abs(step) < _STEP:
         return ok("clock", "it was not set since the service started", data)
@@ -170,7 +169,7 @@ def _unit() -> Iterator[Result]:
 def _writers(host: Host) -> Result:
     ours = {os.getpid(), lock.backup_holder(host.config.backup_dir) or -1}
     if host.answer:
-        ours |= {host.answer["pid"], host.answer["engine_pid"]}
+        ours |= {host.answer.pid, host.answer.engine_pid}
     found = processes.with_open_database(host.config.data_dir / sqlite.FILE, ignore=ours)
     # Backups and checks read it.
     found = [each for each in found if "chromactl" not in each.command]

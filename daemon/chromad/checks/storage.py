@@ -101,14 +101,10 @@ def _result(finding: Finding, host: Host) -> Result:
 def _database(host: Host) -> Iterator[Result]:
     with sqlite.connect(host.config.data_dir, busy_timeout=1.0) as connection:
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-        (pages, free, page) = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-        )
+        pages, free, page = sqlite.pages(connection)
         size, _ = log.size_after(connection, 0)
         informed, missing = planner.is_informed(connection), planner.missing_indexes(connection)
-        (ahead,) = connection.execute(
-            "SELECT unixepoch(max(created_at)) - unixepoch('now') FROM embeddings_queue"
-        ).fetchone()
+        ahead = log.seconds_ahead(connection)
     if mode == "wal":
         yield ok("journal_mode", "the database is in WAL mode")
     else:
@@ -142,7 +138,7 @@ def _database(host: Host) -> Iterator[Result]:
 
 def _checkpoints(host: Host) -> Result:
     config = host.config
-    error = host.answer and host.answer["checkpoint"]["error"]
+    error = host.answer and host.answer.checkpoint.error
     if error:
         return fail(
             "checkpoints", ChromadError, f"the last try failed: {error}", "the log grows; journalctl -u chromadb"
@@ -156,7 +152,7 @@ def _checkpoints(host: Host) -> Result:
     fact = f"the newest is of {newest}" if newest else "there is none yet"
     if not stale or host.answer is None:
         return ok("checkpoints", f"{fact}; {len(stale)} due" if stale else fact)
-    began = newest or host.answer["since"]
+    began = newest or host.answer.since
     age = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds() if began else 0.0
     if age > _INTERVALS * config.checkpoint.interval:
         return warn("checkpoints", f"{fact}, and {len(stale)} segments have changed since", "sudo chromactl checkpoint")
@@ -164,7 +160,7 @@ def _checkpoints(host: Host) -> Result:
 
 
 def _unprotected(host: Host) -> Iterator[Result]:
-    for name, why in ((host.answer or {}).get("unprotected") or {}).items():
+    for name, why in (host.answer.unprotected if host.answer else {}).items():
         hint = "its log is kept meanwhile, and grows; copy its records into a new collection if it stays so"
         yield warn("unprotected", f"the vectors of {name} get no checkpoint: {why}", hint)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from chromad.chroma import fulltext, record_ids, sqlite, systables, watermarks
+from chromad.chroma import fulltext, record_ids, schema, segment_rows, sqlite, systables, watermarks
 from chromad.chroma.finding import Finding, run
 
 # What `PRAGMA integrity_check` says of an index that can be made anew
@@ -105,7 +105,7 @@ def _quick(connection: sqlite3.Connection, directory: Path) -> Iterator[Finding]
 def _system(connection: sqlite3.Connection, directory: Path) -> Iterator[Finding]:
     if _is_incomplete(connection):
         yield from systables.owners(connection, directory)
-        yield from systables.segments(connection, directory)
+        yield from segment_rows.check(connection, directory)
     yield from _dimensions(connection, directory)
 
 
@@ -128,15 +128,15 @@ def _thorough(connection: sqlite3.Connection, directory: Path, *, files: bool) -
     yield from integrity
     if any(finding.mend is None for finding in integrity):
         return
-    yield from systables.tables(connection, directory)
-    if list(systables.tables(connection, directory)):
+    yield from schema.missing(connection, directory)
+    if list(schema.missing(connection, directory)):
         return
-    yield from systables.keys(connection, directory)
-    if any(finding.mend is None for finding in systables.keys(connection, directory)):
+    yield from schema.keys(connection, directory)
+    if any(finding.mend is None for finding in schema.keys(connection, directory)):
         return
-    yield from systables.indexes(connection, directory)
+    yield from schema.indexes(connection, directory)
     hopeless = False
-    for check in (systables.names, systables.owners, systables.segments, systables.settings):
+    for check in (systables.names, systables.owners, segment_rows.check, systables.settings):
         for finding in _at_once(connection, partial(check, connection, directory)):
             hopeless |= finding.mend is None
             yield finding

@@ -37,7 +37,7 @@ CREATE TABLE vectors (collection TEXT, id TEXT, vector BLOB, logged BLOB, UNIQUE
 
 
 @dataclass(frozen=True)
-class Collection:
+class HeldCollection:
     """A collection as the directory has it."""
 
     held: sqlite.Collection
@@ -93,7 +93,7 @@ class Contents:
         self._directory = directory
         self._store = sqlite3.connect(directory / "contents.sqlite3", isolation_level=None)
         self._store.executescript(_SCHEMA)
-        self.collections: list[Collection] = []
+        self.collections: list[HeldCollection] = []
 
     def __enter__(self) -> Self:
         return self
@@ -124,14 +124,14 @@ class Contents:
                 reader.take_log()
                 self._store.execute("COMMIT")
 
-    def count(self, collection: Collection) -> int:
+    def count(self, collection: HeldCollection) -> int:
         """How many records a collection has."""
         (count,) = self._store.execute(
             "SELECT count(*) FROM records WHERE collection = ?", (collection.held.id,)
         ).fetchone()
         return int(count)
 
-    def pages(self, collection: Collection, size: int) -> Iterator[list[Record]]:
+    def pages(self, collection: HeldCollection, size: int) -> Iterator[list[Record]]:
         """The records of a collection, so many at a time."""
         with closing(self._store.cursor()) as cursor:
             cursor.execute(
@@ -153,7 +153,7 @@ class _Reader:
         self,
         store: sqlite3.Connection,
         connection: sqlite3.Connection,
-        collection: Collection,
+        collection: HeldCollection,
         tick: Callable[[], None],
     ) -> None:
         self._store = store
@@ -298,7 +298,7 @@ def _value(values: Sequence[Any]) -> Value | None:
     return next((each for each in (text, integer, number) if each is not None), None)
 
 
-def _collections(connection: sqlite3.Connection, segments: Path) -> Iterator[Collection]:
+def _collections(connection: sqlite3.Connection, segments: Path) -> Iterator[HeldCollection]:
     for found in sqlite.read_collections(connection, counted=False):
         (metadata_segment,) = connection.execute(
             "SELECT id FROM segments WHERE collection = ? AND scope = 'METADATA'", (found.id,)
@@ -307,7 +307,7 @@ def _collections(connection: sqlite3.Connection, segments: Path) -> Iterator[Col
         if persisted is None and legacy.is_old(segments / found.segment):
             # Until 0.5 it was in the pickle alone.
             persisted = legacy.read(segments / found.segment).seq_id
-        yield Collection(
+        yield HeldCollection(
             replace(found, persisted=persisted),
             _collection_metadata(connection, found.id),
             sqlite.is_cosine(connection, found),

@@ -4,6 +4,9 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+# The hint where nothing here can help
+NO_WAY = "restore a copy of the directory from before, or mend it with the Chroma that wrote it"
+
 Mend = Callable[[sqlite3.Connection], None]
 
 

@@ -307,6 +307,11 @@ def _check_links(file: FileIO, header: Header) -> None:
             _check_lists(words, upper, header, linked)
     if end != damage.size(file):
         raise Damage(f"{LINKS_FILE} has {damage.held(file)}; its {header.elements} elements end at {end}")
+    _check_levels(header, levels, linked)
+
+
+def _check_levels(header: Header, levels: _Bytes, linked: _Bytes) -> None:
+    """levels: on which each element is. linked: the highest one on which another links to it."""
     # None is higher, or it would have been refused above.
     if levels[header.entry_point] != header.max_level:
         raise Damage(

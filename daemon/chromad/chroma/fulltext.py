@@ -53,6 +53,11 @@ def rebuild(connection: sqlite3.Connection) -> None:
     connection.execute(f"INSERT INTO {TABLE} (rowid, string_value) {_DOCUMENTS}")
 
 
+def optimize(connection: sqlite3.Connection) -> None:
+    """Merges the index, so that what was deleted takes no space in it."""
+    connection.execute("INSERT INTO embedding_fulltext_search (embedding_fulltext_search) VALUES ('optimize')")
+
+
 def is_there(connection: sqlite3.Connection) -> bool:
     """Whether all its tables are."""
     names = (TABLE, *_SHADOWS)

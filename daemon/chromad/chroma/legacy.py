@@ -27,6 +27,18 @@ class Old:
     seq_id: int | None = None
     whole: bool = False
 
+    def take(self, section: str, text: str, number: int) -> bool:
+        """A number of the pickle, by the map or attribute that it is in; False for one that makes no sense."""
+        if not 0 < number <= _LARGEST:
+            return False
+        if section == "id_to_label":
+            self.labels[text] = number
+        elif text == "total_elements_added":
+            self.total = number
+        elif text == "max_seq_id":
+            self.seq_id = number
+        return True
+
 
 def is_old(directory: Path) -> bool:
     """Whether a segment's pickle is of Chroma before 1.0."""
@@ -64,18 +76,10 @@ def _read(content: bytes) -> Old:
             elif opcode.name == "EMPTY_DICT":
                 # An attribute's name, and then its value; the first is that of all attributes.
                 section = text
-            elif opcode.name.startswith(("BININT", "LONG")):
-                if section not in (_CLASS, "id_to_label"):
-                    continue
-                number = int(str(value))
-                if not 0 < number <= _LARGEST:
-                    break
-                if section == "id_to_label":
-                    found.labels[text] = number
-                elif text == "total_elements_added":
-                    found.total = number
-                elif text == "max_seq_id":
-                    found.seq_id = number
+            elif not (opcode.name.startswith(("BININT", "LONG")) and section in (_CLASS, "id_to_label")):
+                continue
+            elif not found.take(section, text, int(str(value))):
+                break
     except ValueError:
         pass
     found.total = max(found.total, max(found.labels.values(), default=0))

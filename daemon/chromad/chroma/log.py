@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from chromad.errors import ChromadError
 # Rows of one purge transaction, and the pause between two in seconds: writers are never held up for long.
 _BATCH = 500
 _PAUSE = 0.005
+
+# All of a row
+_COLUMNS = "seq_id, created_at, operation, topic, id, vector, encoding, metadata"
 
 # Operation codes
 ADD, UPDATE, UPSERT, DELETE = range(4)
@@ -56,8 +59,95 @@ def size_after(connection: sqlite3.Connection, seq_id: int) -> tuple[int, int]:
 
 def newest(connection: sqlite3.Connection) -> int:
     """The seq id of the newest row, 0 when there is none."""
-    (found,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM embeddings_queue").fetchone()
+    (found,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM main.embeddings_queue").fetchone()
     return int(found)
+
+
+def count(connection: sqlite3.Connection, after: int | None = None) -> int:
+    """How many rows there are. after: only those after this seq id."""
+    where, values = ("", ()) if after is None else (" WHERE seq_id > ?", (after,))
+    (found,) = connection.execute(f"SELECT count(*) FROM embeddings_queue{where}", values).fetchone()  # noqa: S608 (constants)
+    return int(found)
+
+
+def seconds_ahead(connection: sqlite3.Connection) -> int | None:
+    """How far in the future the newest row was logged, by this host's clock; None when there is no row."""
+    (found,) = connection.execute(
+        "SELECT unixepoch(max(created_at)) - unixepoch('now') FROM embeddings_queue"
+    ).fetchone()
+    return None if found is None else int(found)
+
+
+def topic_at(connection: sqlite3.Connection, seq_id: int) -> str | None:
+    """The topic of a row; None when there is no such row."""
+    row = connection.execute("SELECT topic FROM main.embeddings_queue WHERE seq_id = ?", (seq_id,)).fetchone()
+    return str(row[0]) if row else None
+
+
+def newest_ids(connection: sqlite3.Connection, topic: str, rows: int) -> list[str]:
+    """The ids that the newest rows of a collection are about."""
+    found = connection.execute(
+        "SELECT DISTINCT id FROM (SELECT id FROM embeddings_queue WHERE topic = ? ORDER BY seq_id DESC LIMIT ?)",
+        (topic, rows),
+    )
+    return [record for (record,) in found]
+
+
+def writes(connection: sqlite3.Connection, topic: str, ids: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Seq ids, ids and times of what the log has of records."""
+    marks = ", ".join("?" * len(ids))
+    return connection.execute(
+        f"SELECT seq_id, id, created_at FROM embeddings_queue WHERE topic = ? AND id IN ({marks})",  # noqa: S608 (question marks)
+        (topic, *ids),
+    ).fetchall()
+
+
+def vector_of(
+    connection: sqlite3.Connection, collection: sqlite.Collection, record: str, *, existed: bool
+) -> bytes | None:
+    """The vector (32-bit floats) that the log gives a record, None when it gives none. existed: before the oldest row."""
+    rows = connection.execute(
+        "SELECT seq_id, operation, vector IS NOT NULL FROM embeddings_queue WHERE topic = ? AND id = ? ORDER BY seq_id",
+        (collection.topic, record),
+    ).fetchall()
+    _, seq_id = outcome(rows, existed=existed)
+    row = connection.execute(
+        "SELECT vector FROM embeddings_queue WHERE seq_id = ? AND encoding = 'FLOAT32'", (seq_id,)
+    ).fetchone()
+    return row[0] if row else None
+
+
+def vectors_logged_once(connection: sqlite3.Connection, collection: sqlite.Collection) -> sqlite3.Cursor:
+    """Ids and vectors of records that one row alone is about, which adds them."""
+    return connection.execute(
+        "SELECT id, vector FROM embeddings_queue WHERE topic = ? GROUP BY id HAVING count(*) = 1 AND vector IS NOT NULL"
+        " AND operation IN (?, ?)",
+        (collection.topic, ADD, UPSERT),
+    )
+
+
+def copy_rows(connection: sqlite3.Connection, table: str, after: int) -> None:
+    """Copies the rows after a seq id into a table of the same columns, of an attached database."""
+    connection.execute(
+        f"INSERT INTO {table} ({_COLUMNS}) SELECT {_COLUMNS} FROM main.embeddings_queue WHERE seq_id > ?",  # noqa: S608 (constants)
+        (after,),
+    )
+
+
+def take_rows(connection: sqlite3.Connection, table: str, after: int, upto: int) -> None:
+    """Logs the rows of such a table between two seq ids."""
+    connection.execute(
+        f"INSERT INTO main.embeddings_queue ({_COLUMNS}) SELECT {_COLUMNS} FROM {table}"  # noqa: S608 (constants)
+        " WHERE seq_id > ? AND seq_id <= ?",
+        (after, upto),
+    )
+
+
+def drop_deleted(connection: sqlite3.Connection) -> None:
+    """Removes the rows of collections that are no more."""
+    connection.execute(
+        "DELETE FROM main.embeddings_queue WHERE topic NOT IN (SELECT ? || id FROM collections)", (sqlite.TOPIC,)
+    )
 
 
 def rebuilds(connection: sqlite3.Connection, collection: sqlite.Collection) -> bool:

@@ -5,8 +5,6 @@ Tables and columns are those of Chroma 1.5 (`SCHEMA`); `check_schema` refuses to
 
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -14,9 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from chromad import documents, names
-from chromad.chroma import changes, planner
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, one_line
-from chromad.logs.lines import log as journal
 
 FILE = "chroma.sqlite3"
 
@@ -35,16 +31,7 @@ SCHEMA: dict[str, set[str]] = {
 MIGRATIONS = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
 
 TOPIC = "persistent://default/default/"
-KEEP_LOG = '{"automatically_purge": false, "_type": "EmbeddingsQueueConfigurationInternal"}'
-_LOG_INDEX = "chromad_embeddings_queue_topic_seq_id"
-# The engine leaves the list values of a deleted collection's records, and gives the row ids to others (chroma#7594).
-_LISTS = "embedding_metadata_array"
-_LISTS_TRIGGER = "chromad_embeddings_lists"
-_DELETE_LISTS = (
-    f"CREATE TRIGGER {_LISTS_TRIGGER} AFTER DELETE ON embeddings BEGIN DELETE FROM {_LISTS} WHERE id = OLD.id; END"  # noqa: S608 (constants)
-)
 _BUSY_TIMEOUT = 60.0
-_NEWEST = "SELECT coalesce(max(seq_id), 0) FROM embeddings_queue"
 _COPY_STEP = 512  # pages between two flushes
 
 
@@ -93,7 +80,7 @@ def connect(data_dir: Path, *, busy_timeout: float = _BUSY_TIMEOUT) -> Iterator[
         )
     try:
         connection = sqlite3.connect(
-            f"file:{_quote(path)}?mode=rw", uri=True, timeout=busy_timeout, isolation_level=None
+            f"file:{quote(path)}?mode=rw", uri=True, timeout=busy_timeout, isolation_level=None
         )
         try:
             yield connection
@@ -110,97 +97,6 @@ def exists(data_dir: Path) -> bool:
         return False
     with connect(data_dir) as connection:
         return bool(connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone())
-
-
-def use_wal(data_dir: Path, *, flush: bool = True) -> None:
-    """Puts the file into WAL mode, making it when the directory is empty. The mode stays in the file.
-
-    flush: False leaves it to the caller to put a private copy on disk.
-    """
-    path = data_dir / FILE
-    path.touch(mode=0o640)
-    with connect(data_dir) as connection:
-        if not flush:
-            do_not_flush(connection)
-        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-    if mode != "wal":
-        raise ChromadError(
-            f"{path} stays in journal mode {mode}", "a network file system cannot hold it; use a local one"
-        )
-
-
-def keep_log(data_dir: Path, tick: Callable[[], None] = lambda: None, *, serving: bool = False) -> None:
-    """Makes the engine keep the log, gives the log the index that keeps writes fast beside it, has list values deleted with
-    their records, has recorded which collections come and go, and gives the planner what makes filters fast.
-
-    Does nothing on a database that the engine has yet to make or to migrate. tick: called while it takes long, once. serving:
-    clients write meanwhile, and what would take long is left to the next start.
-    """
-    with connect(data_dir) as connection:
-        if not has_table(connection, "embeddings_queue_config"):
-            return
-        row = connection.execute("SELECT config_json_str FROM embeddings_queue_config WHERE id = 1").fetchone()
-        if row is None or row[0] != KEEP_LOG:
-            connection.execute("INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, ?)", (KEEP_LOG,))
-        index_log(connection)
-        if removed := keep_lists(connection):
-            journal.info("%s: removed %d list values of records that are no more", data_dir / FILE, removed)
-        if not _outdated(connection):
-            changes.keep(connection)
-            planner.index(connection, tick, serving=serving)
-        planner.inform(connection)
-
-
-def inform_planner(data_dir: Path) -> None:
-    """Before an engine opens a database, of whatever Chroma: as `planner.inform`. Nothing where there is none."""
-    if exists(data_dir):
-        with connect(data_dir) as connection:
-            planner.inform(connection)
-
-
-def index_log(connection: sqlite3.Connection) -> None:
-    """Gives the log an index by collection."""
-    connection.execute(f"CREATE INDEX IF NOT EXISTS {_LOG_INDEX} ON embeddings_queue (topic, seq_id)")
-
-
-def keep_lists(connection: sqlite3.Connection) -> int:
-    """Has the list values of a record deleted with it from now on, and removes what earlier ones have left behind; gives how
-    many rows these were. A matter of a moment where that was done before.
-
-    connection: in autocommit, or in a transaction of the caller's. Does nothing on a database that knows no lists.
-    """
-    found = connection.execute(
-        "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = ?", (_LISTS_TRIGGER,)
-    ).fetchone()
-    if found and found[0] == _DELETE_LISTS:
-        return 0
-    if not has_table(connection, _LISTS) or not has_table(connection, "embeddings"):
-        return 0
-    own = not connection.in_transaction
-    if own:
-        connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.execute(f"DROP TRIGGER IF EXISTS {_LISTS_TRIGGER}")
-        connection.execute(_DELETE_LISTS)
-        removed = drop_ghosts(connection)
-    except BaseException:
-        if own:
-            connection.execute("ROLLBACK")
-        raise
-    if own:
-        connection.execute("COMMIT")
-    return removed
-
-
-def drop_ghosts(connection: sqlite3.Connection) -> int:
-    """Removes list values of records that are no more, which the next record with their row id would serve as its own; gives
-    how many rows these were. Reads all list values.
-
-    connection: in autocommit, or in a transaction of the caller's. Does nothing on a database that knows no lists.
-    """
-    if not has_table(connection, _LISTS):
-        return 0
-    return connection.execute(f"DELETE FROM {_LISTS} WHERE id NOT IN (SELECT id FROM embeddings)").rowcount  # noqa: S608 (constants)
 
 
 def has_tables(data_dir: Path) -> bool:
@@ -231,10 +127,10 @@ def _lacking(connection: sqlite3.Connection) -> dict[str, set[str]]:
 def outdated(data_dir: Path) -> bool:
     """Whether the engine has to bring the schema of a database up to date before anything else can be done with it."""
     with connect(data_dir) as connection:
-        return _outdated(connection)
+        return is_outdated(connection)
 
 
-def _outdated(connection: sqlite3.Connection) -> bool:
+def is_outdated(connection: sqlite3.Connection) -> bool:
     found = dict(connection.execute("SELECT dir, max(version) FROM migrations GROUP BY dir").fetchall())
     return any(found.get(kind, 0) < newest for kind, newest in MIGRATIONS.items())
 
@@ -381,7 +277,27 @@ def is_there(connection: sqlite3.Connection, collection: Collection) -> bool:
 def segments(data_dir: Path) -> set[str]:
     """The uuids of all segments."""
     with connect(data_dir) as connection:
-        return {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
+        return read_segments(connection)
+
+
+def read_segments(connection: sqlite3.Connection) -> set[str]:
+    """As `segments`, on an open connection."""
+    return {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
+
+
+def record_at(connection: sqlite3.Connection, collection: Collection, place: int) -> str | None:
+    """The id of a record by its place among the sorted ids of its collection."""
+    row = connection.execute(
+        "SELECT embedding_id FROM embeddings WHERE segment_id = (SELECT id FROM segments WHERE collection = ?"
+        " AND scope = 'METADATA') ORDER BY embedding_id LIMIT 1 OFFSET ?",
+        (collection.id, place),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def collection_ids(connection: sqlite3.Connection) -> set[str]:
+    """The ids of all collections."""
+    return {uuid for (uuid,) in connection.execute("SELECT id FROM collections")}
 
 
 def last_seq_id(data_dir: Path) -> int:
@@ -389,6 +305,14 @@ def last_seq_id(data_dir: Path) -> int:
     with connect(data_dir) as connection:
         (last,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM embeddings_queue").fetchone()
     return int(last)
+
+
+def pages(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Pages of the file, how many of them hold nothing, and bytes of a page."""
+    total, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return total, free, size
 
 
 def set_seq_ids(connection: sqlite3.Connection, seq_ids: dict[str, int | None]) -> None:
@@ -407,28 +331,6 @@ def do_not_flush(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA main.synchronous = OFF")
 
 
-@contextmanager
-def keep_wal(data_dir: Path) -> Iterator[None]:
-    """For private copies, as `do_not_flush`: no other connection can move the WAL into the file meanwhile.
-
-    It must be in WAL mode, and the WAL empty: a reader of the file itself is what stops others (SQLite's walCheckpoint).
-    """
-    with connect(data_dir) as connection:
-        do_not_flush(connection)
-        connection.execute("BEGIN")
-        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-        yield
-
-
-def truncate_wal(data_dir: Path, *, flush: bool = True) -> bool:
-    """Moves the WAL into the file and empties it. False when another connection was in the way. flush: as in `use_wal`."""
-    with connect(data_dir, busy_timeout=5.0) as connection:
-        if not flush:
-            do_not_flush(connection)
-        (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    return not busy
-
-
 def is_write_locked(data_dir: Path) -> bool:
     """Whether somebody is in the middle of a write, or has left one open."""
     with connect(data_dir, busy_timeout=0.0) as connection:
@@ -442,67 +344,6 @@ def is_write_locked(data_dir: Path) -> bool:
     return False
 
 
-def has_wal(data_dir: Path) -> bool:
-    """Whether there is a WAL that holds something."""
-    wal = data_dir / f"{FILE}-wal"
-    return wal.exists() and wal.stat().st_size > 0
-
-
-def wal_goes_back(data_dir: Path) -> bool:
-    """Whether the WAL is of an earlier time than the file: the log ends earlier with it than without it, though it has no later
-    header; or SQLite cannot read both together, but the file alone. Changes neither. Nobody else may have them open."""
-    path = _quote(data_dir / FILE)
-    try:
-        with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
-            (alone,) = connection.execute(_NEWEST).fetchone()
-            (sound,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.DatabaseError:
-        return False
-    # A process that ends without closing its connection moves nothing from the WAL into the file.
-    program = f"import os, sqlite3; c = sqlite3.connect('file:{path}?mode=rw', uri=True); "
-    program += f"print(c.execute({_NEWEST!r}).fetchone()[0], c.execute('PRAGMA quick_check(1)').fetchone()[0], flush=True); os._exit(0)"
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", program], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    found = done.stdout.split(maxsplit=1)
-    if len(found) != 2 or found[1].strip() != "ok":
-        return bool(sound == "ok")
-    # To delete the collection that was written last takes the end of the log.
-    return int(found[0]) < alone and not _has_later_header(data_dir)
-
-
-def _has_later_header(data_dir: Path) -> bool:
-    """Whether the WAL holds a header of the database of a later time than the file's, by its change counter, which every
-    transaction that writes the header counts up: https://sqlite.org/fileformat2.html#file_change_counter"""
-    with open(data_dir / FILE, "rb") as file:
-        counter = file.read(100)[24:28]
-    committed = last = counter
-    with open(data_dir / f"{FILE}-wal", "rb") as wal:
-        header = wal.read(32)
-        size, salts = int.from_bytes(header[8:12]), header[16:24]
-        while len(frame := wal.read(24)) == 24 and frame[8:16] == salts:
-            page = wal.read(size)
-            if int.from_bytes(frame[:4]) == 1:
-                last = page[24:28]
-            if any(frame[4:8]):
-                committed = last
-    return committed > counter
-
-
-def set_wal_aside(data_dir: Path) -> Path:
-    """Renames the WAL, so that SQLite does not take it for one of the file; gives its name."""
-    wal = data_dir / f"{FILE}-wal"
-    aside = wal.with_name(f"{wal.name}.aside-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-    wal.rename(aside)
-    (data_dir / f"{FILE}-shm").unlink(missing_ok=True)
-    fd = os.open(data_dir, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    return aside
-
-
 def files(data_dir: Path) -> list[Path]:
     """The files that together hold the durable state of the database: it and, where there is one, its WAL."""
     return [path for path in (data_dir / FILE, data_dir / f"{FILE}-wal") if path.exists()]
@@ -513,6 +354,6 @@ def has_table(connection: sqlite3.Connection, name: str) -> bool:
     return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)).fetchone())
 
 
-def _quote(path: Path) -> str:
+def quote(path: Path) -> str:
     # SQLite's URI syntax gives %, ? and # a meaning
     return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -1,154 +1,21 @@
-"""Chroma's system tables: tenants, databases, collections and the two segments of each, complete and fitting each other.
+"""Chroma's system tables: tenants, databases, collections complete and fitting each other.
 
-A collection whose database or one of whose segments has no row is invisible, to Chroma and to whatever joins these tables.
+A collection whose database has no row is invisible, to Chroma and to whatever joins these tables.
 """
 
 import sqlite3
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chromad import documents
-from chromad.chroma import segment, segment_files, sqlite, watermarks
-from chromad.chroma.finding import Finding, run
+from chromad.chroma import additions, segment_files, sqlite
+from chromad.chroma.finding import NO_WAY, Finding, run
 from chromad.names import is_uuid
 
-_BASE = (
-    "collections",
-    "collection_metadata",
-    "databases",
-    "embedding_metadata",
-    "embeddings",
-    "embeddings_queue",
-    "max_seq_id",
-    "segment_metadata",
-    "segments",
-    "tenants",
-)
-# Since which migration there are others
-_LATER = {
-    "maintenance_log": ("sysdb", 8),
-    "embeddings_queue_config": ("embeddings_queue", 2),
-    "embedding_metadata_array": ("metadb", 6),
-}
-_ARRAY_COLUMNS = "key TEXT NOT NULL, string_value TEXT, int_value INTEGER, float_value REAL, bool_value INTEGER"
-# What can be made anew. Without the others nothing can be told.
-_ANEW = {
-    "tenants": ("CREATE TABLE tenants (id TEXT PRIMARY KEY, UNIQUE (id))",),
-    "segment_metadata": (
-        "CREATE TABLE segment_metadata (segment_id TEXT REFERENCES segments(id) ON DELETE CASCADE, key TEXT NOT NULL,"
-        " str_value TEXT, int_value INTEGER, float_value REAL, bool_value INTEGER, PRIMARY KEY (segment_id, key))",
-    ),
-    "maintenance_log": (
-        "CREATE TABLE maintenance_log (id INT PRIMARY KEY, timestamp INT NOT NULL, operation TEXT NOT NULL)",
-    ),
-    "embeddings_queue_config": ("CREATE TABLE embeddings_queue_config (id INTEGER PRIMARY KEY, config_json_str TEXT)",),
-    "embeddings_queue": (
-        "CREATE TABLE embeddings_queue (seq_id INTEGER PRIMARY KEY, created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,"
-        " operation INTEGER NOT NULL, topic TEXT NOT NULL, id TEXT NOT NULL, vector BLOB, encoding TEXT, metadata TEXT)",
-    ),
-    "embedding_metadata_array": (
-        f"CREATE TABLE embedding_metadata_array (id INTEGER NOT NULL REFERENCES embeddings(id), {_ARRAY_COLUMNS})",
-        "CREATE INDEX embedding_metadata_array_id_key ON embedding_metadata_array (id, key)",
-        *(
-            f"CREATE INDEX embedding_metadata_array_key_{kind} ON embedding_metadata_array (key, {kind}_value)"
-            f" WHERE {kind}_value IS NOT NULL"
-            for kind in ("string", "int", "float")
-        ),
-    ),
-}
-# Tables that hold what clients wrote
-_HELD = {"embeddings_queue": "writes that were yet to be applied", "embedding_metadata_array": "lists in metadata"}
-# What the engine's statements rely on
-_ROWIDS = {"embeddings": "id", "embeddings_queue": "seq_id"}
-_UNIQUE = {
-    "collections": ("id",),
-    "databases": ("id",),
-    "embedding_metadata": ("id", "key"),
-    "embeddings": ("segment_id", "embedding_id"),
-    "max_seq_id": ("segment_id",),
-    "segments": ("id",),
-    "tenants": ("id",),
-}
 # The engine reads rows up to a time, the last one that it knows where none is given.
 _HIDDEN = "coalesce(CAST(strftime('%s', created_at) AS INTEGER), 9223372037) > 9223372036"
 _DEFAULT_DATABASE = "00000000-0000-0000-0000-000000000000"
 _DEFAULT_TENANT = "default_tenant"
-_NO_WAY = "restore a copy of the directory from before, or mend it with the Chroma that wrote it"
-_TYPES = {
-    "METADATA": "urn:chroma:segment/metadata/sqlite",
-    "VECTOR": "urn:chroma:segment/vector/hnsw-local-persisted",
-}
-
-Check = Callable[[sqlite3.Connection, Path], Iterator[Finding]]
-
-
-def tables(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
-    """Tables that are missing, for the migrations that the file says it has had; and gaps among these."""
-    levels = dict(connection.execute("SELECT dir, max(version) FROM migrations GROUP BY dir").fetchall())
-    for kind, count in connection.execute("SELECT dir, count(*) FROM migrations GROUP BY dir").fetchall():
-        if count != levels[kind]:
-            fact = f"the table of migrations lacks {levels[kind] - count} of {kind}'s {levels[kind]}"
-            yield Finding("tables", fact, f"{_NO_WAY}: Chroma itself refuses it")
-    wanted = [*_BASE, *(name for name, (kind, level) in _LATER.items() if levels.get(kind, 0) >= level)]
-    for name in wanted:
-        if sqlite.has_table(connection, name):
-            continue
-        if name == "max_seq_id":
-            yield Finding("tables", "the table max_seq_id is missing", mend=_make_watermarks)
-        elif name in _ANEW:
-            held = _HELD.get(name)
-            yield Finding(
-                "tables",
-                f"the table {name} is missing{f', and with it {held}' if held else ''}",
-                mend=run(*_ANEW[name]),
-                loses=held is not None,
-            )
-        else:
-            yield Finding("tables", f"the table {name} is missing", _NO_WAY)
-
-
-def _make_watermarks(connection: sqlite3.Connection) -> None:
-    (level,) = connection.execute("SELECT max(version) FROM migrations WHERE dir = 'metadb'").fetchone()
-    kind = "INTEGER" if level >= 5 else "BLOB NOT NULL"
-    connection.execute(f"CREATE TABLE max_seq_id (segment_id TEXT PRIMARY KEY, seq_id {kind})")
-    for (segment_id,) in connection.execute("SELECT id FROM segments WHERE scope = 'METADATA'").fetchall():
-        watermarks.set_watermark(connection, segment_id, watermarks.applied_by(connection, segment_id))
-
-
-def keys(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
-    """Keys that tables have lost, as those do that a program has made anew from their rows: the engine's upserts need them."""
-    for table, column in _ROWIDS.items():
-        info = connection.execute(f"PRAGMA table_info({table})").fetchall()
-        if not any(name == column and key and kind.upper() == "INTEGER" for _, name, kind, _, _, key in info):
-            yield Finding("tables", f"the table {table} was made anew without its primary key", _NO_WAY)
-    for table, columns in _UNIQUE.items():
-        if columns in _unique(connection, table):
-            continue
-        listed = ", ".join(columns)
-        (twice,) = connection.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {listed} HAVING count(*) > 1)"  # noqa: S608 (constants)
-        ).fetchone()
-        index = f"CREATE UNIQUE INDEX chromad_{table}_key ON {table} ({listed})"
-        fact = f"the table {table} was made anew without its key ({listed})"
-        if not twice:
-            yield Finding("tables", fact, mend=run(index))
-        elif table == "max_seq_id":
-            # The lowest is always right: what is applied twice stays what it was.
-            lowest = "DELETE FROM max_seq_id WHERE rowid NOT IN (SELECT rowid FROM (SELECT rowid, min(seq_id) FROM max_seq_id GROUP BY segment_id))"
-            yield Finding("tables", f"{fact}, and has {twice} segments twice", count=twice, mend=run(lowest, index))
-        else:
-            yield Finding("tables", f"{fact}, and has {twice} rows twice", _NO_WAY, twice)
-
-
-def _unique(connection: sqlite3.Connection, table: str) -> list[tuple[str, ...]]:
-    indexes = connection.execute(
-        'SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial', (table,)
-    ).fetchall()
-    return [
-        tuple(column for (column,) in connection.execute("SELECT name FROM pragma_index_info(?) ORDER BY seqno", index))
-        for index in indexes
-    ]
 
 
 def logged(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
@@ -182,39 +49,12 @@ def logged(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding
                 yield Finding("log", fact, count=count, mend=run(statement), deletes=True, loses=True)
 
 
-def indexes(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
-    """Indexes that Chroma makes by its migrations."""
-    (level,) = connection.execute("SELECT coalesce(max(version), 0) FROM migrations WHERE dir = 'metadb'").fetchone()
-    wanted = {}
-    if level >= 4:
-        wanted = {
-            f"embedding_metadata_{kind}_value": f"embedding_metadata (key, {kind}_value) WHERE {kind}_value IS NOT NULL"
-            for kind in ("int", "float", "string")
-        }
-    if level >= 6:
-        wanted["embedding_metadata_array_id_key"] = "embedding_metadata_array (id, key)"
-        wanted |= {
-            f"embedding_metadata_array_key_{kind}": f"embedding_metadata_array (key, {kind}_value)"
-            f" WHERE {kind}_value IS NOT NULL"
-            for kind in ("string", "int", "float")
-        }
-    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
-    missing = sorted(wanted.keys() - found)
-    if missing:
-        yield Finding(
-            "indexes",
-            f"indexes are missing, so that filters are slow: {', '.join(missing)}",
-            count=len(missing),
-            mend=run(*(f"CREATE INDEX {name} ON {wanted[name]}" for name in missing)),
-        )
-
-
 def names(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
     """Ids that are none, names that are given twice, settings of the log that cannot be read: the engine would choke on them."""
     for table in ("collections", "segments"):
         for (found,) in connection.execute(f"SELECT id FROM {table}").fetchall():  # noqa: S608 (constants)
             if not is_uuid(found):
-                yield Finding("system", f"the id {found!r} in {table} is no UUID", _NO_WAY)
+                yield Finding("system", f"the id {found!r} in {table} is no UUID", NO_WAY)
     twice = connection.execute(
         "SELECT name, count(*) FROM collections NOT INDEXED GROUP BY name, database_id HAVING count(*) > 1"
     ).fetchall()
@@ -229,7 +69,7 @@ def names(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]
             yield Finding(
                 "system",
                 f"the log's settings are {state}",
-                mend=run(f"INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, '{sqlite.KEEP_LOG}')"),  # noqa: S608
+                mend=run(f"INSERT OR REPLACE INTO embeddings_queue_config VALUES (1, '{additions.KEEP_LOG}')"),  # noqa: S608
             )
 
 
@@ -240,7 +80,7 @@ def settings(connection: sqlite3.Connection, _directory: Path) -> Iterator[Findi
             sqlite.is_cosine(connection, found)
         except (ValueError, KeyError, TypeError, AttributeError):
             fact = f"the settings of the collection {found.name!r} cannot be read, so that its space is not known"
-            yield Finding("system", fact, _NO_WAY)
+            yield Finding("system", fact, NO_WAY)
 
 
 def owners(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:
@@ -254,7 +94,7 @@ def owners(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding
         " WHERE database_id IS NULL OR database_id NOT IN (SELECT id FROM databases) GROUP BY database_id"
     ).fetchall():
         if database is None:
-            yield Finding("system", f"the collections {names} are in no database", _NO_WAY)
+            yield Finding("system", f"the collections {names} are in no database", NO_WAY)
             continue
         taken = connection.execute("SELECT 1 FROM databases WHERE name = 'default_database'").fetchone()
         name = "default_database" if database == _DEFAULT_DATABASE and not taken else f"recovered-{database}"
@@ -280,146 +120,6 @@ def _insert(table: str, value: str) -> Callable[[sqlite3.Connection], None]:
         connection.execute(f"INSERT INTO {table} (id) VALUES (?)", (value,))  # noqa: S608 (constant)
 
     return mend
-
-
-def segments(connection: sqlite3.Connection, directory: Path) -> Iterator[Finding]:
-    """Collections that have not exactly one segment of each scope."""
-    for collection, name in connection.execute("SELECT id, name FROM collections ORDER BY name").fetchall():
-        for scope in _TYPES:
-            found = [
-                each
-                for (each,) in connection.execute(
-                    "SELECT id FROM segments WHERE collection = ? AND scope = ?", (collection, scope)
-                ).fetchall()
-            ]
-            if len(found) > 1:
-                yield _several(connection, directory, name, scope, found)
-            elif not found and scope == "METADATA":
-                yield _lacks_metadata(connection, directory, collection, name)
-            elif not found:
-                yield _lacks_vectors(connection, directory, collection, name)
-
-
-def _several(connection: sqlite3.Connection, directory: Path, name: str, scope: str, found: list[str]) -> Finding:
-    used = [each for each in found if _is_used(connection, directory, each)]
-    if len(used) > 1:
-        fact = f"the collection {name!r} has {len(used)} {scope} segments with something in them"
-        return Finding("system", fact, _NO_WAY, len(used))
-    spare = [each for each in found if each != (used or found)[0]]
-
-    def mend(connection: sqlite3.Connection) -> None:
-        for each in spare:
-            connection.execute("DELETE FROM segments WHERE id = ?", (each,))
-            connection.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (each,))
-
-    return Finding(
-        "system", f"the collection {name!r} has {len(found)} {scope} segments; the empty ones are left out", mend=mend
-    )
-
-
-def _is_used(connection: sqlite3.Connection, directory: Path, segment_id: str) -> bool:
-    row = connection.execute("SELECT 1 FROM embeddings WHERE segment_id = ? LIMIT 1", (segment_id,)).fetchone()
-    return row is not None or (directory / segment_id).is_dir()
-
-
-def _lacks_metadata(connection: sqlite3.Connection, directory: Path, collection: str, name: str) -> Finding:
-    """Its records are there, under a segment that nobody knows; or it never had any."""
-    orphans = [
-        each
-        for (each,) in connection.execute(
-            "SELECT DISTINCT segment_id FROM embeddings WHERE segment_id NOT IN (SELECT id FROM segments)"
-        ).fetchall()
-    ]
-    lacking = _lacking(connection, "METADATA")
-    fact = f"the collection {name!r} has no metadata segment"
-    (dimension,) = connection.execute("SELECT dimension FROM collections WHERE id = ?", (collection,)).fetchone()
-    if orphans and dimension is not None:
-        chosen = orphans[0] if len(orphans) == lacking == 1 else _by_ids(connection, directory, collection, orphans)
-        if chosen is None or not is_uuid(chosen):
-            return Finding("system", f"{fact}, and it cannot be told which of {len(orphans)} is its", _NO_WAY)
-        (count,) = connection.execute("SELECT count(*) FROM embeddings WHERE segment_id = ?", (chosen,)).fetchone()
-        return Finding(
-            "system", f"{fact}; {count} records of none are its", count=count, mend=_add(chosen, "METADATA", collection)
-        )
-    logged = connection.execute(
-        "SELECT 1 FROM embeddings_queue WHERE topic = ? LIMIT 1", (sqlite.topic(collection),)
-    ).fetchone()
-    if dimension is not None and not logged:
-        return Finding("system", f"{fact}, and its records are gone", _NO_WAY)
-    return Finding("system", f"{fact}; it gets one", mend=_add(str(uuid.uuid4()), "METADATA", collection))
-
-
-def _by_ids(connection: sqlite3.Connection, directory: Path, collection: str, candidates: list[str]) -> str | None:
-    """The one metadata segment whose records the collection's log or vector segment knows."""
-    row = connection.execute(
-        "SELECT id FROM segments WHERE collection = ? AND scope = 'VECTOR'", (collection,)
-    ).fetchone()
-    ids = {
-        each
-        for (each,) in connection.execute(
-            "SELECT id FROM embeddings_queue WHERE topic = ?", (sqlite.topic(collection),)
-        )
-    }
-    if row is not None:
-        ids |= set(segment_files.ids(directory / row[0]))
-    fitting = []
-    for each in candidates:
-        held = {
-            record
-            for (record,) in connection.execute("SELECT embedding_id FROM embeddings WHERE segment_id = ?", (each,))
-        }
-        if held and len(held & ids) * 2 > len(held):
-            fitting.append(each)
-    return fitting[0] if len(fitting) == 1 else None
-
-
-def _lacks_vectors(connection: sqlite3.Connection, directory: Path, collection: str, name: str) -> Finding:
-    """Its files are there, under a name that nobody knows; or the log has all; or the vectors are lost."""
-    known = {each for (each,) in connection.execute("SELECT id FROM segments")}
-    held = {
-        record
-        for (record,) in connection.execute(
-            "SELECT embedding_id FROM embeddings WHERE segment_id IN"
-            " (SELECT id FROM segments WHERE collection = ? AND scope = 'METADATA')",
-            (collection,),
-        )
-    }
-    fitting = []
-    for path in segment.directories(directory):
-        ids = set() if path.name in known else set(segment_files.ids(path))
-        if ids and len(ids & held) * 2 > len(ids):
-            fitting.append(path.name)
-    fact = f"the collection {name!r} has no vector segment"
-    if len(fitting) > 1:
-        return Finding("system", f"{fact}, and {len(fitting)} directories may be its", _NO_WAY)
-    if fitting:
-        return Finding("system", f"{fact}; {fitting[0]} is its", mend=_add(fitting[0], "VECTOR", collection))
-    (dimension,) = connection.execute("SELECT dimension FROM collections WHERE id = ?", (collection,)).fetchone()
-    if dimension is not None and not held:
-        return Finding("system", f"{fact}, and it cannot be told which directory is its", _NO_WAY)
-    return Finding("system", f"{fact}; it gets one", mend=_add(str(uuid.uuid4()), "VECTOR", collection))
-
-
-def _add(segment_id: str, scope: str, collection: str) -> Callable[[sqlite3.Connection], None]:
-    def mend(connection: sqlite3.Connection) -> None:
-        # Chroma before 0.5 has a topic as well.
-        row = {"id": segment_id, "type": _TYPES[scope], "scope": scope, "collection": collection}
-        if "topic" in {each[1] for each in connection.execute("PRAGMA table_info(segments)")}:
-            row["topic"] = sqlite.topic(collection)
-        connection.execute(
-            f"INSERT INTO segments ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",  # noqa: S608 (constants)
-            tuple(row.values()),
-        )
-
-    return mend
-
-
-def _lacking(connection: sqlite3.Connection, scope: str) -> int:
-    (count,) = connection.execute(
-        "SELECT count(*) FROM collections WHERE id NOT IN (SELECT collection FROM segments WHERE scope = ? AND collection IS NOT NULL)",
-        (scope,),
-    ).fetchone()
-    return int(count)
 
 
 def leftovers(connection: sqlite3.Connection, _directory: Path) -> Iterator[Finding]:

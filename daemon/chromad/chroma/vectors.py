@@ -60,7 +60,12 @@ def compare(directory: Path, claim: Claim) -> int:
         later, existed = _later(connection, claim, keys), _existed(claim, keys)
         wrong = [group for group in wrong if int(wanted.keys[group]) not in later]
         _check_presence(wrong, claim, wanted, labels, existed)
-        return _mend(directory, connection, claim, suspects, wanted, existed, later)
+        doubts = []
+        for suspect in suspects:
+            key = int(wanted.keys[suspect.group])
+            seq_id = wanted.vector(suspect.group, existed=key in existed)
+            doubts.append((suspect, seq_id, later.get(key, [])[-_AT_ONCE:]))
+        return _mend(directory, connection, claim, doubts)
 
 
 def settle(directory: Path, connection: sqlite3.Connection, claim: Claim) -> int:
@@ -331,22 +336,18 @@ def _mend(
     directory: Path,
     connection: sqlite3.Connection,
     claim: Claim,
-    suspects: Sequence[_Element],
-    wanted: _Wanted,
-    existed: set[int],
-    later: dict[int, list[int]],
+    suspects: Sequence[tuple[_Element, int, list[int]]],
 ) -> int:
-    """Counts the suspects that are not what the log says, and puts right what is to be mended."""
+    """Counts the suspects that are not what the log says, and puts right what is to be mended. suspects: each with the row that
+    has its vector, and rows that came later."""
     if not suspects:
         return 0
     count = 0
     with _Writer(directory, claim) as writer:
-        for suspect in suspects:
-            key = int(wanted.keys[suspect.group])
-            seq_id = wanted.vector(suspect.group, existed=key in existed)
+        for suspect, seq_id, later in suspects:
             stored = np.frombuffer(suspect.vector, "<f4")
             logged = _fetch(connection, [seq_id], len(stored)).get(seq_id)
-            ahead = _fetch(connection, later.get(key, [])[-_AT_ONCE:], len(stored)).values()
+            ahead = _fetch(connection, later, len(stored)).values()
             if logged is None or any(_same(stored, other, claim) for other in (logged, *ahead)):
                 continue
             count += 1

@@ -10,15 +10,16 @@ from rich.text import Text
 
 from chromad.backup import repository
 from chromad.backup import run as backup
-from chromad.backup.repository import Repository
+from chromad.backup.repository import Places
 from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.errors import ChromadError, from_system, one_line
 from chromad.host import signals
 from chromad.logs.lines import human_bytes
-from chromad.maintenance.adopt import Adoption, Outcome, Report
+from chromad.maintenance.adopt import Adoption
+from chromad.maintenance.adopt_report import Adopted, Report
 from chromad.maintenance.adopt_source import Source, belongs_to
-from chromad.store import swap
+from chromad.store import copies
 
 LOST = 1
 _STATES = {
@@ -54,8 +55,8 @@ def run(
     place = _repositories(config)
     account = rights.owner(config)
     foreign = account is not None and not belongs_to(source, account.uid)
-    steps = Source(source).steps(lambda: swap.settled(swap.place(config.data_dir))) if foreign else {}
-    rights.become_owner(config, steps)
+    steps = Source(source).steps(lambda: copies.settled(copies.place(config.data_dir))) if foreign else {}
+    rights.become_owner(config, rights.RootPart(steps))
     with ui.progress() as progress, Adoption(config, source, progress) as adoption:
         if not dry_run:
             adoption.check(may_stop=stop)
@@ -104,25 +105,21 @@ class _Saved:
     hint: str = ""
 
 
-_Repositories = tuple[Repository, Repository | None]
-
-
-def _repositories(config: Config) -> _Repositories | Exception:
+def _repositories(config: Config) -> Places | Exception:
     """Where the first backup goes; or why that cannot be told, which keeps nobody from an adoption."""
     try:
-        return repository.connect(config), repository.connect_copy(config)
+        return Places(repository.connect(config), repository.connect_copy(config))
     except (ChromadError, OSError) as error:
         return error
 
 
-def _back_up(config: Config, found: _Repositories | Exception) -> _Saved:
+def _back_up(config: Config, found: Places | Exception) -> _Saved:
     """Takes a first backup. Whatever goes wrong with it, what was adopted stays."""
     try:
         if isinstance(found, Exception):
             raise found
-        primary, second = found
         with ui.progress() as progress:
-            return _Saved(backup.run(config, primary, second, full=True, accept_empty=False, progress=progress).id)
+            return _Saved(backup.run(config, found, full=True, accept_empty=False, progress=progress).id)
     except Exception as error:
         # Whatever it is: the adoption is done, and has to be told of.
         known = error if isinstance(error, ChromadError) else from_system(error)
@@ -164,7 +161,7 @@ def _show_report(report: Report, config: Config) -> None:
     ui.out.print(f"{place}; {human_bytes(report.free)} are free for it", markup=False)
 
 
-def _show_outcome(outcome: Outcome, source: Path) -> None:
+def _show_outcome(outcome: Adopted, source: Path) -> None:
     ui.out.print(
         f"adopted {outcome.collections} collections, {outcome.records} records in {outcome.directory}", markup=False
     )

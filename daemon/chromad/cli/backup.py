@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from chromad.backup import repository, run
+from chromad.backup.repository import Places
 from chromad.cli import rights, ui
+from chromad.config import Config
 from chromad.errors import ChromadError
 from chromad.logs import events
 from chromad.logs.lines import human_bytes
@@ -42,20 +44,24 @@ def take(
     ui.need(config.data_dir)
     with ui.failure(events.BACKUP_FAILED):
         try:
-            primary, second = repository.connect(config), repository.connect_copy(config)
+            places = Places(repository.connect(config), repository.connect_copy(config))
         except ChromadError as error:
             rights.become_owner(config)
             run.failed(config, error)
             raise
         rights.become_owner(config)
         with ui.progress() as report:
-            taken = run.run(config, primary, second, full=full, accept_empty=accept_empty, progress=report)
+            taken = run.run(config, places, full=full, accept_empty=accept_empty, progress=report)
+    _show(taken, config, json=json or settings.json)
+
+
+def _show(taken: run.StoredBackup, config: Config, *, json: bool) -> None:
     text = (
         f"{taken.id}: {taken.collections} collections, {taken.records} records, {human_bytes(taken.bytes)}, of which "
         f"{human_bytes(taken.added)} are new in {config.backup.repository}; proven, {taken.seconds:.1f} s"
     )
-    ui.tell(events.BACKUP_TAKEN, text, quiet=json or settings.json)
-    if json or settings.json:
+    ui.tell(events.BACKUP_TAKEN, text, quiet=json)
+    if json:
         ui.print_json(asdict(taken))
         return
     if taken.base:
@@ -72,7 +78,7 @@ def take(
         ui.out.print(f"{taken.forgotten} backups that backup.keep does not keep are forgotten")
 
 
-def _show_plan(plan: run.Plan, *, json: bool) -> None:
+def _show_plan(plan: run.BackupPlan, *, json: bool) -> None:
     if json:
         ui.print_json(asdict(plan))
         return

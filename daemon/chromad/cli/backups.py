@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from chromad.backup import catalog, ledger, manifest, repository, run
+from chromad.backup import catalog, ledger, manifest, repository, run, workspace
 from chromad.backup.repository import Snapshot
 from chromad.cli import rights, ui
 from chromad.config import Config
@@ -121,7 +121,7 @@ def forget(
     rights.become_owner(config, strict=False)
     ids, found = _choose(place, names)
     if confirm:
-        run.prepare(config)
+        workspace.prepare(config)
         done = "it may have forgotten some of them: chromactl backups"
         with lock.backup_lock(config.backup_dir) as held, signals.saying(done), ui.progress() as report:
             place.lock_fd = held.fd
@@ -173,7 +173,7 @@ def _make(config: Config) -> tuple[bool, bool]:
         if made_key:
             files.remove(config.backup.password_file)
 
-    rights.become_owner(config, {"withdraw key": withdraw_key}, strict=False)
+    rights.become_owner(config, rights.RootPart({"withdraw key": withdraw_key}), strict=False)
     try:
         made = not place.exists()
     except ChromadError:

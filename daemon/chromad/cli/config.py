@@ -59,7 +59,7 @@ def pending(context: typer.Context, json: ui.Json = False) -> None:
     settings = ui.settings(context)
     wanted = settings.config
     rights.become_owner(wanted, strict=False)
-    running = control.ask(wanted.control_socket, "status") is not None
+    running = control.ask_status(wanted.control_socket) is not None
     if running:
         now = loaded(wanted)
         # One that does not say is of another version than the file is for.

@@ -91,7 +91,7 @@ def _become_owner(settings: ui.Settings, fix: bool) -> Result | None:
         return None  # It is told of among the results.
     try:
         steps = files.steps(Host(config, settings.path), fix=fix)
-        rights.become_owner(config, {**steps, _GO_ON: _ask_operator} if fix else steps, strict=False)
+        rights.become_owner(config, rights.RootPart({**steps, _GO_ON: _ask_operator} if fix else steps), strict=False)
     except PermissionProblem as error:
         return fail("data_dir", PermissionProblem, error.message, error.hint)
     return None
@@ -106,7 +106,7 @@ def _examine(settings: ui.Settings, deep: bool) -> tuple[list[Result], str]:
         blind = error.message if isinstance(error, PermissionProblem) else ""
         return [fail("configuration", type(error), error.message, error.hint)], blind
     try:
-        answer = control.ask(config.control_socket, "status")
+        answer = control.ask_status(config.control_socket)
         host = Host(config, settings.path, answer, loaded(config) if answer else None)
     except (TryAgain, PermissionProblem) as error:
         blind = error.message if isinstance(error, PermissionProblem) else ""

@@ -21,7 +21,7 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     """
     settings = ui.settings(context)
     # Its engine serves nobody, but works on the data themselves.
-    rights.become_owner(settings.config, copies=lambda: [settings.config.data_dir])
+    rights.become_owner(settings.config, rights.RootPart(places=lambda: [settings.config.data_dir]))
     with (
         signals.saying("the repair was not ended; run it again before the service is started"),
         ui.progress() as report,

@@ -1,7 +1,8 @@
 """chromactl restore."""
 
 import os
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,50 +11,67 @@ import typer
 from pydantic import ValidationError
 
 from chromad.backup import collection, rehearsal, repository, restore, stage, timetravel
+from chromad.backup.stage import Order
 from chromad.cli import rights, ui
 from chromad.config import Backup, Config
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, UsageProblem
 from chromad.host import files
 from chromad.logs import events
 from chromad.logs.lines import human_bytes
-from chromad.store import swap
+from chromad.store import copies, leftovers
+
+Name = Annotated[
+    str,
+    typer.Argument(metavar="ID|latest|oldest", help="The backup to restore; latest unless given.", show_default=False),
+]
+At = Annotated[
+    str,
+    typer.Option(
+        "--at", metavar="TIME", help="To a second, as 2026-01-02T03:04:05Z; UTC without an offset. It finds the backup."
+    ),
+]
+Target = Annotated[
+    Path | None,
+    typer.Option("--target", metavar="DIR", readable=False, help="Into a new directory; the service is not touched."),
+]
+Only = Annotated[str, typer.Option("--collection", metavar="NAME", help="One collection, into the running service.")]
+Into = Annotated[str, typer.Option("--into", metavar="NEWNAME", help="The name that it gets there.")]
+Stop = Annotated[bool, typer.Option("--stop", help="Permit it to stop the service and start it again.")]
+Inexact = Annotated[bool, typer.Option("--inexact", help="Permit what cannot be exact to the second.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Location = Annotated[
+    str, typer.Option("--repository", metavar="REPO", help="Not that of the configuration; with --target.")
+]
+Key = Annotated[
+    Path | None, typer.Option("--password-file", metavar="FILE", readable=False, help="The key of --repository.")
+]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Where to, as the options say. within: where the copy for a target is made."""
+
+    at: str
+    target: Path | None
+    within: Path | None
+    only: str
+    into: str
+    stop: bool
+    dry_run: bool
 
 
 def run(
     context: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="ID|latest|oldest", help="The backup to restore; latest unless given.", show_default=False
-        ),
-    ] = "",
-    at: Annotated[
-        str,
-        typer.Option(
-            "--at",
-            metavar="TIME",
-            help="To a second, as 2026-01-02T03:04:05Z; UTC without an offset. It finds the backup.",
-        ),
-    ] = "",
-    target: Annotated[
-        Path | None,
-        typer.Option(
-            "--target", metavar="DIR", readable=False, help="Into a new directory; the service is not touched."
-        ),
-    ] = None,
-    only: Annotated[
-        str, typer.Option("--collection", metavar="NAME", help="One collection, into the running service.")
-    ] = "",
-    into: Annotated[str, typer.Option("--into", metavar="NEWNAME", help="The name that it gets there.")] = "",
-    stop: Annotated[bool, typer.Option("--stop", help="Permit it to stop the service and start it again.")] = False,
-    inexact: Annotated[bool, typer.Option("--inexact", help="Permit what cannot be exact to the second.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
-    location: Annotated[
-        str, typer.Option("--repository", metavar="REPO", help="Not that of the configuration; with --target.")
-    ] = "",
-    key: Annotated[
-        Path | None, typer.Option("--password-file", metavar="FILE", readable=False, help="The key of --repository.")
-    ] = None,
+    name: Name = "",
+    at: At = "",
+    target: Target = None,
+    only: Only = "",
+    into: Into = "",
+    stop: Stop = False,
+    inexact: Inexact = False,
+    dry_run: DryRun = False,
+    location: Location = "",
+    key: Key = None,
     json: ui.Json = False,
 ) -> None:
     """Put a backup in place of the data. The present data are moved aside, never deleted.
@@ -79,43 +97,40 @@ def run(
     if target:
         within = _work_beside(config, target, elsewhere=bool(location))
     else:
-        made = not swap.exists(config.data_dir)
-        rights.become_owner(config, ended=partial(swap.tidy, config.data_dir) if dry_run and made else _nothing)
-        if not dry_run:
-            # First: it may put the data back.
-            swap.sweep_beside(config.data_dir)
+        _work_in_place(config, dry_run=dry_run)
     choice = stage.choose(place, name or "latest", moment)
     if isinstance(within, Exception):
         raise within
-    as_json = json or settings.json
     with ui.progress() as report:
-        if dry_run:
-            plan = rehearsal.plan(
-                config,
-                place,
-                choice,
-                target=target,
-                within=within,
-                only=only,
-                into=into,
-                inexact=inexact,
-                progress=report,
-            )
-        elif only:
-            copied = collection.copy(config, place, choice, only, into, inexact=inexact, progress=report)
-        elif target and within:
-            outcome = restore.run_aside(config, place, choice, target, within=within, inexact=inexact, progress=report)
-        else:
-            outcome = restore.run_in_place(config, place, choice, may_stop=stop, inexact=inexact, progress=report)
-    if dry_run:
-        _show_plan(config, plan, target, only, as_json=as_json)
-        return
-    if only:
-        _show_copied(copied, as_json=as_json)
-        if copied.lost:
-            raise typer.Exit(1)
+        show = _restore(
+            Order(config, place, choice, inexact, report), _Way(at, target, within, only, into, stop, dry_run)
+        )
+    show(json or settings.json)
+
+
+def _restore(order: Order, way: _Way) -> Callable[[bool], None]:
+    """Does it, or says what it would do; gives what tells of it, as JSON or not."""
+    if way.dry_run:
+        plan = rehearsal.plan(order, target=way.target, within=way.within, only=way.only, into=way.into)
+        return partial(_show_plan, order.config, plan, way)
+    if way.only:
+        return partial(_show_copied, collection.copy(order, way.only, way.into))
+    if way.target and way.within:
+        outcome = restore.run_aside(order, way.target, within=way.within)
     else:
-        _show(outcome, at, as_json=as_json)
+        outcome = restore.run_in_place(order, may_stop=way.stop)
+    return partial(_show, outcome, way.at)
+
+
+def _work_in_place(config: Config, *, dry_run: bool) -> None:
+    """Goes on as the owner of the data, and clears up after those who were killed."""
+    tidy = dry_run and not copies.exists(config.data_dir)
+    rights.become_owner(
+        config, rights.RootPart(ended=partial(copies.tidy, config.data_dir)) if tidy else rights.RootPart()
+    )
+    if not dry_run:
+        # First: it may put the data back.
+        leftovers.sweep_beside(config.data_dir)
 
 
 def _work_beside(config: Config, target: Path, *, elsewhere: bool) -> Path | ChromadError | OSError:
@@ -131,23 +146,18 @@ def _work_beside(config: Config, target: Path, *, elsewhere: bool) -> Path | Chr
     except (ChromadError, OSError) as error:
         rights.become_owner(config, account=account)
         return error
-    rights.become_owner(
-        config,
+    part = rights.RootPart(
         restore.steps(target, within, account.uid),
-        account=account,
         ended=partial(files.remove_tree, within, ignore_errors=True),
-        copies=lambda: [swap.settled(within)],
+        places=lambda: [copies.settled(within)],
     )
+    rights.become_owner(config, part, account=account)
     if not os.access(within, os.W_OK):
         raise PermissionProblem(
             f"{target.parent} cannot be reached by uid {account.uid}, which works for root",
             "name a place such as /srv/look",
         )
     return within
-
-
-def _nothing() -> None:
-    pass
 
 
 def _refuse_together(*groups: dict[str, object]) -> None:
@@ -174,7 +184,7 @@ def _elsewhere(location: str, key: Path | None, target: Path | None) -> Config:
         raise ConfigurationError(problems, "restic names a place as sftp:user@host:/path, for example") from None
 
 
-def _show_plan(config: Config, plan: rehearsal.Plan, target: Path | None, only: str, *, as_json: bool) -> None:
+def _show_plan(config: Config, plan: rehearsal.RestorePlan, way: _Way, as_json: bool) -> None:
     choice, restart = plan.choice, plan.restart
     snapshot = choice.snapshot
     document = {
@@ -195,13 +205,15 @@ def _show_plan(config: Config, plan: rehearsal.Plan, target: Path | None, only: 
         end = f", the log since then from {choice.target.joined.id}" if choice.target.joined else ""
         end = ", the log since then from the live database" if choice.target.live else end
         ui.out.print(f"and bring it to {choice.target.at:%Y-%m-%dT%H:%M:%SZ}{end}", markup=False)
-    place = f"the collection {only} into the running service" if only else f"it to {target or config.data_dir}"
+    place = (
+        f"the collection {way.only} into the running service" if way.only else f"it to {way.target or config.data_dir}"
+    )
     ui.out.print(f"and restore {place}{', stopping the service for the exchange' if restart else ''}", markup=False)
     for note in plan.notes:
         ui.out.print(f"not exact: {note}", markup=False)
 
 
-def _show(outcome: restore.Outcome, at: str, *, as_json: bool) -> None:
+def _show(outcome: restore.Restored, at: str, as_json: bool) -> None:
     moment = f", as of {at}" if at else ""
     text = (
         f"restored {outcome.id}{moment}: {outcome.collections} collections, {outcome.records} records in "
@@ -222,10 +234,13 @@ def _show(outcome: restore.Outcome, at: str, *, as_json: bool) -> None:
         ui.out.print("the service was not running; start it with systemctl start chromadb", markup=False)
 
 
-def _show_copied(copied: collection.Outcome, *, as_json: bool) -> None:
+def _show_copied(copied: collection.CopiedCollection, as_json: bool) -> None:
+    """Raises Exit when records are not in the copy."""
     if as_json:
         ui.print_json(asdict(copied))
-        return
-    ui.out.print(f"{copied.records} records of {copied.id} are in the collection {copied.name}", markup=False)
-    for note in copied.notes:
-        ui.out.print(f"not exact: {note}", markup=False)
+    else:
+        ui.out.print(f"{copied.records} records of {copied.id} are in the collection {copied.name}", markup=False)
+        for note in copied.notes:
+            ui.out.print(f"not exact: {note}", markup=False)
+    if copied.lost:
+        raise typer.Exit(1)

@@ -4,6 +4,7 @@ import os
 import pwd
 import stat
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from chromad.engine import sandbox
 from chromad.errors import ChromadError, PermissionProblem
 from chromad.host import privileges, service
 from chromad.host.privileges import Account, Step
-from chromad.store import swap
+from chromad.store import copies, swap
 
 # Users of hosts without data of the service, the first one that there is
 _OTHERS = ("chromadb", "nobody")
@@ -61,36 +62,46 @@ def _group(status: os.stat_result) -> int:
     return gid
 
 
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class RootPart:
+    """What stays with root. steps: by their words, beside those of the service and of the exchange of directories. ended: called
+    at the end. places: directories that engines are to work on, beside the copy that is exchanged and those of backups. resumes:
+    the verb itself puts right what one that was killed has left, before the service starts."""
+
+    steps: Mapping[str, Step] = field(default_factory=dict)
+    ended: Callable[[], None] = _nothing
+    places: Callable[[], Iterable[Path]] = tuple
+    resumes: bool = False
+
+
+_PLAIN = RootPart()
+
+
 def become_owner(
-    config: Config,
-    steps: Mapping[str, Step] | None = None,
-    *,
-    account: Account | None = None,
-    ended: Callable[[], None] = lambda: None,
-    copies: Callable[[], Iterable[Path]] = tuple,
-    strict: bool = True,
-    resumes: bool = False,
+    config: Config, root: RootPart = _PLAIN, *, account: Account | None = None, strict: bool = True
 ) -> None:
     """As root, goes on as the owner of the data, for good; what root has to do is done by `privileges.part`. Comes after
     everything that only root can read has been read.
 
-    steps: beside those of the service and of the exchange of directories. account: another one than the owner. ended: called at
-    the end, as root. copies: directories that engines are to work on, beside the copy that is exchanged and those of backups.
-    resumes: the verb itself puts right what one that was killed has left, before the service starts.
+    account: another one than the owner.
     """
     account = account or owner(config, strict=strict)
     if account is None or privileges.split():
         return
-    unit = _Unit(config.data_dir, resumes=resumes)
-    known = {**unit.steps(), **swap.steps(config.data_dir), **(steps or {})}
-    beside = swap.settled(swap.location(config.data_dir))
-    engines = sandbox.Units(account, lambda: (beside, config.backup_dir, *copies()))
+    unit = _Unit(config.data_dir, resumes=root.resumes)
+    known = {**unit.steps(), **swap.steps(config.data_dir), **root.steps}
+    beside = copies.settled(copies.location(config.data_dir))
+    engines = sandbox.Units(account, lambda: (beside, config.backup_dir, *root.places()))
 
     def end() -> None:
         try:
             engines.end()
         finally:
-            ended()
+            root.ended()
 
     tell = partial(ui.err.print, style="red", markup=False)
     privileges.part(account, {**known, **engines.steps()}, end, lambda text: tell(f"ERROR: {text}"), unit.killed)

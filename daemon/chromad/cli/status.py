@@ -2,7 +2,8 @@
 
 import signal
 import time
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -12,7 +13,15 @@ from rich.text import Text
 
 from chromad.backup import ledger
 from chromad.cli import rights, ui
-from chromad.control import ask
+from chromad.control import ask_collections, ask_status
+from chromad.control.messages import (
+    BackupReport,
+    CheckpointReport,
+    CollectionReport,
+    EventReport,
+    ShrunkReport,
+    StatusReport,
+)
 from chromad.errors import ChromadError, UsageProblem
 from chromad.host import signals, streams
 from chromad.logs.lines import human_bytes
@@ -43,12 +52,12 @@ def run(
         return
     answer = _ask(settings)
     if json or settings.json:
-        ui.print_json(answer)
+        ui.print_json(answer.document())
     else:
         ui.out.print(_screen(answer))
-    if answer["state"] != "serving":
+    if answer.state != "serving":
         raise typer.Exit(NOT_SERVING)
-    if answer["quarantined"]:
+    if answer.quarantined:
         raise typer.Exit(QUARANTINED)
 
 
@@ -65,74 +74,70 @@ def _watch(settings: ui.Settings) -> None:
             raise
 
 
-def _ask(settings: ui.Settings) -> dict[str, Any]:
+def _ask(settings: ui.Settings) -> StatusReport:
     socket = settings.config.control_socket
-    answer: dict[str, Any] | None = ask(socket, "status")
-    if answer is None:
+    report = ask_status(socket)
+    if report is None:
         return _stopped(settings)
-    if answer["state"] == "serving":
-        try:
-            answer |= ask(socket, "collections") or {}
-        except ChromadError:
-            # It stops just now, or is of an earlier version.
-            return answer
-    return answer
+    if report.state == "serving":
+        # It may stop just now, or be of an earlier version.
+        with suppress(ChromadError):
+            if found := ask_collections(socket):
+                return report.model_copy(update=dict(found))
+    return report
 
 
-def _stopped(settings: ui.Settings) -> dict[str, Any]:
+def _stopped(settings: ui.Settings) -> StatusReport:
     config = settings.config
     try:
         last = state.read(config.data_dir)
     except OSError:
         last = None
-    return {
-        "state": "stopped",
-        "host": config.listen.host,
-        "port": config.listen.port,
-        "last_stop": "none" if last is None else "clean" if last.clean else "unclean",
-        "backup": ledger.summary(config.backup_dir),
-        "data_dir": str(config.data_dir),
-    }
+    return StatusReport(
+        state="stopped",
+        host=config.listen.host,
+        port=config.listen.port,
+        last_stop="none" if last is None else "clean" if last.clean else "unclean",
+        backup=BackupReport.model_validate(ledger.summary(config.backup_dir)),
+        data_dir=str(config.data_dir),
+    )
 
 
-def _screen(answer: dict[str, Any]) -> RenderableType:
-    address = f"[{answer['host']}]" if ":" in str(answer["host"]) else str(answer["host"])
-    style = "green" if answer["state"] == "serving" else "yellow"
-    head = Text.assemble("chromadb ", (answer["state"], style), f" on {address}:{answer['port']}")
+def _screen(answer: StatusReport) -> RenderableType:
+    address = f"[{answer.host}]" if ":" in answer.host else answer.host
+    style = "green" if answer.state == "serving" else "yellow"
+    head = Text.assemble("chromadb ", (answer.state, style), f" on {address}:{answer.port}")
     parts: list[RenderableType] = [head, _facts(answer)]
-    if answer.get("largest"):
-        parts += ["", _collections(answer["largest"], answer["collections"])]
-    if answer.get("events"):
-        parts += ["", _events(answer["events"][-_EVENTS:])]
+    if answer.largest:
+        parts += ["", _collections(answer.largest, answer.collections)]
+    if answer.events:
+        parts += ["", _events(answer.events[-_EVENTS:])]
     return Group(*parts)
 
 
-def _facts(answer: dict[str, Any]) -> Table:
+def _facts(answer: StatusReport) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
-    cold, fences, disk, checkpoint = (answer.get(key) or {} for key in ("cold", "fences", "disk", "checkpoint"))
-    recovered, log, since = answer.get("recovered") or [], answer.get("log"), answer.get("since")
+    runs, disk, log, since = answer.pid > 0, answer.disk, answer.log, answer.since
     rows = {
         "since": f"{since} ({ui.age(since)})" if since else "",
-        "collections": answer.get("collections"),
-        "records": answer.get("records"),
-        "left cold": ", ".join(cold),
-        "recovered": "; ".join(f"{each['collection']} ({each['action']}): {each['reason']}" for each in recovered),
-        "in quarantine": ", ".join(answer.get("quarantined") or []),
-        "fenced": "; ".join(fences.values()),
-        "disk": "; ".join(filter(None, [disk.get("text"), *(disk.get("unreachable") or {}).values()])),
-        "log": f"{human_bytes(log['bytes'])} in {log['rows']} rows" if log else "",
-        "checkpoint": _checkpoint(checkpoint) if checkpoint else "",
-        "without a checkpoint": "; ".join(f"{name}: {why}" for name, why in (answer.get("unprotected") or {}).items()),
-        "failing": "; ".join(f"{name}: {why}" for name, why in (answer.get("threads") or {}).items() if why),
-        "backup": _event("last_good", "problem", answer["backup"]),
-        "shrunk": _shrunk(answer["backup"].get("shrunk")),
-        "drill": _event("drill", "drill_problem", answer["backup"]),
-        "last stop": answer["last_stop"],
-        "data": answer["data_dir"],
-        "versions": f"chromad {answer['chromad_version']}, Chroma {answer['engine_version']}"
-        if "pid" in answer
-        else "",
-        "pids": f"daemon {answer['pid']}, engine {answer['engine_pid']}" if "pid" in answer else "",
+        "collections": answer.collections if runs else "",
+        "records": answer.records if runs else "",
+        "left cold": ", ".join(answer.cold),
+        "recovered": "; ".join(f"{each.collection} ({each.action}): {each.reason}" for each in answer.recovered),
+        "in quarantine": ", ".join(answer.quarantined),
+        "fenced": "; ".join(answer.fences.values()),
+        "disk": "; ".join(filter(None, [disk.text, *disk.unreachable.values()])) if disk else "",
+        "log": f"{human_bytes(log.bytes)} in {log.rows} rows" if log else "",
+        "checkpoint": _checkpoint(answer.checkpoint) if runs else "",
+        "without a checkpoint": "; ".join(f"{name}: {why}" for name, why in answer.unprotected.items()),
+        "failing": "; ".join(f"{name}: {why}" for name, why in answer.threads.items() if why),
+        "backup": _event(answer.backup.last_good, answer.backup.problem),
+        "shrunk": _shrunk(answer.backup.shrunk),
+        "drill": _event(answer.backup.drill, answer.backup.drill_problem),
+        "last stop": answer.last_stop,
+        "data": answer.data_dir,
+        "versions": f"chromad {answer.chromad_version}, Chroma {answer.engine_version}" if runs else "",
+        "pids": f"daemon {answer.pid}, engine {answer.engine_pid}" if runs else "",
     }
     for name, value in rows.items():
         if value not in (None, ""):
@@ -140,41 +145,40 @@ def _facts(answer: dict[str, Any]) -> Table:
     return table
 
 
-def _collections(largest: list[dict[str, Any]], total: int) -> Table:
+def _collections(largest: list[CollectionReport], total: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("  collection", "records", "dimension", "vectors", "checkpoint"):
         table.add_column(title, justify="left" if title in ("  collection", "checkpoint") else "right")
     for each in largest:
-        taken = f"{ui.age(each['checkpoint'])} ago" if each["checkpoint"] else "none yet"
-        size = human_bytes(each["bytes"]) if each["bytes"] else "in the log"
-        table.add_row(Text(f"  {each['name']}"), str(each["records"]), str(each["dimension"] or ""), size, taken)
+        taken = f"{ui.age(each.checkpoint)} ago" if each.checkpoint else "none yet"
+        size = human_bytes(each.bytes) if each.bytes else "in the log"
+        table.add_row(Text(f"  {each.name}"), str(each.records), str(each.dimension or ""), size, taken)
     if total > len(largest):
         table.add_row(Text(f"  and {total - len(largest)} more", style="dim"))
     return table
 
 
-def _events(events: list[dict[str, str]]) -> Table:
+def _events(events: list[EventReport]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     for each in events:
-        style = _STYLES.get(each["level"], "")
-        table.add_row(Text(f"  {each['time']}", style="dim"), Text(each["text"].partition("\n")[0], style=style))
+        style = _STYLES.get(each.level, "")
+        table.add_row(Text(f"  {each.time}", style="dim"), Text(each.text.partition("\n")[0], style=style))
     return table
 
 
-def _checkpoint(found: dict[str, str]) -> str:
-    newest = found["newest"]
+def _checkpoint(found: CheckpointReport) -> str:
+    newest = found.newest
     text = f"{newest} ({ui.age(newest)} ago)" if newest else "none"
-    return f"{text}; FAILED: {found['error']}" if found["error"] else text
+    return f"{text}; FAILED: {found.error}" if found.error else text
 
 
-def _shrunk(found: dict[str, Any] | None) -> str:
+def _shrunk(found: ShrunkReport | None) -> str:
     if not found:
         return ""
-    return f"a backup has {found['to']} records, the one before it, kept until {found['kept_until']}, {found['from']}"
+    return f"a backup has {found.to} records, the one before it, kept until {found.kept_until}, {found.before}"
 
 
-def _event(when: str, problem: str, backup: dict[str, Any]) -> str:
+def _event(last: str | None, wrong: str | None) -> str:
     """When something was done last, and what went wrong; empty before the first time."""
-    last, wrong = backup[when], backup[problem]
     parts = (f"{last} ({ui.age(last)} ago)" if last else "", f"FAILED: {wrong}" if wrong else "")
     return "; ".join(part for part in parts if part)

@@ -13,7 +13,7 @@ from chromad.config import Config
 from chromad.errors import ChromadError
 from chromad.logs import events
 from chromad.logs.lines import human_bytes
-from chromad.maintenance import environment, upgrade
+from chromad.maintenance import environment, upgrade, upgrade_end
 from chromad.maintenance.upgrade_steps import RootSteps
 
 
@@ -37,9 +37,9 @@ def run(
     ui.need(config.data_dir)
     place = _repository(config)
     root = RootSteps(config, settings.path)
-    rights.become_owner(config, root.known, copies=root.copies, resumes=True)
+    rights.become_owner(config, rights.RootPart(root.known, places=root.copies, resumes=True))
     with ui.failure(events.UPGRADE_FAILED), ui.progress() as progress:
-        undone = upgrade.unfinished() if dry_run else upgrade.put_right(config, root)
+        undone = upgrade_end.unfinished() if dry_run else upgrade_end.put_right(config, root)
         if undone and not as_json:
             ui.out.print(undone, markup=False)
         work = upgrade.Upgrade(config, root, place, progress)
@@ -81,7 +81,7 @@ def _repository(config: Config) -> Callable[[], Repository]:
     return fail
 
 
-def _show_plan(plan: upgrade.Plan | None, undone: str, *, as_json: bool) -> None:
+def _show_plan(plan: upgrade.UpgradePlan | None, undone: str, *, as_json: bool) -> None:
     if as_json:
         document: dict[str, Any] = {"undone": undone, "upgraded": None}
         ui.print_json({**document, "plan": asdict(plan)} if plan else document)

@@ -9,11 +9,12 @@ from typing import Any
 
 import typer
 
-from chromad.backup import run as backup
+from chromad.backup import workspace
 from chromad.chroma import sqlite
 from chromad.cli import rights, ui
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask, ask_status
+from chromad.control.messages import StatusReport
 from chromad.engine.api import DEFAULT_DATABASE, DEFAULT_TENANT, Api
 from chromad.errors import ChromadError, EngineError, NotFound, TryAgain
 from chromad.host import service, signals
@@ -34,9 +35,9 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     settings = ui.settings(context)
     rights.become_owner(settings.config, strict=False)
     config = settings.config
-    fence.need_none(_serving(config)["fences"], "nothing can be tried")
+    fence.need_none(_serving(config).fences, "nothing can be tried")
     service.need_root("restart")
-    backup.prepare(config)
+    workspace.prepare(config)
     # No backup is to have the record, and two of us would take away each other's.
     with lock.backup_lock(config.backup_dir):
         api = Api(config.listen)
@@ -49,12 +50,12 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
         ui.out.print(f"a record written before the restart was read back after it; the restart took {seconds:.1f} s")
 
 
-def _serving(config: Config) -> dict[str, Any]:
+def _serving(config: Config) -> StatusReport:
     """The status of a service that can be tried. Raises TryAgain when it cannot."""
-    running: dict[str, Any] | None = ask(config.control_socket, "status")
-    if running is None or running["state"] != "serving":
+    running = ask_status(config.control_socket)
+    if running is None or running.state != "serving":
         raise TryAgain("the service is not serving", "systemctl start chromadb")
-    if not running["supervised"]:
+    if not running.supervised:
         raise TryAgain(
             "chromad runs outside systemd, which is to restart it", "use this on a host where chromadb.service runs"
         )
@@ -81,7 +82,7 @@ def _try(config: Config, api: Api) -> float:
     except (EngineError, OSError) as error:
         left = _take_away(config, api, name)
         try:
-            fence.need_none(_serving(config)["fences"], "nothing can be tried")
+            fence.need_none(_serving(config).fences, "nothing can be tried")
         except TryAgain as why:
             raise TryAgain(_with(why.message, left), why.hint) from error
         raise ChromadError(_with(f"the record could not be tried: {error}", left), "journalctl -u chromadb") from error

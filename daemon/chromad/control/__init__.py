@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from chromad import documents
+from chromad.control.messages import CollectionsReport, StatusReport
 from chromad.errors import ChromadError, PermissionProblem, TryAgain, from_system, passes
 from chromad.host import threads
 from chromad.logs.lines import log
@@ -174,6 +175,18 @@ def ask(path: Path, verb: str, arguments: dict[str, Any] | None = None, progress
         kind = next((kind for kind in ChromadError.__subclasses__() if kind.exit_code == answer.get("exit_code")), None)
         raise (kind or ChromadError)(answer["error"], answer.get("hint", ""))
     return answer
+
+
+def ask_status(path: Path) -> StatusReport | None:
+    """As `ask`, for the status."""
+    answer = ask(path, "status")
+    return None if answer is None else StatusReport.model_validate(answer)
+
+
+def ask_collections(path: Path) -> CollectionsReport | None:
+    """As `ask`, for the collections."""
+    answer = ask(path, "collections")
+    return None if answer is None else CollectionsReport.model_validate(answer)
 
 
 def _error(message: str, hint: str, exit_code: int) -> bytes:

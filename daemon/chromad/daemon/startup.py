@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from chromad.chroma import audit, fulltext, sqlite
+from chromad.chroma import additions, audit, fulltext, sqlite
 from chromad.config import Config
 from chromad.daemon import warm
 from chromad.engine.api import Api
@@ -15,7 +15,7 @@ from chromad.host import notify, signals, threads
 from chromad.logs.lines import log
 from chromad.store import fence, state
 from chromad.store.checkpoint import Store
-from chromad.store.recovery import Outcome, Recovery, Trust
+from chromad.store.recovery import Recovered, Recovery, Trust
 
 # Seconds. A start that goes on asks systemd for EXTENSION more each time it shows progress.
 EXTENSION = 60.0
@@ -32,7 +32,7 @@ class Startup:
         checkpoints: Store,
         enter: Callable[[str, str], None],
     ) -> None:
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[Recovered] = []
         self.cold: dict[str, str] = {}
         self._config = config
         self._engine = engine
@@ -106,7 +106,7 @@ class Startup:
             if signals.stop:
                 return
             sqlite.check_schema(self._config.data_dir)
-            sqlite.keep_log(self._config.data_dir, _tick)
+            additions.keep_log(self._config.data_dir, _tick)
             self._engine.watch_disk()
             broken = self._warm()
             if broken is None:

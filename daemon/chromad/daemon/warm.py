@@ -16,7 +16,7 @@ from chromad.logs.lines import human_bytes, log
 
 
 @dataclass(frozen=True)
-class Plan:
+class WarmPlan:
     """warm: to touch, in this order. cold: what is left and why, by qualified name."""
 
     warm: list[sqlite.Collection]
@@ -34,7 +34,7 @@ class Progress:
     broken: str = ""
 
 
-def plan(config: Config, collections: list[sqlite.Collection], recovered: set[str]) -> Plan:
+def plan(config: Config, collections: list[sqlite.Collection], recovered: set[str]) -> WarmPlan:
     """Chooses within `warm.collections` and `warm.memory_percent`; the order given is the order of importance.
 
     recovered: ids of collections that are warmed whatever the configuration says, to see that they open.
@@ -63,7 +63,7 @@ def plan(config: Config, collections: list[sqlite.Collection], recovered: set[st
             continue
         budget -= size
         chosen.append(collection)
-    return Plan(chosen, cold)
+    return WarmPlan(chosen, cold)
 
 
 def run(api: Api, chosen: list[sqlite.Collection], timeout: float, stopping: Callable[[], bool]) -> Iterator[Progress]:

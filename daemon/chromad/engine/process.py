@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO
 
-from chromad.chroma import sqlite
+from chromad.chroma import additions, sqlite
 from chromad.config import Config
 from chromad.engine import events, room, sandbox, texts
 from chromad.engine.api import Api
@@ -39,7 +39,7 @@ class Engine:
         self._lock_fd = lock_fd
         self._scratch = scratch
         self._ending = False
-        self._process: subprocess.Popen[str] | sandbox.Process | None = None
+        self._process: subprocess.Popen[str] | sandbox.SandboxedProcess | None = None
         self._pumps: list[threads.Task] = []
         # What it was found with, for which it was ended by us
         self.ended_for = ""
@@ -54,7 +54,7 @@ class Engine:
                 "the engine does not run as root", "give the data to the service's user, or set allow_root: true"
             )
         try:
-            sqlite.inform_planner(self._config.data_dir)
+            additions.inform_planner(self._config.data_dir)
         except ChromadError as error:
             # The engine has its own words for a database that it cannot open.
             log.debug("SQLite's planner is not told what makes filters fast: %s", error.message)
@@ -72,7 +72,7 @@ class Engine:
         for task in self._pumps:
             task.start()
 
-    def _start(self) -> "tuple[subprocess.Popen[str] | sandbox.Process, Iterable[Event]]":
+    def _start(self) -> "tuple[subprocess.Popen[str] | sandbox.SandboxedProcess, Iterable[Event]]":
         """Gives the process, and what comes on its standard output."""
         # Chroma reads CHROMA_* over its configuration file, so it gets none of ours.
         environment = {
@@ -86,7 +86,7 @@ class Engine:
             # The directory stays locked as long as the engine lives.
             descriptors = (settings, self._lock_fd)
             if self._scratch and sandbox.wanted():
-                apart = sandbox.Process(environment, descriptors)
+                apart = sandbox.SandboxedProcess(environment, descriptors)
                 return apart, ((line, True) for line in apart.stdout)
             reading, writing = events.pipe()
             try:
@@ -194,7 +194,7 @@ class Engine:
 
     @property
     def _lost(self) -> bool:
-        return isinstance(self._process, sandbox.Process) and self._process.lost
+        return isinstance(self._process, sandbox.SandboxedProcess) and self._process.lost
 
     def _ends_unheard(self) -> bool:
         """Whether what it says is nobody's concern: it is our own, and is being ended, or we are and have left its answers."""

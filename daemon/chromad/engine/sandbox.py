@@ -179,7 +179,7 @@ def _real(path: Path) -> Path | None:
         return None
 
 
-class Process:
+class SandboxedProcess:
     """An engine in such a unit, for the part that works; what it has in common with subprocess.Popen is as there.
 
     lost: the unit has ended, or was never had, and the engine with it.

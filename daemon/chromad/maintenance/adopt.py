@@ -9,8 +9,8 @@ with what was noted; then one rename(2) puts it in place, as a restore does.
 import os
 import shutil
 import time
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,95 +20,24 @@ from chromad import versions
 from chromad.backup import proof, restore, stage
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
-from chromad.chroma import audit, contents, legacy, log, origin, record_ids, segment, soundness, sqlite
+from chromad.chroma import additions, audit, legacy, log, origin, record_ids, segment, soundness, sqlite, wal
 from chromad.chroma.contents import Contents, room
-from chromad.chroma.origin import Origin
 from chromad.config import Config
 from chromad.errors import BackupError, ChromadError, ConfigurationError, TryAgain
 from chromad.host import files, privileges
 from chromad.logs.lines import human_bytes
-from chromad.maintenance import comparison, repair
+from chromad.maintenance import adopt_report, comparison, repair
+from chromad.maintenance.adopt_report import Adopted, Lost, LostRecords, Mended, Report
 from chromad.maintenance.adopt_source import Look, of
-from chromad.store import layout, lock, quarantine, state, swap
-from chromad.store.swap import DataSwap, Staging
+from chromad.store import copies, layout, leftovers, lock, quarantine, state
+from chromad.store.copies import Staging
+from chromad.store.swap import DataSwap
 
 Progress = Callable[[str, int, int], None]
 
 _TICK = 1.0  # seconds between two looks at what is copied
 # What may be in a data directory that nobody has written to; with anything else, it is kept.
 _NOTHING = {lock.DIRECTORY_LOCK, state.FILE, layout.BALLAST, *(f"{sqlite.FILE}{end}" for end in ("", "-wal", "-shm"))}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A collection of the directory. database: `tenant/database`. state: `sound`, `logged` (all of it is in the log), `empty`,
-    or `rebuild`, for the reason given."""
-
-    name: str
-    database: str
-    records: int
-    dimension: int | None
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Mended:
-    """What was wrong with the directory and is put right on the copy, see `store.finding`."""
-
-    kind: str
-    fact: str
-    count: int
-    deletes: bool
-    loses: bool
-
-
-@dataclass(frozen=True)
-class Lost:
-    """Records of a collection without a vector, which neither files nor log have. lost_file: lists their ids, one a line."""
-
-    collection: str
-    records: int
-    lost_file: Path
-
-
-@dataclass(frozen=True)
-class Report:
-    """What there is, before anything is done. migrated: whether this engine has to bring its schema up to date. bytes: of
-    Chroma's files. left_out: files that are not Chroma's. in_place: it is the data directory."""
-
-    directory: Path
-    origin: Origin
-    engine_version: str
-    migrated: bool
-    bytes: int
-    free: int
-    log_rows: int
-    collections: list[Found]
-    mended: list[Mended]
-    orphans: list[str]
-    left_out: list[str]
-    in_place: bool
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """repaired: what became of segments that had to be rebuilt. replaced: where the former data directory is; None when there
-    was nothing in it. restarted: whether the service was stopped and started. compared: records that were compared with what
-    the directory held, in so many seconds; unknown: those of them without their vectors, which were lost there, or all zero; named: the
-    first of these. lost: those without a vector, but for what `repaired` lists."""
-
-    collections: int
-    records: int
-    compared: int
-    unknown: int
-    named: list[str]
-    seconds: float
-    repaired: list[repair.Repaired]
-    lost: list[Lost]
-    directory: Path
-    replaced: Path | None
-    restarted: bool
 
 
 class Adoption:
@@ -126,7 +55,7 @@ class Adoption:
         self._found = Look(0, False, [])
 
     def __enter__(self) -> "Adoption":
-        swap.sweep_beside(self._config.data_dir)
+        leftovers.sweep_beside(self._config.data_dir)
         return self
 
     def __exit__(
@@ -141,7 +70,7 @@ class Adoption:
         source, config = self._source, self._config
         self._check()
         size = self._found.bytes
-        place = swap.place(config.data_dir)
+        place = copies.place(config.data_dir)
         if (free := free_bytes(place)) < size:
             raise ChromadError(
                 f"{place} has {human_bytes(free)} free; the copy needs {human_bytes(size)}",
@@ -169,13 +98,8 @@ class Adoption:
             if legacy.is_old(path):
                 legacy.convert(path)
         with sqlite.connect(self._copy) as connection:
-            sqlite.index_log(connection)
-            (rows,) = connection.execute("SELECT count(*) FROM embeddings_queue").fetchone()
-            counts = {
-                each.id: each.records + log.pending_records(connection, each)
-                for each in sqlite.read_collections(connection)
-            }
-        verdicts = soundness.examine([path for path in segments if path.name in known], self._tick)
+            additions.index_log(connection)
+            rows = log.count(connection)
         return Report(
             source,
             replace(found, databases=origin.databases(self._copy)),
@@ -184,17 +108,27 @@ class Adoption:
             size,
             free,
             rows,
-            [
-                _found(each, counts[each.id], verdicts.get(self._copy / each.segment))
-                for each in sqlite.collections(self._copy)
-            ],
+            self._judge([path for path in segments if path.name in known]),
             mended,
             [path.name for path in segments if path.name not in known],
             self._found.left_out,
             self._in_place,
         )
 
-    def adopt(self, *, may_stop: bool) -> Outcome:
+    def _judge(self, segments: Sequence[Path]) -> list[adopt_report.Found]:
+        """The collections of the copy, and what is to become of their segments."""
+        with sqlite.connect(self._copy) as connection:
+            counts = {
+                each.id: each.records + log.pending_records(connection, each)
+                for each in sqlite.read_collections(connection)
+            }
+        verdicts = soundness.examine(segments, self._tick)
+        return [
+            adopt_report.found_in(each, counts[each.id], verdicts.get(self._copy / each.segment))
+            for each in sqlite.collections(self._copy)
+        ]
+
+    def adopt(self, *, may_stop: bool) -> Adopted:
         """Makes the copy that was examined the data directory. may_stop: permission to stop (and start) the service.
 
         Raises BackupError when what an engine makes of the copy is not what the directory holds; then nothing was touched.
@@ -220,7 +154,7 @@ class Adoption:
         replaced = self._put_in_place(restart)
         repaired = [self._tell(each, replaced) for each in repaired]
         records = sum(each.records for each in entries)
-        return Outcome(
+        return Adopted(
             len(entries),
             records,
             same.compared,
@@ -297,12 +231,12 @@ class Adoption:
         for path in segment.directories(copy):
             if path.name not in sqlite.segments(copy):
                 shutil.rmtree(path)
-        sqlite.use_wal(copy)
+        wal.use(copy)
         # An engine brings the schema up to date when it starts, and touches no segment before it is asked for one.
         with proof.scratch(self._config, copy, self._tick):
             self._progress("bringing the schema up to date", 0, 0)
         sqlite.check_schema(copy)
-        sqlite.keep_log(copy, self._tick)
+        additions.keep_log(copy, self._tick)
         with sqlite.connect(copy) as connection:
             log.drop_unreadable_metadata(connection)
         settings = self._config.model_copy(update={"data_dir": copy})
@@ -374,7 +308,7 @@ class Adoption:
             nonlocal told
             if time.monotonic() > told + _TICK:
                 told = time.monotonic()
-                self._progress("copying", min(swap.allocated(self._copy), size), size)
+                self._progress("copying", min(copies.allocated(self._copy), size), size)
 
         self._there.copy_to(self._copy, tick)
 
@@ -396,41 +330,5 @@ class Adoption:
         self._progress("looking at segments", 0, 0)
 
 
-class LostRecords:
-    """Ids of records without a vector, in a file for each collection, one a line. found: by its id, each collection that has
-    some, and how many."""
-
-    def __init__(self, directory: Path, known: Container[tuple[str, str]]) -> None:
-        """known: segments and ids that are listed elsewhere."""
-        directory.mkdir(mode=0o700)
-        self.directory = directory
-        self.found: dict[str, tuple[contents.Collection, int]] = {}
-        self._known = known
-
-    def path(self, collection: contents.Collection) -> Path:
-        """The list of one collection."""
-        return self.directory / collection.held.id
-
-    def add(self, collection: contents.Collection, records: Sequence[str]) -> None:
-        """Notes some."""
-        new = [each for each in records if (collection.held.segment, each) not in self._known]
-        if new:
-            _, before = self.found.get(collection.held.id, (collection, 0))
-            self.found[collection.held.id] = collection, before + len(new)
-            with open(self.path(collection), "a", encoding="utf-8") as file:
-                file.writelines(f"{each}\n" for each in new)
-
-
 def _segment_id(repaired: repair.Repaired) -> str:
     return repaired.broken.name.partition("-broken-")[0]
-
-
-def _found(collection: sqlite.Collection, records: int, verdict: soundness.Verdict | None) -> Found:
-    fields = (collection.name, f"{collection.tenant}/{collection.database}", records, collection.dimension)
-    if collection.dimension is None:
-        return Found(*fields, "empty", "")
-    if verdict is None or verdict.empty:
-        return Found(*fields, "logged", "")
-    if verdict.sound:
-        return Found(*fields, "sound", "")
-    return Found(*fields, "rebuild", verdict.problem or "")

@@ -1,12 +1,12 @@
 """Whether an engine serves what a directory held: every record of every collection, against `store.contents`."""
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from chromad.chroma import contents
-from chromad.chroma.contents import Collection, Contents, Record
+from chromad.chroma.contents import Contents, HeldCollection, Record
 from chromad.engine.api import Api
 from chromad.errors import EngineError, RecordLost
 
@@ -19,7 +19,7 @@ _SQUARES = 1e-37, 3e38
 _SHOWN = 20
 
 Progress = Callable[[str, int, int], None]
-Lose = Callable[[Collection, Sequence[str]], None]
+Lose = Callable[[HeldCollection, Sequence[str]], None]
 
 
 @dataclass
@@ -47,48 +47,61 @@ def compare(api: Api, held: Contents, lost: Lose, progress: Progress) -> Differe
 
     lost: called with records that the engine has no vector of.
     """
-    differences = Differences()
-    total = sum(held.count(each) for each in held.collections)
-    for collection in held.collections:
-        try:
-            _compare_collection(
-                api,
-                held,
-                collection,
-                differences,
-                lost,
-                lambda: progress("comparing with what it held", differences.compared, total),
-            )
-        except (EngineError, OSError) as error:
-            differences.add(f"{collection.held.name}: {error}")
-    return differences
+    return _Comparison(api, held, lost).run(progress)
 
 
-def _compare_collection(
-    api: Api,
-    held: Contents,
-    collection: Collection,
-    differences: Differences,
-    lost: Lose,
-    tick: Callable[[], None],
-) -> None:
-    if not _same_collection(api, collection, differences):
-        return
-    wanted, count = held.count(collection), api.count(*_place(collection))
-    if count != wanted:
-        differences.add(f"{collection.held.name}: has {count} records instead of {wanted}")
-    size = max(1, min(_PAGE, _NUMBERS // (collection.held.dimension or 1)))
-    for page in held.pages(collection, size):
-        _compare_page(api, collection, page, count, differences, lost)
-        differences.compared += len(page)
-        tick()
+class _Comparison:
+    def __init__(self, api: Api, held: Contents, lost: Lose) -> None:
+        self._api = api
+        self._held = held
+        self._lost = lost
+        self._differences = Differences()
+
+    def run(self, progress: Progress) -> Differences:
+        total = sum(self._held.count(each) for each in self._held.collections)
+        for collection in self._held.collections:
+            try:
+                for done in self._compare(collection):
+                    self._differences.compared += done
+                    progress("comparing with what it held", self._differences.compared, total)
+            except (EngineError, OSError) as error:
+                self._differences.add(f"{collection.held.name}: {error}")
+        return self._differences
+
+    def _compare(self, collection: HeldCollection) -> Iterator[int]:
+        """One collection; how many records, a page at a time."""
+        if not _same_collection(self._api, collection, self._differences):
+            return
+        wanted, count = self._held.count(collection), self._api.count(*_place(collection))
+        if count != wanted:
+            self._differences.add(f"{collection.held.name}: has {count} records instead of {wanted}")
+        size = max(1, min(_PAGE, _NUMBERS // (collection.held.dimension or 1)))
+        for page in self._held.pages(collection, size):
+            self._compare_page(collection, page, alone=count == 1)
+            yield len(page)
+
+    def _compare_page(self, collection: HeldCollection, page: Sequence[Record], *, alone: bool) -> None:
+        # The engine gives no record of all that are asked for when one has no vector.
+        whole = [record.id for record in page if record.vectors]
+        rest = [record.id for record in page if not record.vectors]
+        api, differences = self._api, self._differences
+        served = {each["id"]: each for each in (*_records(api, collection, whole), *_plain(api, collection, rest))}
+        there = {each["id"] for each in _records(api, collection, rest)}
+        self._lost(collection, [each for each in rest if each not in there])
+        differences.unknown += len(rest)
+        differences.named += [f"{collection.held.name}: {each}" for each in rest[: _SHOWN - len(differences.named)]]
+        for record in page:
+            if record.id not in served:
+                differences.add(f"{collection.held.name}: the record {record.id} is missing, or has no vector")
+            elif wrong := _wrong(record, served[record.id], collection, alone=alone):
+                differences.add(f"{collection.held.name}: the record {record.id} has another {wrong}")
 
 
-def _place(collection: Collection) -> tuple[str, str, str]:
+def _place(collection: HeldCollection) -> tuple[str, str, str]:
     return collection.held.tenant, collection.held.database, collection.held.id
 
 
-def _same_collection(api: Api, collection: Collection, differences: Differences) -> bool:
+def _same_collection(api: Api, collection: HeldCollection, differences: Differences) -> bool:
     held = collection.held
     served = api.collection(held.tenant, held.database, held.name)
     if served is None or served["id"] != held.id:
@@ -101,25 +114,7 @@ def _same_collection(api: Api, collection: Collection, differences: Differences)
     return True
 
 
-def _compare_page(
-    api: Api, collection: Collection, page: Sequence[Record], count: int, differences: Differences, lost: Lose
-) -> None:
-    # The engine gives no record of all that are asked for when one has no vector.
-    whole = [record.id for record in page if record.vectors]
-    rest = [record.id for record in page if not record.vectors]
-    served = {each["id"]: each for each in (*_records(api, collection, whole), *_plain(api, collection, rest))}
-    there = {each["id"] for each in _records(api, collection, rest)}
-    lost(collection, [each for each in rest if each not in there])
-    differences.unknown += len(rest)
-    differences.named += [f"{collection.held.name}: {each}" for each in rest[: _SHOWN - len(differences.named)]]
-    for record in page:
-        if record.id not in served:
-            differences.add(f"{collection.held.name}: the record {record.id} is missing, or has no vector")
-        elif wrong := _wrong(record, served[record.id], collection, alone=count == 1):
-            differences.add(f"{collection.held.name}: the record {record.id} has another {wrong}")
-
-
-def _wrong(record: Record, served: Mapping[str, Any], collection: Collection, *, alone: bool) -> str:
+def _wrong(record: Record, served: Mapping[str, Any], collection: HeldCollection, *, alone: bool) -> str:
     """Names what is not as it was; empty when all is."""
     if contents.document_digest(served["document"]) != record.document:
         return "document"
@@ -146,7 +141,7 @@ def _same(found: "array[float]", vector: bytes, *, cosine: bool) -> bool:
     return all(abs(a - b) <= bound for a, b in zip(found, wanted, strict=True))
 
 
-def _records(api: Api, collection: Collection, ids: Sequence[str]) -> list[dict[str, Any]]:
+def _records(api: Api, collection: HeldCollection, ids: Sequence[str]) -> list[dict[str, Any]]:
     """Records by their ids, but for those whose vector the engine does not have."""
     if not ids:
         return []
@@ -160,6 +155,6 @@ def _records(api: Api, collection: Collection, ids: Sequence[str]) -> list[dict[
     return [*_records(api, collection, ids[:half]), *_records(api, collection, ids[half:])]
 
 
-def _plain(api: Api, collection: Collection, ids: Sequence[str]) -> list[dict[str, Any]]:
+def _plain(api: Api, collection: HeldCollection, ids: Sequence[str]) -> list[dict[str, Any]]:
     """Records without their vectors."""
     return api.records(*_place(collection), {"ids": list(ids)}, vectors=False) if ids else []

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chromad.backup import proof
-from chromad.chroma import audit, log, segment, soundness, sqlite
+from chromad.chroma import audit, log, segment, soundness, sqlite, watermarks
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask_status
 from chromad.engine.api import Api
 from chromad.errors import ChromadError, TryAgain
 from chromad.host import files, processes
@@ -57,7 +57,7 @@ def run(config: Config, progress: Progress) -> list[Repaired]:
 
     Raises TryAgain when it does.
     """
-    if ask(config.control_socket, "status"):
+    if ask_status(config.control_socket):
         raise TryAgain("the service is running", "systemctl stop chromadb")
     held = lock.directory_lock(config.data_dir)
     with held:
@@ -183,7 +183,7 @@ class _Repair:
             log.prepend(connection, collection, vectors())
             logged = log.vectors_of_known(connection, collection, needed - salvaged)
             log.prepend(connection, collection, logged.items())
-            connection.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (collection.segment,))
+            watermarks.set_watermark(connection, collection.segment, None)
             lost = sorted(needed - salvaged - logged.keys())
             # Before it is done: afterwards nothing tells of them any more.
             lost_file = quarantine.list_lost(collection.segment, self._quarantine_dir, lost) if lost else None
@@ -241,11 +241,7 @@ def _compare(data_dir: Path, api: Api, collection: sqlite.Collection, progress: 
     dimension = collection.dimension or 1
     done = 0
     with sqlite.connect(data_dir) as connection:
-        rows = connection.execute(
-            "SELECT id, vector FROM embeddings_queue WHERE topic = ? GROUP BY id HAVING count(*) = 1 AND vector IS NOT NULL"
-            " AND operation IN (?, ?)",
-            (collection.topic, log.ADD, log.UPSERT),
-        )
+        rows = log.vectors_logged_once(connection, collection)
         try:
             while page := rows.fetchmany(_PAGE):
                 served = api.vectors(*place, [record for record, _ in page])

@@ -10,28 +10,27 @@ that a client had acknowledged is missing. A journal beside the environments say
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 from chromad import documents, versions
-from chromad.backup import proof, restore, run, stage
+from chromad.backup import proof, restore, stage, workspace
 from chromad.backup.assemble import free_bytes
 from chromad.backup.manifest import CollectionEntry
 from chromad.backup.repository import Repository
-from chromad.chroma import audit, log, segment, sqlite
+from chromad.chroma import audit, log, segment, sqlite, wal
 from chromad.config import Config
-from chromad.control import ask
+from chromad.control import ask_status
 from chromad.engine.api import Api
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
 from chromad.host import files, service, signals
 from chromad.logs.lines import human_bytes
-from chromad.maintenance import environment, upgrade_journal
+from chromad.maintenance import environment, upgrade_end, upgrade_journal
 from chromad.maintenance.environment import Environment
-from chromad.maintenance.upgrade_journal import Journal
-from chromad.maintenance.upgrade_steps import RootSteps, kept
-from chromad.store import history, hold, layout, lock, state, swap
+from chromad.maintenance.upgrade_steps import RootSteps
+from chromad.store import copies, hold, layout, leftovers, lock, state, swap
 
 # Of no use in a copy: the daemon makes them anew.
 _NOT_COPIED = {lock.DIRECTORY_LOCK, layout.BALLAST, f"{sqlite.FILE}-shm"}
@@ -44,7 +43,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class UpgradePlan:
     """What an upgrade would do. bytes: of the copy, for which `free` are there."""
 
     old: Environment
@@ -54,7 +53,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Upgraded:
     """backup: the proven one that was taken first. replaced: where the former data are. down: seconds without service.
     held: seconds in which changes were refused, `down` among them."""
 
@@ -80,7 +79,7 @@ class Upgrade:
         self._new = environment.own()
         self._copied: dict[str, tuple[int, int]] = {}
 
-    def plan(self) -> Plan | None:
+    def plan(self) -> UpgradePlan | None:
         """Looks whether it can be done; None when the service runs from this environment already.
 
         Raises ConfigurationError for a downgrade, UpgradeError when the service does not serve, and others.
@@ -100,26 +99,24 @@ class Upgrade:
                 "there is no way back but a backup that the older version took: stop the service, move the data aside, "
                 "apply the older release, chromactl restore ID",
             )
-        running = ask(config.control_socket, "status")
-        if not running or running["state"] != "serving":
+        running = ask_status(config.control_socket)
+        if not running or running.state != "serving":
             raise UpgradeError(
                 "the service does not serve", "systemctl start chromadb: the new one has to answer as it does"
             )
-        if not running["supervised"]:
-            raise UpgradeError(
-                f"chromad runs outside systemd (pid {running['pid']})", "stop it; systemctl start chromadb"
-            )
-        self._left_out = {*running["cold_ids"], *running["quarantined"]}
+        if not running.supervised:
+            raise UpgradeError(f"chromad runs outside systemd (pid {running.pid})", "stop it; systemctl start chromadb")
+        self._left_out = {*running.cold_ids, *running.quarantined}
         size = sum(min(each.stat().st_size, each.stat().st_blocks * 512) for each in self._files())
         place = config.data_dir.parent
-        free, reserve = free_bytes(place), run.reserve(config, place)
+        free, reserve = free_bytes(place), workspace.reserve(config, place)
         if free < size + reserve:
             raise ChromadError(
                 f"{place} has {human_bytes(free)} free; the copy of the data needs {human_bytes(size)}, and "
                 f"{human_bytes(reserve)} stay below disk.fence_percent",
                 "free some space; nothing was touched",
             )
-        return Plan(old, new, size, free)
+        return UpgradePlan(old, new, size, free)
 
     def back_up(self) -> str:
         """Has the old version take a backup; gives its id. Raises UpgradeError with what it says."""
@@ -140,8 +137,8 @@ class Upgrade:
         with lock.backup_lock(config.backup_dir) as held:
             place.lock_fd = held.fd
             choice = stage.choose(place, backup, None)
-            swap.sweep_beside(config.data_dir)
-            with swap.Staging(swap.place(config.data_dir)) as staging:
+            leftovers.sweep_beside(config.data_dir)
+            with copies.Staging(copies.place(config.data_dir)) as staging:
                 try:
                     staged = stage.stage(config, place, choice, staging, self._progress)
                 except ChromadError as error:
@@ -158,10 +155,10 @@ class Upgrade:
                     f"{self._old} goes on serving; chromactl doctor --deep",
                 )
 
-    def switch_over(self, backup: str) -> Outcome:
+    def switch_over(self, backup: str) -> Upgraded:
         """Puts the new version in place. Raises UpgradeError when that fails; then the old one is back."""
         config = self._config
-        run.prepare(config)
+        workspace.prepare(config)
         with lock.backup_lock(config.backup_dir):
             if environment.active() != self._old.path:
                 raise TryAgain("another upgrade has gone on meanwhile", "look at chromactl status, then try again")
@@ -186,11 +183,13 @@ class Upgrade:
                     self._commit()
                 except BaseException as error:
                     self._take_back(error)
-                replaced = _finish(config, self._root, self._journal)
+                replaced = upgrade_end.finish(config, self._root, self._journal)
                 signals.finished()
         records = sum(entry.records for entry in entries)
         seconds = time.monotonic() - held
-        return Outcome(self._old, self._new, backup, len(entries), records, replaced, round(down, 2), round(seconds, 2))
+        return Upgraded(
+            self._old, self._new, backup, len(entries), records, replaced, round(down, 2), round(seconds, 2)
+        )
 
     def _take_back(self, error: BaseException) -> NoReturn:
         """Puts the old version back, and raises what says why."""
@@ -220,7 +219,7 @@ class Upgrade:
     def _put_back(self) -> str:
         """Takes the upgrade back; gives why that could not be done."""
         try:
-            undo(self._config, self._root)
+            upgrade_end.undo(self._config, self._root)
         except (ChromadError, OSError, sqlite3.Error) as error:
             return f"the old version could not be put back: {error}"
         return ""
@@ -286,7 +285,7 @@ class Upgrade:
         sqlite.check_schema(copy)
         with sqlite.connect(copy) as connection:
             hold.put(connection, _reason(self._new))
-        sqlite.truncate_wal(copy)
+        wal.truncate(copy)
         for name in _NOT_COPIED:
             (copy / name).unlink(missing_ok=True)
         state.write(copy, replace(found, mark=state.mark_of_copy(copy, found.mark)))
@@ -346,90 +345,6 @@ class Upgrade:
             if time.monotonic() > deadline:
                 raise UpgradeError("\n".join(problems or ["the engine does not apply what is logged"]))
             time.sleep(_AGAIN)
-
-
-def put_right(config: Config, root: RootSteps) -> str:
-    """Ends an upgrade that did not come to its end, see `undo`. Raises TryAgain while it goes on, in another process."""
-    if upgrade_journal.read() is None:
-        return ""
-    run.prepare(config)
-    with (
-        lock.backup_lock(config.backup_dir),
-        signals.saying("what an upgrade had left is put right"),
-        signals.deferred(),
-    ):
-        return undo(config, root)
-
-
-def unfinished() -> str:
-    """What `undo` would do; empty where no upgrade was cut off."""
-    journal = upgrade_journal.read()
-    if journal is None:
-        return ""
-    verb = "complete" if journal.compared else "take back"
-    return f"would {verb} the upgrade of {journal.begun} to Chroma {journal.engine}"
-
-
-def undo(config: Config, root: RootSteps) -> str:
-    """Ends an upgrade that did not come to its end; gives what was done, empty when there was none.
-
-    One that was good already is completed; any other one is taken back: data, environment, service. Can be repeated. The
-    caller holds the lock of the backups, as an upgrade does.
-    """
-    journal = upgrade_journal.read()
-    if journal is None:
-        return ""
-    service.need_root("stop and start")
-    data_dir = config.data_dir
-    if journal.data_dir != data_dir:
-        raise ConfigurationError(
-            f"the upgrade was of {journal.data_dir}, the configuration has {data_dir}", "set data_dir as it was"
-        )
-    restore.check_place(config)
-    if journal.compared:
-        _finish(config, root, journal)
-        return f"completed the upgrade of {journal.begun} to Chroma {journal.engine}"
-    exchanged = data_dir.stat().st_ino != journal.inode
-    if exchanged or environment.active() != journal.old:
-        service.control("stop")
-    if exchanged:
-        with lock.directory_lock(data_dir):
-            swap.check_alone(data_dir)
-            root.do("upgrade exchange")
-            files.fsync_path(data_dir.parent)
-        copied, found = state.read(journal.copy), state.read(data_dir)
-        if copied and found and replace(copied, mark=found.mark) != found:
-            # The new version may have taken checkpoints, of files that it has written.
-            data_id = state.new_data_id()
-            history.accept(config.checkpoint_dir, data_id)
-            state.write(data_dir, replace(found, data_id=data_id))
-    root.do("upgrade switch back")
-    with sqlite.connect(data_dir) as connection:
-        hold.drop(connection)
-    if (found := state.read(data_dir)) and found.mark:
-        # Nobody else has changed the database since the stop.
-        state.write(data_dir, replace(found, mark=replace(found.mark, database=segment.database_stats(data_dir))))
-    service.control("start")
-    # What is in the copy, nobody but the upgrade has written.
-    root.do("upgrade drop")
-    root.do("upgrade end")
-    return f"took back the upgrade of {journal.begun} to Chroma {journal.engine}"
-
-
-def _finish(config: Config, root: RootSteps, journal: Journal) -> Path:
-    """Lets clients change things again; gives where the former data are."""
-    replaced = kept(config, journal)
-    with sqlite.connect(config.data_dir) as connection:
-        hold.drop(connection)
-    if journal.copy.exists():
-        with sqlite.connect(journal.copy) as connection:
-            hold.drop(connection)
-        root.do("upgrade keep")
-        files.fsync_path(replaced.parent)
-        with suppress(OSError):
-            (replaced / layout.BALLAST).unlink()
-    root.do("upgrade end")
-    return replaced
 
 
 def _reason(new: Environment) -> str:

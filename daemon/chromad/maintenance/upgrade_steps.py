@@ -14,7 +14,7 @@ from chromad.host import files, privileges, signals
 from chromad.host.privileges import Step
 from chromad.maintenance import environment, upgrade_journal
 from chromad.maintenance.upgrade_journal import Journal
-from chromad.store import swap
+from chromad.store import copies
 
 _TICK = 0.2  # seconds
 
@@ -99,4 +99,4 @@ class RootSteps:
 
 def kept(config: Config, journal: Journal) -> Path:
     """Where the former data are in the end."""
-    return swap.place(config.data_dir) / f"replaced-{journal.copy.name.rpartition('-')[2]}"
+    return copies.place(config.data_dir) / f"replaced-{journal.copy.name.rpartition('-')[2]}"

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from chromad.control.messages import StatusReport
 from chromad.store import fence
 
 STATES = ("starting", "recovering", "warming", "serving", "stopping")
@@ -65,10 +65,10 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
 
 @dataclass(frozen=True)
 class View:
-    """What the daemon knows at one moment. status: as `chromactl status --json` prints it. disks: by place, as `disks.usage`
+    """What the daemon knows at one moment. disks: by place, as `disks.usage`
     counts. silent: seconds since the engine answered. started: seconds since the epoch."""
 
-    status: dict[str, Any]
+    status: StatusReport
     disks: dict[str, dict[str, float]]
     warn_percent: int
     fence_percent: int
@@ -114,44 +114,44 @@ Sample = tuple[str, tuple[str, ...], float]
 
 def _samples(view: View) -> Iterator[Sample]:
     status = view.status
-    versions = (status["chromad_version"], status["engine_version"], view.sqlite_version)
+    versions = (status.chromad_version, status.engine_version, view.sqlite_version)
     yield "chromad_build_info", versions, 1
     for state in STATES:
-        yield "chromad_state", (state,), status["state"] == state
-    yield "chromad_ready", (), status["state"] == "serving"
+        yield "chromad_state", (state,), status.state == state
+    yield "chromad_ready", (), status.state == "serving"
     yield "chromad_start_time_seconds", (), view.started
-    yield "chromad_last_stop_unclean", (), status["last_stop"] == "unclean"
-    yield from _engine(status["engine_pid"], view.silent)
-    yield "chromad_collections", (), status["collections"]
-    yield "chromad_records", (), status["records"]
-    yield "chromad_cold_collections", (), len(status["cold"])
-    yield "chromad_quarantined_collections", (), len(status["quarantined"])
+    yield "chromad_last_stop_unclean", (), status.last_stop == "unclean"
+    yield from _engine(status.engine_pid, view.silent)
+    yield "chromad_collections", (), status.collections
+    yield "chromad_records", (), status.records
+    yield "chromad_cold_collections", (), len(status.cold)
+    yield "chromad_quarantined_collections", (), len(status.quarantined)
     for action in ACTIONS:
-        count = sum(each["action"] == action for each in status["recovered"])
+        count = sum(each.action == action for each in status.recovered)
         yield "chromad_recovered_collections", (action,), count
     for kind in (fence.OPERATOR, fence.DISK):
-        yield "chromad_fence", (kind,), kind in status["fences"]
+        yield "chromad_fence", (kind,), kind in status.fences
     for place, found in view.disks.items():
         for name, value in found.items():
             yield f"chromad_disk_{name}", (place,), value
     for place in ("checkpoints", "backups"):
-        yield "chromad_disk_unreachable", (place,), place in status["disk"]["unreachable"]
+        yield "chromad_disk_unreachable", (place,), bool(status.disk and place in status.disk.unreachable)
     yield "chromad_disk_warn_ratio", (), view.warn_percent / 100
     yield "chromad_disk_fence_ratio", (), view.fence_percent / 100
     for name, count in view.database.items():
         yield f"chromad_{name}", (), count
-    yield from _timestamp("chromad_checkpoint_newest_timestamp_seconds", status["checkpoint"]["newest"])
-    yield "chromad_checkpoint_failed", (), bool(status["checkpoint"]["error"])
+    yield from _timestamp("chromad_checkpoint_newest_timestamp_seconds", status.checkpoint.newest)
+    yield "chromad_checkpoint_failed", (), bool(status.checkpoint.error)
     yield "chromad_checkpoint_interval_seconds", (), view.checkpoint_interval
-    yield "chromad_segments_without_checkpoint", (), len(status["unprotected"])
-    for name, problem in status["threads"].items():
+    yield "chromad_segments_without_checkpoint", (), len(status.unprotected)
+    for name, problem in status.threads.items():
         yield "chromad_thread_failing", (name,), bool(problem)
-    backup = status["backup"]
-    yield from _timestamp("chromad_backup_last_good_timestamp_seconds", backup["last_good"])
-    yield "chromad_backup_failed", (), bool(backup["problem"])
-    yield "chromad_backup_shrunk", (), bool(backup["shrunk"])
-    yield from _timestamp("chromad_drill_last_good_timestamp_seconds", backup["drill_good"])
-    yield "chromad_drill_failed", (), bool(backup["drill_problem"])
+    backup = status.backup
+    yield from _timestamp("chromad_backup_last_good_timestamp_seconds", backup.last_good)
+    yield "chromad_backup_failed", (), bool(backup.problem)
+    yield "chromad_backup_shrunk", (), bool(backup.shrunk)
+    yield from _timestamp("chromad_drill_last_good_timestamp_seconds", backup.drill_good)
+    yield "chromad_drill_failed", (), bool(backup.drill_problem)
 
 
 def _engine(pid: int, silent: float) -> Iterator[Sample]:

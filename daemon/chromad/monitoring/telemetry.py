@@ -5,12 +5,12 @@ import sqlite3
 import time
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Any
 
 from chromad.backup import ledger
 from chromad.chroma import log as chroma_log
 from chromad.chroma import sqlite
 from chromad.config import Config
+from chromad.control.messages import LogReport, StatusReport
 from chromad.errors import BackupError
 from chromad.host import threads
 from chromad.logs.lines import log
@@ -28,21 +28,21 @@ _SERIES = ("data", "checkpoints", "backups", "log", "records")
 class Telemetry:
     """One listener and what it tells. config: the present one, replaced at a reload.
 
-    describe: gives what `chromactl status --json` prints. silent: seconds since the engine answered. limit: with more of
+    report: gives what chromactl status shows. silent: seconds since the engine answered. limit: with more of
     them, it is not alive. disks: gives what `Guard.places` does, of a guard that looks at the disks.
     """
 
     def __init__(
         self,
         config: Config,
-        describe: Callable[[], dict[str, Any]],
+        report: Callable[[], StatusReport],
         silent: Callable[[], float],
         limit: float,
         disks: Callable[[], dict[str, dict[str, float]]],
     ) -> None:
         self.config = config
         self._limit = limit
-        self._describe = describe
+        self._report = report
         self._disks = disks
         self._silent = silent
         self._started = time.time()
@@ -87,11 +87,11 @@ class Telemetry:
             self._listener.stop()
 
     @property
-    def log_size(self) -> dict[str, int] | None:
-        """`bytes` and `rows` of the log, as of the last minute; None before they were counted."""
+    def log_size(self) -> LogReport | None:
+        """None before it was counted."""
         if not self._database:
             return None
-        return {"bytes": self._database["log_bytes"], "rows": self._database["log_rows"]}
+        return LogReport(bytes=self._database["log_bytes"], rows=self._database["log_rows"])
 
     def full_in(self) -> float | None:
         """Seconds until the disk guard will have to refuse writes, at the growth of the last day."""
@@ -107,24 +107,19 @@ class Telemetry:
         if self._database:
             disks = self._disks()
             used = {place: disks[place]["used_ratio"] if place in disks else 0.0 for place in _SERIES[:3]}
-            sizes = {"log": self._database["log_bytes"], "records": self._describe()["records"]}
+            sizes = {"log": self._database["log_bytes"], "records": self._report().records}
             self._history.add({**used, **sizes})
         # Soon again until there is something to tell.
         return INTERVAL if self._database else _FIRST
 
     def _count(self) -> None:
         with sqlite.connect(self.config.data_dir, busy_timeout=1.0) as connection:
-            rows, last = connection.execute("SELECT count(*), max(seq_id) FROM embeddings_queue").fetchone()
+            rows = chroma_log.count(connection)
             # All of a large log is not read each minute: its newest rows tell how large the others are.
-            after = (last or 0) - _NEWEST
-            (newest,) = connection.execute(
-                "SELECT count(*) FROM embeddings_queue WHERE seq_id > ?", (after,)
-            ).fetchone()
+            after = chroma_log.newest(connection) - _NEWEST
+            newest = chroma_log.count(connection, after)
             size, _ = chroma_log.size_after(connection, after)
-            pages, free, page = (
-                connection.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("page_count", "freelist_count", "page_size")
-            )
+            pages, free, page = sqlite.pages(connection)
         self._database = {
             "log_bytes": size * rows // max(newest, 1),
             "log_rows": rows,
@@ -135,7 +130,7 @@ class Telemetry:
     def _look(self) -> View:
         config = self.config
         return View(
-            self._describe(),
+            self._report(),
             self._disks(),
             config.disk.warn_percent,
             config.disk.fence_percent,
@@ -160,7 +155,8 @@ class Telemetry:
             known = ledger.read(config.backup_dir)
         except BackupError:
             known = ledger.Ledger()
-        status = self._describe()
+        status = self._report()
+        told = status.document()
         shown = (
             "state",
             "since",
@@ -176,8 +172,8 @@ class Telemetry:
             "unprotected",
         )
         document = {
-            **{key: status[key] for key in (*shown, "checkpoint", "backup", "events", "last_stop", "host", "port")},
-            "versions": {"chromad": status["chromad_version"], "engine": status["engine_version"]},
+            **{key: told[key] for key in (*shown, "checkpoint", "backup", "events", "last_stop", "host", "port")},
+            "versions": {"chromad": status.chromad_version, "engine": status.engine_version},
             "now": time.time(),
             "silent": round(self._silent(), 1),
             "disks": self._disks(),
@@ -198,7 +194,7 @@ class Telemetry:
         return Answer.text(200, "alive")
 
     def _ready(self) -> Answer:
-        state = self._describe()["state"]
+        state = self._report().state
         if state != "serving":
-            return Answer.text(503, str(state))
+            return Answer.text(503, state)
         return self._alive() if self._silent() > self._limit else Answer.text(200, "ready")

@@ -1,37 +1,27 @@
 """The log archive of backups: what Chroma's log has held since a base copy of the database, kept apart from it.
 
-A backup is a base and the archive that was written since: `log.sqlite3` with the rows of `embeddings_queue` that came
+A backup is a base and the archive that was written since: `log.sqlite3` with the rows of Chroma's log that came
 after the base, and a mark for each backup, which says how far the log went then and what the system tables held
 (collections are not in the log). `apply` brings a copy of the base to any row of the archive; the engine then replays
 the rows into metadata and vectors, as it does after a crash.
 """
 
 import json
-import math
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from chromad import names
-from chromad.chroma import changes, sqlite
+from chromad.chroma import catalogs, changes, list_values, log, log_gaps, sqlite
+from chromad.chroma.catalogs import Catalog
 from chromad.errors import BackupError
 
 FILE = "log.sqlite3"
 
-# Columns of embeddings_queue, and the tables that say which collections there are
-_COLUMNS = "seq_id, created_at, operation, topic, id, vector, encoding, metadata"
-_TABLES = ("tenants", "databases", "collections", "collection_metadata", "segments", "segment_metadata")
-# Rows that belong to a segment by way of `embeddings`
-_OF_EMBEDDINGS = {
-    "embedding_fulltext_search": "rowid",
-    "embedding_metadata": "id",
-    "embedding_metadata_array": "id",
-}
 
 # The clock may have been set back since the last mark.
 _SLACK = "-1 hour"
@@ -45,9 +35,6 @@ CREATE INDEX log_topic ON log (topic, seq_id);
 CREATE TABLE marks (last_seq_id INTEGER, taken TEXT, catalog BLOB, topic TEXT);
 PRAGMA user_version = 1;
 """
-
-# A table's name: its columns and its rows
-Catalog = dict[str, dict[str, list[Any]]]
 
 
 @dataclass(frozen=True)
@@ -64,9 +51,7 @@ class Mark:
 
     def collections(self) -> dict[str, tuple[str, str]]:
         """Ids of the collections, with their names and the ids of their databases."""
-        table = self.catalog["collections"]
-        uuid, name, database = (table["columns"].index(column) for column in ("id", "name", "database_id"))
-        return {row[uuid]: (row[name], row[database]) for row in table["rows"]}
+        return catalogs.collections(self.catalog)
 
 
 class Broken(Exception):
@@ -111,10 +96,7 @@ def append(
     with _attached(source, path):
         (last,) = source.execute("SELECT max(last_seq_id) FROM archive.marks").fetchone()
         _check_continues(source)
-        source.execute(
-            f"INSERT INTO archive.log ({_COLUMNS}) SELECT {_COLUMNS} FROM main.embeddings_queue WHERE seq_id > ?",  # noqa: S608 (constants)
-            (last,),
-        )
+        log.copy_rows(source, "archive.log", last)
         now = _mark(source, taken)
         look(source)
     return now
@@ -139,13 +121,10 @@ def _attached(source: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 
 def _mark(source: sqlite3.Connection, taken: str) -> int:
-    (now,) = source.execute("SELECT coalesce(max(seq_id), 0) FROM main.embeddings_queue").fetchone()
+    now = log.newest(source)
     (last,) = source.execute("SELECT taken FROM archive.marks ORDER BY rowid DESC LIMIT 1").fetchone() or (None,)
-    catalog = zlib.compress(json.dumps(read_catalog(source), allow_nan=False).encode(), 6)
-    source.execute(
-        "INSERT INTO archive.marks SELECT ?, ?, ?, (SELECT topic FROM main.embeddings_queue WHERE seq_id = ?)",
-        (now, taken, catalog, now),
-    )
+    catalog = zlib.compress(json.dumps(catalogs.read(source), allow_nan=False).encode(), 6)
+    source.execute("INSERT INTO archive.marks VALUES (?, ?, ?, ?)", (now, taken, catalog, log.topic_at(source, now)))
     if last and sqlite.has_table(source, changes.TABLE):
         # An archive of an earlier chromad has no table for them.
         source.execute(f"CREATE TABLE IF NOT EXISTS archive.changes (mark INTEGER, {changes.COLUMNS})")
@@ -155,7 +134,7 @@ def _mark(source: sqlite3.Connection, taken: str) -> int:
             " WHERE happened >= datetime(?, ?)",
             (last, _SLACK),
         )
-    return int(now)
+    return now
 
 
 def _check_continues(source: sqlite3.Connection) -> None:
@@ -167,49 +146,10 @@ def _check_continues(source: sqlite3.Connection) -> None:
     row = source.execute("SELECT topic FROM archive.marks ORDER BY rowid DESC LIMIT 1").fetchone()
     if row is None or row[0] is None:
         return
-    if not source.execute("SELECT 1 FROM main.collections WHERE ? || id = ?", (sqlite.TOPIC, row[0])).fetchone():
+    if row[0] not in map(sqlite.topic, sqlite.collection_ids(source)):
         raise Broken(
             "the collection that was written last before the last backup is gone, so seq ids may be used again"
         )
-
-
-def read_catalog(connection: sqlite3.Connection) -> Catalog:
-    """The system tables of a database, small beside the rest."""
-    catalog: Catalog = {}
-    for table in _TABLES:
-        cursor = connection.execute(f"SELECT * FROM main.{table}")  # noqa: S608 (constants)
-        catalog[table] = {
-            "columns": [column[0] for column in cursor.description],
-            "rows": [[_plain(value) for value in row] for row in cursor],
-        }
-    return catalog
-
-
-def places(catalog: Catalog) -> dict[str, tuple[str, str, str]]:
-    """Tenant, database and name of each collection of a catalog, by its id."""
-    table = catalog["databases"]
-    uuid, name, tenant = (table["columns"].index(column) for column in ("id", "name", "tenant_id"))
-    databases = {row[uuid]: (row[tenant], row[name]) for row in table["rows"]}
-    held = Mark(0, "", catalog).collections()
-    return {each: (*databases[database], name) for each, (name, database) in held.items()}
-
-
-def _plain(value: Any) -> Any:
-    """A value of a table as JSON has it."""
-    if isinstance(value, bytes):
-        return {"blob": value.hex()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"real": str(value)}
-    return value
-
-
-def _value(document: dict[str, Any]) -> Any:
-    """The inverse of `_plain`, for what is an object in JSON."""
-    if document.keys() == {"blob"}:
-        return bytes.fromhex(document["blob"])
-    if document.keys() == {"real"}:
-        return float(document["real"])
-    return document
 
 
 def newest(path: Path) -> Mark:
@@ -242,8 +182,8 @@ def _read(connection: sqlite3.Connection, path: Path, number: tuple[int] | None)
     last, taken, packed = connection.execute(
         "SELECT last_seq_id, taken, catalog FROM marks WHERE rowid = ?", number
     ).fetchone()
-    catalog = json.loads(zlib.decompress(packed), object_hook=_value)
-    if not isinstance(catalog, dict) or catalog.keys() != set(_TABLES):
+    catalog = json.loads(zlib.decompress(packed), object_hook=catalogs.value)
+    if not isinstance(catalog, dict) or catalog.keys() != set(catalogs.TABLES):
         raise ValueError("a mark lacks a table")
     found = []
     if sqlite.has_table(connection, "changes"):
@@ -280,34 +220,8 @@ def check_kept(source: sqlite3.Connection, last: int, backed_up: int) -> None:
     where their collection was deleted; what tells the two apart are records that were last written by a row that is gone,
     segments that have applied more than was ever logged, and a backup that came after.
     """
-    kept, newest_row = source.execute(
-        "SELECT count(*), coalesce(max(seq_id), 0) FROM main.embeddings_queue WHERE seq_id > ?", (last,)
-    ).fetchone()
-    rows = source.execute(
-        "SELECT seq_id FROM main.max_seq_id WHERE segment_id IN (SELECT s.id FROM main.segments s JOIN main.collections c ON c.id = s.collection)"
-    )
-    applied = max((sqlite.seq_id(value) for (value,) in rows), default=0)
-    if applied > max(newest_row, last):
-        raise Broken("rows of the log that were applied are gone")
-    if kept == newest_row - last or newest_row <= last:
-        return
-    if backed_up > last and _lacks(source, last, min(backed_up, newest_row)):
-        raise Broken("part of the log was purged after a later backup")
-    lost = source.execute(
-        # Chroma before 1.0 wrote some as bytes, which are never of late.
-        "SELECT count(*) FROM main.embeddings WHERE typeof(seq_id) = 'integer' AND seq_id > ?1 AND seq_id NOT IN"
-        " (SELECT seq_id FROM main.embeddings_queue WHERE seq_id > ?1) AND segment_id IN (SELECT id FROM main.segments)",
-        (last,),
-    ).fetchone()[0]
-    if lost:
-        raise Broken(f"part of the log was purged: the rows that wrote {lost} records are gone")
-
-
-def _lacks(source: sqlite3.Connection, after: int, upto: int) -> bool:
-    (count,) = source.execute(
-        "SELECT count(*) FROM main.embeddings_queue WHERE seq_id > ? AND seq_id <= ?", (after, upto)
-    ).fetchone()
-    return bool(count < upto - after)
+    if reason := log_gaps.why_purged(source, last, backed_up):
+        raise Broken(reason)
 
 
 def topics(path: Path, seq_id: int) -> set[str]:
@@ -324,72 +238,24 @@ def apply(data_dir: Path, path: Path, seq_id: int, catalog: Catalog) -> list[str
     the copy on disk, if it is to stay.
     """
     with sqlite.connect(data_dir) as connection:
-        before = {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
-        if odd := [each for each in before if not names.is_uuid(each)]:
+        if odd := [each for each in sqlite.read_segments(connection) if not names.is_uuid(each)]:
             # They become paths.
             raise BackupError(f"the backup has the segment {odd[0]!r}", "choose another backup: chromactl backups")
-        (base,) = connection.execute("SELECT coalesce(max(seq_id), 0) FROM embeddings_queue").fetchone()
+        base = log.newest(connection)
         sqlite.do_not_flush(connection)
         connection.execute("ATTACH ? AS archive", (str(path),))
         connection.execute("BEGIN IMMEDIATE")
         # A base of an earlier chromad may hold what the service has dropped since, and the replay would bring it to light.
-        sqlite.keep_lists(connection)
+        list_values.keep(connection)
         # Another history of the data begins here.
         changes.drop(connection)
-        for table in _TABLES:
-            _replace(connection, table, catalog[table])
-        gone = before - {uuid for (uuid,) in connection.execute("SELECT id FROM segments")}
-        _forget(connection, gone)
-        connection.execute(
-            f"INSERT INTO main.embeddings_queue ({_COLUMNS}) SELECT {_COLUMNS} FROM archive.log"  # noqa: S608 (constants)
-            " WHERE seq_id > ? AND seq_id <= ?",
-            (base, seq_id),
-        )
-        connection.execute(
-            "DELETE FROM main.embeddings_queue WHERE topic NOT IN (SELECT ? || id FROM collections)", (sqlite.TOPIC,)
-        )
-        _set_dimensions(connection)
+        gone = catalogs.put(connection, catalog)
+        log.take_rows(connection, "archive.log", base, seq_id)
+        log.drop_deleted(connection)
+        catalogs.set_dimensions(connection)
         connection.execute("COMMIT")
         connection.execute("DETACH archive")
     return sorted(gone)
-
-
-def _set_dimensions(connection: sqlite3.Connection) -> None:
-    """Gives collections that were empty when the catalog was read the dimension of the records that were logged since: the
-    engine replays nothing where there is none."""
-    for (uuid,) in connection.execute("SELECT id FROM collections WHERE dimension IS NULL").fetchall():
-        row = connection.execute(
-            "SELECT length(vector) / 4 FROM embeddings_queue WHERE topic = ? AND vector IS NOT NULL ORDER BY seq_id LIMIT 1",
-            (sqlite.topic(uuid),),
-        ).fetchone()
-        if row:
-            connection.execute("UPDATE collections SET dimension = ? WHERE id = ?", (row[0], uuid))
-
-
-def _replace(connection: sqlite3.Connection, table: str, content: Mapping[str, list[Any]]) -> None:
-    columns = {row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")}
-    if set(content["columns"]) != columns:
-        raise BackupError(
-            f"the archive's table {table} is not that of the base", "choose another backup: chromactl backups"
-        )
-    connection.execute(f"DELETE FROM main.{table}")  # noqa: S608 (constants)
-    places = ", ".join("?" * len(columns))
-    names = ", ".join(content["columns"])
-    connection.executemany(f"INSERT INTO main.{table} ({names}) VALUES ({places})", content["rows"])  # noqa: S608 (as above)
-
-
-def _forget(connection: sqlite3.Connection, segments: set[str]) -> None:
-    """Removes what belonged to segments of collections that are no more."""
-    there = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")}
-    for uuid in segments:
-        for table, key in _OF_EMBEDDINGS.items():
-            if table in there:
-                connection.execute(
-                    f"DELETE FROM main.{table} WHERE {key} IN (SELECT id FROM embeddings WHERE segment_id = ?)",  # noqa: S608 (constants)
-                    (uuid,),
-                )
-        connection.execute("DELETE FROM main.embeddings WHERE segment_id = ?", (uuid,))
-        connection.execute("DELETE FROM main.max_seq_id WHERE segment_id = ?", (uuid,))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from chromad.chroma import fulltext, space, sqlite
+from chromad.chroma import fulltext, space, sqlite, wal
 from chromad.chroma.ticks import ticking
 
 # The copy is written to the temporary directory, then through the WAL, which lies beside the database.
@@ -22,14 +22,14 @@ def run(data_dir: Path, progress: Callable[[str, int, int], None]) -> tuple[int,
     _empty_wal(data_dir)
     before = path.stat().st_size
     space.check(data_dir, _WAL_FACTOR * before, before, "compacting")
-    wal = path.with_name(path.name + "-wal")
+    beside = path.with_name(path.name + "-wal")
 
     def report() -> None:
-        progress("compacting", min(wal.stat().st_size if wal.exists() else 0, before), before)
+        progress("compacting", min(beside.stat().st_size if beside.exists() else 0, before), before)
 
     with sqlite.connect(data_dir) as connection, ticking(connection, report, _STEPS):
         connection.execute("PRAGMA temp_store = FILE")
-        connection.execute("INSERT INTO embedding_fulltext_search (embedding_fulltext_search) VALUES ('optimize')")
+        fulltext.optimize(connection)
         connection.execute("VACUUM")
         fulltext.put_first(connection)
     _empty_wal(data_dir)
@@ -38,5 +38,5 @@ def run(data_dir: Path, progress: Callable[[str, int, int], None]) -> tuple[int,
 
 def _empty_wal(data_dir: Path) -> None:
     for _ in range(_TRIES):
-        if sqlite.truncate_wal(data_dir):
+        if wal.truncate(data_dir):
             return

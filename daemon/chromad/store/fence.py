@@ -6,17 +6,17 @@ copies of the file must drop them (`drop_all`).
 """
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from chromad.chroma import sqlite
+from chromad.chroma import refusals, sqlite
 from chromad.errors import ConfigurationError, TryAgain
 
 OPERATOR = "operator"
 DISK = "disk"
 
 _PREFIX = "chromad_fence_"
-_DELETE = 3  # operation code of embeddings_queue
 _LONGEST = 500
 
 
@@ -29,12 +29,14 @@ def put(data_dir: Path, kind: str, reason: str) -> None:
         raise ConfigurationError(
             f"a fence's reason is one printable line of at most {_LONGEST} characters", "say what clients should know"
         )
-    _replace(data_dir, kind, f"WHEN NEW.operation <> {_DELETE}", f"writes are fenced: {reason}")
+    with _replacing(data_dir, kind) as connection:
+        refusals.refuse_growth(connection, f"{_PREFIX}{kind}", f"writes are fenced: {reason}")
 
 
 def put_around(data_dir: Path, collection: sqlite.Collection, reason: str) -> None:
     """Refuses all writes to one collection, deletes included: its segment is not there."""
-    _replace(data_dir, collection.id, f"WHEN NEW.topic = {_quote(collection.topic)}", reason)
+    with _replacing(data_dir, collection.id) as connection:
+        refusals.refuse_writes(connection, f"{_PREFIX}{collection.id}", collection.topic, reason)
 
 
 def lift(data_dir: Path, kind: str) -> bool:
@@ -48,7 +50,7 @@ def lift(data_dir: Path, kind: str) -> bool:
 def forget_deleted(data_dir: Path) -> None:
     """Removes the fences of collections that are no more."""
     with sqlite.connect(data_dir) as connection:
-        there = {collection for (collection,) in connection.execute("SELECT id FROM collections")}
+        there = sqlite.collection_ids(connection)
         for kind in _names(connection) - there - {OPERATOR, DISK}:
             drop(connection, kind)
 
@@ -59,7 +61,7 @@ def read(data_dir: Path) -> dict[str, str]:
         return {}
     with sqlite.connect(data_dir) as connection:
         return {
-            name.removeprefix(_PREFIX): _reason(text)
+            name.removeprefix(_PREFIX): refusals.reason(text)
             for name, text in connection.execute(
                 "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE ? ORDER BY name",
                 (f"{_PREFIX}%",),
@@ -89,7 +91,7 @@ def restore(data_dir: Path, fences: dict[str, str]) -> list[str]:
 
 def drop(connection: sqlite3.Connection, kind: str) -> None:
     """Removes a fence within a transaction of the caller's."""
-    connection.execute(f'DROP TRIGGER IF EXISTS "{_PREFIX}{kind}"')
+    refusals.drop(connection, f"{_PREFIX}{kind}")
 
 
 def drop_all(connection: sqlite3.Connection) -> None:
@@ -103,20 +105,11 @@ def _names(connection: sqlite3.Connection) -> set[str]:
     return {name.removeprefix(_PREFIX) for (name,) in rows}
 
 
-def _replace(data_dir: Path, kind: str, condition: str, text: str) -> None:
+@contextmanager
+def _replacing(data_dir: Path, kind: str) -> Iterator[sqlite3.Connection]:
+    """A transaction in which a fence is put, after the former one is removed."""
     with sqlite.connect(data_dir) as connection:
         connection.execute("BEGIN IMMEDIATE")
         drop(connection, kind)
-        connection.execute(
-            f'CREATE TRIGGER "{_PREFIX}{kind}" BEFORE INSERT ON embeddings_queue {condition} '
-            f"BEGIN SELECT RAISE(ABORT, {_quote(text)}); END"
-        )
+        yield connection
         connection.execute("COMMIT")
-
-
-def _reason(statement: str) -> str:
-    return statement.partition("RAISE(ABORT, '")[2].rpartition("'); END")[0].replace("''", "'")
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

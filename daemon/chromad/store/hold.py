@@ -6,28 +6,16 @@ meanwhile loses nothing that was acknowledged. Like fences the triggers live in 
 
 import sqlite3
 
+from chromad.chroma import refusals
+
 _PREFIX = "chromad_hold_"
-# What clients change, by table. The daemon's own purge of the log is no change.
-_OPERATIONS = {
-    "embeddings_queue": ("INSERT",),
-    "collections": ("INSERT", "UPDATE", "DELETE"),
-    "collection_metadata": ("INSERT", "UPDATE", "DELETE"),
-    "databases": ("INSERT", "UPDATE", "DELETE"),
-    "tenants": ("INSERT", "UPDATE", "DELETE"),
-}
 
 
 def put(connection: sqlite3.Connection, reason: str) -> None:
     """Refuses changes from now on. reason: one line, which clients get to read. connection: in autocommit."""
     connection.execute("BEGIN IMMEDIATE")
     drop(connection)
-    quoted = "'" + reason.replace("'", "''") + "'"
-    for table, operations in _OPERATIONS.items():
-        for operation in operations:
-            connection.execute(
-                f'CREATE TRIGGER "{_PREFIX}{table}_{operation.lower()}" BEFORE {operation} ON {table} '
-                f"BEGIN SELECT RAISE(ABORT, {quoted}); END"
-            )
+    refusals.refuse_changes(connection, _PREFIX, reason)
     connection.execute("COMMIT")
 
 
@@ -35,4 +23,4 @@ def drop(connection: sqlite3.Connection) -> None:
     """Lifts the hold, if there is one; within a transaction of the caller's, or in autocommit one trigger at a time."""
     ours = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name GLOB ?"
     for (name,) in connection.execute(ours, (f"{_PREFIX}*",)).fetchall():
-        connection.execute(f'DROP TRIGGER "{name}"')
+        refusals.drop(connection, name)

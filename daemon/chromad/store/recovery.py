@@ -34,7 +34,7 @@ Doubts = list[tuple[sqlite.Collection, str]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Recovered:
     """What was done with a collection's segment, and why.
 
     restored: from a checkpoint, the log brings the rest. rebuilt: all of it comes from the log. kept: neither was
@@ -55,7 +55,7 @@ class Recovery:
         self._checkpoints = checkpoints
         self._tick = tick
 
-    def look(self, trust: Trust, mark: state.Mark | None) -> Doubts:
+    def look(self, trust: Trust, mark: state.CleanMark | None) -> Doubts:
         """Looks at every segment while no engine runs; gives those that cannot be kept. What it changes loses nothing.
 
         mark: of a clean stop. Segments whose files are still as it says are kept unread. trust: what can be believed of the
@@ -75,19 +75,19 @@ class Recovery:
                 doubts.append((collection, _UNLIKE.format(checkpoint.mended)))
         return doubts
 
-    def mend_all(self, doubts: Doubts) -> list[Outcome]:
+    def mend_all(self, doubts: Doubts) -> list[Recovered]:
         """`mend` of each. Raises ChromadError when there is no room for the checkpoints that are to be put back."""
         self._check_room([collection for collection, _ in doubts])
         return [self.mend(collection, reason) for collection, reason in doubts]
 
-    def mend(self, collection: sqlite.Collection, reason: str, *, from_log: bool = False) -> Outcome:
+    def mend(self, collection: sqlite.Collection, reason: str, *, from_log: bool = False) -> Recovered:
         """As `bring_back`, or else takes the collection out of service.
 
         from_log: neither the checkpoint nor the segment as it is are to be used.
         """
         outcome = self.bring_back(collection, reason, from_log=from_log)
         if outcome is None and not from_log and self._is_sound(collection):
-            outcome = Outcome(collection, "kept", f"{reason}; but it is sound, and all that there is")
+            outcome = Recovered(collection, "kept", f"{reason}; but it is sound, and all that there is")
         if outcome is None:
             outcome = self.quarantine(collection, reason)
         told = (collection.name, collection.segment, outcome.action, outcome.reason)
@@ -97,7 +97,7 @@ class Recovery:
             journal.warning("collection %s: segment %s %s: %s", *told, extra=events.RECOVERED.extra)
         return outcome
 
-    def bring_back(self, collection: sqlite.Collection, reason: str, *, from_log: bool = False) -> Outcome | None:
+    def bring_back(self, collection: sqlite.Collection, reason: str, *, from_log: bool = False) -> Recovered | None:
         """Puts the checkpoint back, else has the log rebuild the segment; None where neither can. from_log: as in `mend`."""
         checkpoint = None if from_log else self._usable(collection)
         if checkpoint:
@@ -106,13 +106,13 @@ class Recovery:
             except BackupError as error:
                 journal.warning("collection %s: %s", collection.name, error)
             else:
-                return Outcome(collection, "restored", f"{reason}; checkpoint at {checkpoint.seq_id} is back")
+                return Recovered(collection, "restored", f"{reason}; checkpoint at {checkpoint.seq_id} is back")
         if self._log_rebuilds(collection):
             self._leave_to_log(collection)
-            return Outcome(collection, "rebuilt", f"{reason}; the log rebuilds it")
+            return Recovered(collection, "rebuilt", f"{reason}; the log rebuilds it")
         return None
 
-    def quarantine(self, collection: sqlite.Collection, reason: str) -> Outcome:
+    def quarantine(self, collection: sqlite.Collection, reason: str) -> Recovered:
         """Takes a collection out of service: its segment to quarantine, its writes refused."""
         fence.put_around(
             self._data_dir, collection, f"the collection {collection.id} is in quarantine; see chromactl repair"
@@ -121,7 +121,7 @@ class Recovery:
             # For `repair` to find: there is nothing that could be salvaged.
             (self._data_dir / collection.segment).mkdir(mode=0o750)
         self._move_out(collection.segment)
-        return Outcome(collection, "quarantined", f"{reason}; neither checkpoint nor log can bring it back")
+        return Recovered(collection, "quarantined", f"{reason}; neither checkpoint nor log can bring it back")
 
     # Deciding
 
@@ -129,7 +129,7 @@ class Recovery:
         fenced = fence.read(self._data_dir)
         return [each for each in sqlite.collections(self._data_dir, counted=False) if each.id not in fenced]
 
-    def _doubts(self, collections: list[sqlite.Collection], trust: Trust, mark: state.Mark | None) -> Doubts:
+    def _doubts(self, collections: list[sqlite.Collection], trust: Trust, mark: state.CleanMark | None) -> Doubts:
         doubts: dict[str, str] = {}
         to_examine: dict[Path, sqlite.Collection] = {}
         claims: dict[Path, soundness.Claim] = {}
@@ -182,6 +182,17 @@ class Recovery:
                 # makes new ones of it.
                 shutil.rmtree(self._data_dir / collection.segment)
             return ""
+        return self._doubt_files(connection, collection, live, trust, checkpoint)
+
+    def _doubt_files(
+        self,
+        connection: sqlite3.Connection,
+        collection: sqlite.Collection,
+        live: segment.Stats,
+        trust: Trust,
+        checkpoint: Checkpoint | None,
+    ) -> str | None:
+        """As `_doubt`, of a segment that was persisted."""
         if trust == "boot" and segment.is_torn(self._data_dir / collection.segment, live):
             return "a persist of it was not completed"
         if checkpoint and collection.persisted == checkpoint.seq_id:

@@ -20,7 +20,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Mark:
+class CleanMark:
     """What the file of the database, and the files of each segment that is known to be whole, were at a clean stop. Whatever is
     otherwise now was changed, or taken away, by somebody else."""
 
@@ -41,17 +41,17 @@ class State:
     boot_id: str
     clean: bool
     updated: str
-    mark: Mark | None = None
+    mark: CleanMark | None = None
     former: str = ""
 
 
-def mark(data_dir: Path, left_out: Collection[str] = ()) -> Mark:
+def mark(data_dir: Path, left_out: Collection[str] = ()) -> CleanMark:
     """What the files of a directory are that nobody writes. left_out: uuids of segments that are not known to be whole."""
     segments = {path.name: segment.stats(path) for path in segment.directories(data_dir) if path.name not in left_out}
-    return Mark(segment.database_stats(data_dir), segments)
+    return CleanMark(segment.database_stats(data_dir), segments)
 
 
-def mark_of_copy(copy: Path, original: Mark | None) -> Mark:
+def mark_of_copy(copy: Path, original: CleanMark | None) -> CleanMark:
     """As `mark`, of a copy that kept sizes and times of a directory with the mark `original` (None: an earlier chromad wrote
     none). What is not as it says is left out."""
     found = mark(copy)
@@ -60,7 +60,7 @@ def mark_of_copy(copy: Path, original: Mark | None) -> Mark:
     whole = {
         uuid: stats for uuid, stats in found.segments.items() if _bare(stats) == _bare(original.segments.get(uuid, {}))
     }
-    return Mark(found.database, whole)
+    return CleanMark(found.database, whole)
 
 
 def _bare(found: Stats) -> dict[str, tuple[int, int]]:
@@ -73,7 +73,7 @@ def unclean(data_id: str, engine_version: str) -> State:
     return State(FORMAT, data_id, engine_version, boot_id(), clean=False, updated=_now())
 
 
-def clean(data_id: str, engine_version: str, mark: Mark, former: str = "") -> State:
+def clean(data_id: str, engine_version: str, mark: CleanMark, former: str = "") -> State:
     """The state after a stop that flushed everything, of which `mark` tells what it left. former: see `State`."""
     return State(FORMAT, data_id, engine_version, boot_id(), clean=True, updated=_now(), mark=mark, former=former)
 

@@ -121,7 +121,7 @@ def look(world: World, *, deep: bool) -> list[tuple[str, str, str, str]]:
     config = configuration.load(world.site.config)
     answer = loaded = None
     with suppress(ChromadError):
-        answer = control.ask(config.control_socket, "status")
+        answer = control.ask_status(config.control_socket)
         loaded = Config.model_validate(control.ask(config.control_socket, "configuration")) if answer else None
     host = Host(config, world.site.config, answer, loaded)
     # Programs, and what else is on the host, are not what an operation changes: that would take as long as a start.
