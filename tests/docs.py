@@ -66,6 +66,8 @@ def variables(role: str) -> str:
 
 def _default(option: dict[str, Any]) -> str:
     value = option.get("default", "")
+    if value is None:
+        return "not set"
     if value == "":
         return "empty"
     if isinstance(value, bool):

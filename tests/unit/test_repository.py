@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from chromad.backup import repository
 from chromad.backup.repository import Repository, Snapshot
-from chromad.errors import BackupError
+from chromad.errors import BackupError, RepositoryUnreachable
 
 _PROGRAM = """
 import os, signal, subprocess
@@ -68,3 +68,83 @@ def test_snapshots_that_restic_cannot_read_are_not_passed_over(
         return
     with pytest.raises(BackupError, match="restic snapshots: "):
         place.snapshots()
+
+
+_REST, _S3, _SFTP = (
+    "rest:https://keeper.example.com/",
+    "s3:https://s3.example.com/vectors",
+    "sftp:keeper@keeper.example.com:/",
+)
+_OPEN = "Fatal: unable to open config file: "
+_ASKED = 'Get "https://s3.example.com/vectors/?location=": '
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        # As restic 0.14 has said it to servers that did so
+        (_REST, f'{_OPEN}client.Head: Head "https://k/config": dial tcp 192.0.2.1:443: connect: connection refused'),
+        (_REST, f'{_OPEN}client.Head: Head "https://k/config": dial tcp: lookup k on 192.0.2.53:53: no such host'),
+        (
+            _REST,
+            f'{_OPEN}client.Head: Head "https://k/config": read tcp 192.0.2.2:4->192.0.2.1:443: read: connection reset by peer',
+        ),
+        (_REST, f"{_OPEN}unexpected HTTP response (429): 429 Too Many Requests"),
+        (_REST, f"{_OPEN}unexpected HTTP response (500): 500 Internal Server Error"),
+        (_REST, f"{_OPEN}unexpected HTTP response (502): 502 Bad Gateway"),
+        (_REST, f"{_OPEN}unexpected HTTP response (503): 503 Service Unavailable"),
+        (_S3, f"{_OPEN}Stat: {_ASKED}dial tcp: lookup s3.example.com on 192.0.2.53:53: no such host"),
+        (_S3, f"{_OPEN}Stat: {_ASKED}dial tcp 192.0.2.1:443: connect: connection refused"),
+        (_S3, f"{_OPEN}Stat: 429 Too Many Requests"),
+        (_S3, f"{_OPEN}Stat: 503 Service Unavailable"),
+        # SlowDown, of Amazon and of MinIO; InternalError; RequestTimeout
+        (_S3, f"{_OPEN}Stat: Please reduce your request rate."),
+        (_S3, f"{_OPEN}Stat: Resource requested is unwritable, please reduce your request rate"),
+        (_S3, f"{_OPEN}Stat: We encountered an internal error. Please try again."),
+        (
+            _S3,
+            f"{_OPEN}Stat: Your socket connection to the server was not read from or written to within the timeout period.",
+        ),
+        (
+            _SFTP,
+            "subprocess ssh: ssh: connect to host k port 22: Connection refused\n"
+            "Fatal: unable to open repository at sftp:keeper@k:/x: unable to start the sftp session, error: read |0: file already closed",
+        ),
+        # As Go's libraries say it
+        (_REST, f'{_OPEN}client.Head: Head "https://k/config": dial tcp 192.0.2.1:443: i/o timeout'),
+        (
+            _REST,
+            f'{_OPEN}client.Head: Head "https://k/config": dial tcp: lookup k on 192.0.2.53:53: server misbehaving',
+        ),
+        (_REST, f'{_OPEN}client.Head: Head "https://k/config": net/http: TLS handshake timeout'),
+        (_REST, f'{_OPEN}client.Head: Head "https://k/config": EOF'),
+        (_REST, f'{_OPEN}client.Head: Head "https://k/config": context deadline exceeded'),
+        (_REST, f'{_OPEN}Get "https://k/config": net/http: timeout awaiting response headers'),
+        (_S3, f"{_OPEN}Stat: {_ASKED}write tcp 192.0.2.2:4->192.0.2.1:443: write: broken pipe"),
+        ("gs:vectors:/", f"{_OPEN}service.Objects.Get: googleapi: Error 503: Backend Error, backendError"),
+        ("gs:vectors:/", f"{_OPEN}service.Objects.Get: googleapi: got HTTP response code 502 with body: <html>"),
+    ],
+)
+def test_what_passes_is_tried_again(location: str, said: str) -> None:
+    text = f"{said}\nIs there a repository at the following location?\n{location}\n"
+    error = Repository(location, b"x", cache_dir=None)._error("cat", 1, text)
+    assert isinstance(error, RepositoryUnreachable)
+    assert error.exit_code == 75
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        (_REST, f"{_OPEN}unexpected HTTP response (401): 401 Unauthorized"),
+        (_REST, f"{_OPEN}unexpected HTTP response (403): 403 Forbidden"),
+        (_REST, f'{_OPEN}client.Head: Head "https://k/config": x509: certificate signed by unknown authority'),
+        (_S3, f"{_OPEN}Stat: Access Denied."),
+        ("gs:vectors:/", f"{_OPEN}service.Objects.Get: googleapi: Error 403: Forbidden, forbidden"),
+        # A disk of this host, not a network
+        ("/var/backups/chromadb", f"{_OPEN}read /var/backups/chromadb/config: i/o timeout"),
+    ],
+)
+def test_what_stays_is_said_at_once(location: str, said: str) -> None:
+    error = Repository(location, b"x", cache_dir=None)._error("cat", 1, f"{said}\n")
+    assert isinstance(error, BackupError)
+    assert error.exit_code == 1

@@ -137,13 +137,14 @@ def test_static_units_say_the_defaults() -> None:
     assert {Path(data).parent, Path(checkpoints).parent, Config().quarantine_dir.parent} == {Path("/opt/chromadb")}
     assert "ReadWritePaths=-/opt/chromadb" in service
     assert "ReadOnlyPaths=-/opt/chromadb/venvs -/opt/chromadb/restore" in service
-    assert f"RequiresMountsFor={data} {checkpoints}" in service
+    assert f"RequiresMountsFor={data} {checkpoints} {SERVICE['chromadb_config_dir']}" in service
     for name in BACKUP_UNITS:
         lines = _unit(name)
         assert f"User={SERVICE['chromadb_user']}" in lines
         assert f"ReadWritePaths=-{data} -{checkpoints} -{repository}" in lines
-        assert f"RequiresMountsFor={data} {checkpoints} {repository}" in lines
         key = Path(BACKUP["chromadb_backup_key_file"])
+        assert str(key.parent) == SERVICE["chromadb_config_dir"]
+        assert f"RequiresMountsFor={data} {checkpoints} {repository} {key.parent}" in lines
         assert f"LoadCredential={key.name}:{key}" in lines
 
 

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 from chromad.config import Metrics
+from chromad.errors import TryAgain
 from chromad.monitoring.web import Answer, Listener
 
 from tests.integration.site import free_port
@@ -36,6 +37,13 @@ def test_port_that_served_just_now_can_be_had_again() -> None:
         listener.start()
         assert _get(port, "/") == (200, "well\n")
         listener.stop()
+
+
+def test_address_that_went_since_preflight() -> None:
+    """It comes again, and so does the service."""
+    with pytest.raises(TryAgain, match=r"metrics: cannot listen on 192\.0\.2\.1:") as caught:
+        Listener(Metrics(host="192.0.2.1", port=free_port()), {}).start()
+    assert "it may come with the network" in caught.value.hint
 
 
 def _get(port: int, path: str) -> tuple[int, str]:

@@ -21,11 +21,17 @@ _TICK = 0.2
 _PATIENCE = 10.0  # seconds that restic may take to clear up
 # What a Go program says first when it crashes, before all that its threads were at
 _CRASHES = ("fatal error: ", "runtime/cgo: ", "panic: ")
-# What restic, ssh and Go's network say where nobody answers, or somebody who cannot for now
+# What restic, ssh, Go's network and places of the cloud say where nobody answers, or somebody who cannot for now. Of an S3 error
+# restic prints the message and not the code: SlowDown is a request to reduce the rate.
 _PASSING = re.compile(
-    r"dial tcp|no such host|[Cc]onnection (refused|reset|timed out|closed)|i/o timeout|TLS handshake timeout|unexpected EOF"
-    r"|No route to host|Network is unreachable|network is unreachable|Temporary failure in name resolution"
-    r"|Could not resolve hostname|unable to start the sftp session|unexpected HTTP response \((429|5\d\d)\)|SlowDown|Service Unavailable"
+    r"dial tcp|no such host|[Cc]onnection (refused|reset|timed out|closed)|i/o timeout|TLS handshake timeout|unexpected EOF|: EOF$"
+    r"|No route to host|Network is unreachable|network is unreachable|Temporary failure in name resolution|broken pipe"
+    r"|context deadline exceeded|Client\.Timeout exceeded|timeout awaiting response headers"
+    r"|Could not resolve hostname|unable to start the sftp session"
+    r"|unexpected HTTP response \((429|5\d\d)\)|googleapi: (Error|got HTTP response code) (429|5\d\d)"
+    r"|429 Too Many Requests|500 Internal Server Error|502 Bad Gateway|504 Gateway Time-?[Oo]ut|SlowDown|Service Unavailable"
+    r"|reduce your request rate|encountered an internal error|not read from or written to within the timeout period",
+    re.MULTILINE,
 )
 # Lines that say less than the first one
 _COUNT = re.compile(r"[Tt]here (were|was) \d+ error|unable to create lock")

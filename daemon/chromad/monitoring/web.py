@@ -61,10 +61,12 @@ class Listener:
         try:
             self._server = _Server(address, self._routes)
         except OSError as error:
+            fact = f"metrics: cannot listen on {address}: {error.strerror}"
+            if error.errno == errno.EADDRNOTAVAIL:
+                # Preflight has bound it, and since then the network went.
+                raise TryAgain(fact, "it may come with the network; else metrics.host must be another one") from None
             kind = TryAgain if error.errno == errno.EADDRINUSE else ConfigurationError
-            raise kind(
-                f"metrics: cannot listen on {address}: {error.strerror}", "choose another metrics.port"
-            ) from None
+            raise kind(fact, "choose another metrics.port") from None
         self._listener = threads.Task("metrics", partial(self._server.serve_forever, poll_interval=0.2), again=1.0)
         self._listener.start()
 
