@@ -64,6 +64,25 @@ def test_what_is_left_of_a_trial_of_writing_goes(site: Site) -> None:
     daemon.stop()
 
 
+@pytest.mark.parametrize(
+    "name", ["chroma.sqlite3", "chroma.sqlite3-wal", "chroma.sqlite3-shm", "chroma.sqlite3-journal"]
+)
+@pytest.mark.parametrize("words", [["doctor"], ["backup"], None])
+def test_pipe_in_the_place_of_a_file_of_the_database(used: Site, name: str, words: list[str] | None) -> None:
+    """SQLite would wait for good at one that it may only read, and no signal would end that."""
+    path = used.data / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    path.chmod(0o444)
+    used.give(path)
+    result = used.chromactl(*words) if words else used.refused()
+    assert result.code in ((1,) if name != "chroma.sqlite3" else (1, 77, 78)), result.output
+    assert "Traceback" not in result.output
+    if name != "chroma.sqlite3":
+        assert f"{path} is no plain file" in result.output
+    assert path.is_fifo()
+
+
 def test_owner_may_not_write(site: Site) -> None:
     site.data.chmod(0o550)
     site.assert_refused(77, f"{site.data}: a test write failed: Permission denied", "look at its mode")

@@ -78,6 +78,7 @@ def connect(data_dir: Path, *, busy_timeout: float = _BUSY_TIMEOUT) -> Iterator[
             f"{path} is not readable and writable for this user",
             "run as root or as its owner; look at its owner and mode",
         )
+    need_plain(data_dir)
     try:
         connection = sqlite3.connect(
             f"file:{quote(path)}?mode=rw", uri=True, timeout=busy_timeout, isolation_level=None
@@ -88,6 +89,15 @@ def connect(data_dir: Path, *, busy_timeout: float = _BUSY_TIMEOUT) -> Iterator[
             connection.close()
     except sqlite3.DatabaseError as error:
         raise ChromadError(f"{path}: {error}", "is it a Chroma database, sound, and readable for this user?") from error
+
+
+def need_plain(data_dir: Path) -> None:
+    """Raises ChromadError when a file of the database is something else: SQLite would wait for good at a pipe, and hear no signal."""
+    for name in (FILE, *(f"{FILE}-{part}" for part in ("wal", "shm", "journal"))):
+        path = data_dir / name
+        # What belongs to the database is none for SQLite where it is a link.
+        if path.exists() and not (path.is_file() and (name == FILE or not path.is_symlink())):
+            raise ChromadError(f"{path} is no plain file", "stop the service, and move it aside")
 
 
 def exists(data_dir: Path) -> bool:

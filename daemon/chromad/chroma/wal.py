@@ -63,6 +63,7 @@ def holds_something(data_dir: Path) -> bool:
 def goes_back(data_dir: Path) -> bool:
     """Whether the WAL is of an earlier time than the file: the log ends earlier with it than without it, though it has no later
     header; or SQLite cannot read both together, but the file alone. Changes neither. Nobody else may have them open."""
+    sqlite.need_plain(data_dir)
     path = sqlite.quote(data_dir / sqlite.FILE)
     try:
         with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
