@@ -17,7 +17,6 @@ from tests.integration.account import AS_ROOT, BIN
 
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 IMAGE = "debian13"
-_SECONDS = 15.0
 _QUESTIONS = 35
 ACCEPTANCE = "/run/systemd/system/chromadb.service.d"
 
@@ -76,12 +75,12 @@ def test_a_second_run_changes_nothing_and_asks_little(plays: Plays) -> None:
     before = time.monotonic()
     done = plays.run({})
     second = time.monotonic() - before
-    busy = os.getloadavg()[0] > (os.cpu_count() or 1)
     print(f"first run {plays.first:.1f} s, second {second:.1f} s, load {os.getloadavg()[0]:.1f}")
     assert re.search(r"changed=0 .* failed=0 ", done.stdout), done.stdout + done.stderr
     asked = plays.run({}, "site.yml", "-vvv").stdout.count("SSH: EXEC")
     assert asked <= _QUESTIONS
-    assert busy or second <= _SECONDS
+    # Beside the first one, on the same machine at the same time
+    assert second < plays.first / 2
 
 
 def test_a_restore_says_how_far_it_is_and_why_it_fails(plays: Plays) -> None:
