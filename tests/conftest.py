@@ -19,8 +19,9 @@ pytest.register_assert_rewrite(
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "root: needs root (other users, mounts, file attributes)")
-    # A shell ignores it for jobs in the background, and what the tests start would inherit that.
+    # A shell ignores the one for jobs in the background, nohup the other, and what the tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
