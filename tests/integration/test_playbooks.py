@@ -137,10 +137,14 @@ def test_waiting_for_a_service_says_how_far_it_is(inventory: Path, tmp_path: Pat
 def test_secrets_of_backups_are_not_removed_for_want_of_a_variable(
     inventory: Path, tmp_path: Path, variables: Mapping[str, object], removed: set[str]
 ) -> None:
-    """A dry run: it would remove a file of this machine's ssh as well."""
-    for name in ("backup.env", "backup_ssh_key", "backup_known_hosts"):
-        (tmp_path / name).touch()
-    places = {"chromadb_config_dir": str(tmp_path), "chromadb_backup_repository": "s3:s3.example.com/vectors"}
+    left = [tmp_path / name for name in ("backup.env", "backup_ssh_key", "backup_known_hosts")]
+    for path in left:
+        path.touch()
+    places: dict[str, object] = {
+        "chromadb_config_dir": str(tmp_path),
+        "chromadb_backup_repository": "s3:s3.example.com/vectors",
+    }
+    places |= {"_chromadb_present": list(map(str, left))}
     done = _tasks_of("chromadb_backup", "install.yml", inventory, tmp_path, {**places, **variables}, "--check")
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.findall(rf"^changed: \[one\] => \(item={tmp_path}/(\w[\w.]+)\)", done.stdout, re.MULTILINE)
