@@ -36,7 +36,7 @@ _BATCH = 200
 _COLLECTIONS = {"packages": 1000, "packages-often-persisted": 100}
 # Requests of each writer before, between and after kills, and the seconds that they may take.
 _REQUESTS = 20
-_AWAIT_LIMIT = 60.0
+_AWAIT_LIMIT = 180.0
 # Seconds between two requests of a writer that must not keep the host from its work
 _PAUSE = 0.05
 # What clients are told while an upgrade refuses changes
