@@ -214,6 +214,22 @@ def test_engine_whose_write_failed(
     assert (bool(killed), engine.ended_for) == (bool(found), found)
 
 
+def test_clients_do_not_have_the_disk_looked_at_without_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    engine, killed = listening(monkeypatch, tmp_path)
+    looks: list[bool] = []
+
+    def trouble() -> str:
+        looks.append(True)
+        return ""
+
+    monkeypatch.setattr(engine, "_witness", SimpleNamespace(trouble=trouble))
+    monkeypatch.setattr(process, "_LOOK", 60.0)
+    wal.use(tmp_path)
+    for _ in range(50):
+        engine._listen((f"{READ_FAILED}\n", True))
+    assert (len(looks), killed) == (1, [])
+
+
 @pytest.mark.parametrize("ours", [False, True])
 def test_engine_that_keeps_writers_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ours: bool) -> None:
     """A failed write of which nobody knows why, and then nobody else can write. ours: it is us, as while the database is compacted."""

@@ -158,8 +158,8 @@ class Repository(Restic):
         self.run("prune", tick=tick)
 
     def sweep(self) -> None:
-        """Removes what a restic that was killed has left unfinished a day ago or earlier, which restic itself never does. In a
-        repository that is a directory of this host; others leave nothing."""
+        """Removes what a restic that was killed has left unfinished a day ago or earlier, which restic itself never does.
+        Only in a repository that is a directory of this host: what is left elsewhere is for whoever keeps it."""
         if not self.location.startswith("/"):
             return
         long_ago = time.time() - _UNFINISHED_FOR

@@ -46,6 +46,7 @@ class Engine:
         self._witness = Witness(config.data_dir)
         self._watch: threads.Task | None = None
         self._waiting = False
+        self._looked = float("-inf")
 
     def start(self) -> None:
         """Starts the process; it does not answer yet. Raises PermissionProblem for root, who has to permit that."""
@@ -214,7 +215,12 @@ class Engine:
         if genuine and failed in texts.UNDOING.values():
             self._end(failed.value)
             return
-        trouble = self._witness.trouble()
+        now = time.monotonic()
+        # A client may have it fail again and again, and each look puts files on disk; what one misses, the next one sees.
+        trouble = ""
+        if now > self._looked + _LOOK:
+            self._looked = now
+            trouble = self._witness.trouble()
         # Whoever only reads on a full disk is to be served as long as that lasts.
         if trouble and (failed, trouble) != (texts.FailedWrite.READ, texts.FailedWrite.FULL.value):
             self._end(trouble)

@@ -35,7 +35,7 @@ class Witness:
             if name == sqlite.FILE and name in self._files:
                 continue
             with suppress(OSError):
-                fd = os.open(self._data_dir / name, os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(self._data_dir / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
                 if name in self._files:
                     os.close(self._files[name])
                 self._files[name] = fd

@@ -140,7 +140,8 @@ def _explained(found: Settings, error: BaseException) -> ClientError:
             return ConfigurationError(
                 f"{found.endpoint} has no database {found.database} of the tenant {found.tenant}", "see client.yml"
             )
-    said = " ".join(str(error).split())
+    # Whoever answers there chooses it.
+    said = "".join(char if char.isprintable() else " " for char in str(error))[:300]
     return ServiceDown(
         f"{found.endpoint} does not answer as Chroma does: {said}", "is it the right port, and http or https?"
     )
