@@ -83,3 +83,8 @@ def test_lost_state_beside_its_own_checkpoints(stopped: Site) -> None:
 def test_damaged_history(stopped: Site) -> None:
     (stopped.checkpoints / history.FILE).write_text("{")
     stopped.assert_refused(78, "cannot be read, or is damaged", "mv ")
+
+
+def test_history_of_a_newer_chromad(stopped: Site) -> None:
+    (stopped.checkpoints / history.FILE).write_text('{"format": 2, "data_ids": []}')
+    stopped.assert_refused(78, "has format 2; this chromad knows up to 1", "install the newer chromad again")

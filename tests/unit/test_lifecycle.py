@@ -14,8 +14,11 @@ from chromad.config import Config
 from chromad.daemon.checkpointer import Checkpointer
 from chromad.daemon.lifecycle import Daemon
 from chromad.daemon.shutdown import Shutdown
-from chromad.store import fence
+from chromad.errors import EngineError
+from chromad.store import fence, lock
 from chromad.store.checkpoint import Store
+
+from tests.integration.site import free_port
 
 
 def test_lifted_fence_is_not_put_back_by_the_look_at_disks(tmp_path: Path) -> None:
@@ -53,6 +56,34 @@ def test_lifted_fence_is_not_put_back_by_the_look_at_disks(tmp_path: Path) -> No
     finally:
         ended.set()
         looker.join()
+
+
+def test_directory_stays_locked_after_a_failure_until_the_process_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of it may be in the middle of a checkpoint."""
+    for name in ("data", "checkpoints", "run"):
+        (tmp_path / name).mkdir(mode=0o750)
+    config = Config.model_validate(
+        {
+            "data_dir": str(tmp_path / "data"),
+            "control_socket": str(tmp_path / "run/chromad.sock"),
+            "allow_root": True,
+            "metrics": {"port": 0},
+            "listen": {"port": free_port()},
+        }
+    )
+
+    def fail(*_: object) -> None:
+        raise EngineError("the engine has ended", "")
+
+    monkeypatch.setattr(Daemon, "_start", fail)
+    daemon = Daemon(config, tmp_path / "chromad.yml")
+    with pytest.raises(EngineError, match="has ended"):
+        daemon.run()
+    assert lock.is_held(tmp_path / "data" / lock.DIRECTORY_LOCK)
+    assert daemon._engine
+    os.close(daemon._engine._lock_fd)
 
 
 def test_torn_segment_is_noticed_where_the_last_checkpoints_cannot_be_taken(

@@ -87,33 +87,30 @@ class Daemon:
         self._guard.make_room()
         raise_failures(preflight.directory(config))
         held = self._lock_directory()
+        self._before = state.read(config.data_dir)
+        last_stop.set_older_wal_aside(config, self._before)
+        raise_failures(preflight.occupancy(config, self._engine_version))
+        if not self._accept_empty:
+            history.check(config, self._before, last_stop.backed_up(config))
+        self._before = last_stop.without_false_mark(config.data_dir, self._before)
+        self._data_id = self._before.data_id if self._before else history.lost_data_id(config) or state.new_data_id()
+        self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._data_id)
+        self._checkpointer = Checkpointer(config, self._checkpoints, self._data_id)
+        self._engine = Engine(config, held.fd)
+        control = Server(config.control_socket, self._verbs())
+        control.start()
         try:
-            self._before = state.read(config.data_dir)
-            last_stop.set_older_wal_aside(config, self._before)
-            raise_failures(preflight.occupancy(config, self._engine_version))
-            if not self._accept_empty:
-                history.check(config, self._before, last_stop.backed_up(config))
-            self._before = last_stop.without_false_mark(config.data_dir, self._before)
-            self._data_id = (
-                self._before.data_id if self._before else history.lost_data_id(config) or state.new_data_id()
-            )
-            self._checkpoints = Store(config.data_dir, config.checkpoint_dir, self._data_id)
-            self._checkpointer = Checkpointer(config, self._checkpoints, self._data_id)
-            self._engine = Engine(config, held.fd)
-            control = Server(config.control_socket, self._verbs())
-            control.start()
-            try:
-                self._telemetry.listen()
-                self._start(self._engine)
-                if not signals.stop:
-                    self._serve(self._engine)
-                self._stop(self._engine)
-            finally:
-                self._engine.kill()
-                self._telemetry.close()
-                control.stop()
+            self._telemetry.listen()
+            self._start(self._engine)
+            if not signals.stop:
+                self._serve(self._engine)
+            self._stop(self._engine)
         finally:
-            held.release()
+            self._engine.kill()
+            self._telemetry.close()
+            control.stop()
+        # Not after a failure: a thread may still write, so the lock goes with the process.
+        held.release()
 
     def _lock_directory(self) -> lock.Lock:
         held = lock.directory_lock(self._config.data_dir)

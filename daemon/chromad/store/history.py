@@ -92,7 +92,7 @@ def check_readable(checkpoint_dir: Path) -> None:
 def _read(checkpoint_dir: Path) -> list[str]:
     path = checkpoint_dir / FILE
     try:
-        return _History.model_validate_json(files.read_plain(path)).data_ids
+        found = _History.model_validate_json(files.read_plain(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (ValidationError, OSError) as error:
@@ -101,6 +101,11 @@ def _read(checkpoint_dir: Path) -> list[str]:
         raise ConfigurationError(
             f"{path} cannot be read, or is damaged", f"move it aside: mv {path} {path}.bad"
         ) from None
+    if found.format > FORMAT:
+        raise ConfigurationError(
+            f"{path} has format {found.format}; this chromad knows up to {FORMAT}", "install the newer chromad again"
+        )
+    return found.data_ids
 
 
 def lost_data_id(config: Config) -> str:
