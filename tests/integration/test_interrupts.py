@@ -6,6 +6,8 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,6 +133,32 @@ def test_after_the_exchange(host: Host, number: int, moment: str) -> None:
     assert "all the same" in line
     assert f"the former data are in {replaced}" in line
     host.holds(host.then)
+
+
+@pytest.mark.parametrize(("word", "verb"), [("start", ("restore", "--stop")), ("restart", ("verify-persistence",))])
+def test_service_that_does_not_come_up_keeps_nobody_waiting(host: Host, word: str, verb: tuple[str, ...]) -> None:
+    """The fourth signal ends the verb; systemd goes on."""
+    go_on = threading.Event()
+
+    def hang() -> None:
+        assert go_on.wait(60)
+
+    host.unit.before[word] = hang
+    process = host.unit.spawn(*verb)
+    try:
+        until(lambda: word in host.unit.asked, word)
+        for _ in range(4):
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            time.sleep(1.1)
+        output, _ = process.communicate(timeout=5)
+    finally:
+        go_on.set()
+    assert process.returncode == 1, output
+    assert f"nobody waits any more for systemctl {word} chromadb.service, which goes on" in output.decode()
+    assert "systemctl status chromadb.service" in output.decode()
+    until(lambda: host.unit.quiet, "the end of what systemd does")
+    host.holds(host.then if word == "start" else host.now)
 
 
 @pytest.mark.parametrize("option", ["--collection", "--at", "--into"])

@@ -115,6 +115,8 @@ class _Unit:
         self._data_dir = data_dir
         # The data that it was stopped with
         self._stopped: tuple[int, int] | None = None
+        # What systemd goes on with, and how one learns what becomes of it
+        self._left_off = ""
 
     def steps(self) -> dict[str, Step]:
         """Those of the service, by their words."""
@@ -125,15 +127,22 @@ class _Unit:
             known["stop"]()
 
         def start() -> None:
-            known["start"]()
+            self._start(known["start"])
             self._stopped = None
 
-        return {**known, "stop": stop, "start": start}
+        return {"stop": stop, "start": start, "restart": partial(self._start, known["restart"])}
+
+    def _start(self, step: Step) -> None:
+        try:
+            step()
+        except service.LeftOff as error:
+            self._left_off = f"{error.message}: {error.hint}"
+            raise
 
     def killed(self) -> str:
         """Starts it again where the data are those that it was stopped with; gives what there is to say."""
-        if not self._stopped:
-            return ""
+        if self._left_off or not self._stopped:
+            return self._left_off
         try:
             if self._resumes or self._data() != self._stopped:
                 return f"{service.UNIT} is stopped, and the data or the environment may be others: give the same command again"
@@ -141,7 +150,7 @@ class _Unit:
         except (ChromadError, OSError) as error:
             told = error.message if isinstance(error, ChromadError) else str(error)
             return f"{service.UNIT} is stopped: {told}; look at chromactl doctor, then systemctl start {service.UNIT}"
-        return f"{service.UNIT}, which was stopped for it, is started again"
+        return f"{service.UNIT}, which was stopped for it, is {'being ' if privileges.given_up() else ''}started again"
 
     def _data(self) -> tuple[int, int]:
         try:

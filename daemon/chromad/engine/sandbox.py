@@ -82,6 +82,7 @@ _BUS = Path("/run/dbus/system_bus_socket")
 # How long systemd may take to answer on a slow host; its own limit is 25 s
 _ANSWER = "10min"
 _END = 10.0  # seconds that a unit may take to end when nobody needs it any more
+_SOON = 1.0  # the same, when somebody has tried several times to end the verb
 _SPECIAL = re.compile(r"[\s\\:\"']")
 _TICK = 0.2  # seconds
 _LONGEST = 64  # bytes of a message
@@ -117,7 +118,7 @@ class Units:
         for name, process in self._running.items():
             for _ in range(2):
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(_END)
+                    process.wait(_SOON if privileges.given_up() else _END)
                     break
                 # Somebody may have stopped it: then it hears nothing.
                 subprocess.run(

@@ -91,6 +91,11 @@ def interrupted() -> bool:
     return bool(_Part.interrupted)
 
 
+def given_up() -> bool:
+    """Whether the part that works was killed, since it had not ended after several signals: root's part waits for nothing."""
+    return _Part.interrupted > _PATIENCE
+
+
 def ask(word: str, tick: Callable[[], None] = lambda: None) -> Any:
     """Has root's part do what it knows by this word; gives its answer, or the descriptors that it hands over, or raises what was
     raised there. A signal waits.

@@ -11,6 +11,11 @@ from chromad.host import privileges, signals
 from chromad.host.privileges import Step
 
 UNIT = "chromadb.service"
+_TICK = 0.2  # seconds
+
+
+class LeftOff(ChromadError):
+    """Nobody waits any more for what systemd was asked for; it goes on with it."""
 
 
 def available() -> bool:
@@ -38,23 +43,41 @@ def need_root(action: str) -> None:
 
 
 def control(action: str) -> None:
-    """Runs `systemctl start`, `stop` or `restart` on the unit and waits for it, whatever signals come. Raises when it fails."""
+    """Runs `systemctl start`, `stop` or `restart` on the unit and waits for it, whatever signals come. Raises when it fails, and
+    LeftOff in root's part when whoever wanted it was killed."""
     need_root(action)
     if privileges.may(action):
         privileges.ask(action)
         return
     with signals.deferred():
-        # In a session of its own: Ctrl-C in a terminal reaches us alone.
-        result = subprocess.run(
-            ["systemctl", action, UNIT],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            start_new_session=True,
-        )
+        result = _wait_for(action)
     if result.returncode:
         raise ChromadError(f"systemctl {action} {UNIT} failed: {result.stderr.strip()}", f"journalctl -u {UNIT} -n 50")
+
+
+def _wait_for(action: str) -> "subprocess.CompletedProcess[str]":
+    options = ["--no-block"] if privileges.given_up() else []
+    # In a session of its own: Ctrl-C in a terminal reaches us alone.
+    process = subprocess.Popen(
+        ["systemctl", action, *options, UNIT],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while True:
+        try:
+            _, errors = process.communicate(timeout=_TICK)
+        except subprocess.TimeoutExpired:
+            if privileges.given_up() and not options:
+                process.kill()
+                process.communicate()
+                raise LeftOff(
+                    f"nobody waits any more for systemctl {action} {UNIT}, which goes on", f"systemctl status {UNIT}"
+                ) from None
+        else:
+            return subprocess.CompletedProcess(process.args, process.returncode, stderr=errors)
 
 
 def steps() -> dict[str, Step]:
