@@ -39,6 +39,7 @@ _PASSED_OVER = {
     "/var/lib/systemd",
     "/var/lib/sudo",
     "/root/.ansible",
+    "/root/.ansible_async",
     "/home/admin/.ansible",
 }
 # Copies of the data on their way, which are the service user's
