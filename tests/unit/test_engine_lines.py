@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -241,6 +242,49 @@ def test_engine_that_keeps_writers_out(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert engine._watch
         engine._watch.join()
     assert bool(killed) is not ours
+
+
+@pytest.mark.parametrize("way", ["one after the other", "a long one"])
+def test_writers_who_get_on_have_the_engine_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str) -> None:
+    """Large writes of clients leave no moment without a writer, and one can take a minute; any request that fails has us look."""
+    engine, killed = listening(monkeypatch, tmp_path)
+    wal.use(tmp_path)
+    with sqlite.connect(tmp_path) as one, sqlite.connect(tmp_path) as other:
+        writers = [one, other]
+        one.execute("CREATE TABLE x (y)")
+        one.execute("PRAGMA cache_size = 10")
+        one.execute("BEGIN IMMEDIATE")
+        engine._listen((f"{NOT_APPLIED}\n", True))
+        deadline = time.monotonic() + 3 * process._KEPT_OUT
+        while time.monotonic() < deadline and not killed:
+            writers[0].execute("INSERT INTO x VALUES (zeroblob(100000))")
+            if way == "one after the other":
+                writers[0].execute("COMMIT")
+                writers[1].execute("BEGIN IMMEDIATE")
+                writers.reverse()
+            time.sleep(0.02)
+        writers[0].execute("ROLLBACK")
+    assert engine._watch
+    engine._watch.join()
+    assert (killed, engine.ended_for) == ([], "")
+
+
+def test_transaction_into_which_all_is_put_has_its_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It grows, and nothing of it is kept."""
+    engine, killed = listening(monkeypatch, tmp_path)
+    monkeypatch.setattr(process, "_GROWS", 1.0, raising=False)
+    wal.use(tmp_path)
+    with sqlite.connect(tmp_path) as connection:
+        connection.execute("CREATE TABLE x (y)")
+        connection.execute("PRAGMA cache_size = 10")
+        connection.execute("BEGIN IMMEDIATE")
+        engine._listen((f"{NOT_APPLIED}\n", True))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not killed:
+            connection.execute("INSERT INTO x VALUES (zeroblob(100000))")
+            time.sleep(0.02)
+        connection.execute("ROLLBACK")
+    assert killed
 
 
 def test_witness_sees_a_full_disk_and_one_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from chromad.errors import ChromadError, EngineError, PermissionProblem, one_lin
 from chromad.host import signals, threads
 from chromad.logs.lines import log
 
-# Seconds for which nobody else could write, and between two looks
-_KEPT_OUT, _LOOK = 30.0, 0.2
+# Seconds for which one transaction has kept all others out: without writing anything, and in all; and between two looks
+_KEPT_OUT, _GROWS, _LOOK = 30.0, 300.0, 0.2
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
 _START_LIMIT = 600.0  # seconds
 _RUST_LOG = {"debug": "info", "info": "warn", "warning": "warn", "error": "error"}
@@ -229,14 +229,24 @@ class Engine:
             self._watch.start()
 
     def _look_for_open_transaction(self) -> None:
-        deadline = time.monotonic() + _KEPT_OUT
-        while self._process and self._process.poll() is None and not self._waiting:
-            if not sqlite.is_write_locked(self._config.data_dir):
-                return
-            if time.monotonic() > deadline:
-                self._end("a transaction that it kept open")
-                return
-            time.sleep(_LOOK)
+        """Ends the engine when one transaction keeps all others out. Large writes of clients do that for a while, and may leave no
+        moment between one and the next; they write, and come to an end."""
+        with sqlite.progress(self._config.data_dir) as progress:
+            began = wrote = time.monotonic()
+            before = progress()
+            while self._process and self._process.poll() is None and not self._waiting:
+                if not sqlite.is_write_locked(self._config.data_dir):
+                    return
+                now, found = time.monotonic(), progress()
+                if found != before:
+                    wrote = now
+                    if found[0] != before[0]:
+                        began = now
+                    before = found
+                if now - wrote > _KEPT_OUT or now - began > _GROWS:
+                    self._end("a transaction that it kept open")
+                    return
+                time.sleep(_LOOK)
 
     def _end(self, found: str) -> None:
         process = self._process
