@@ -60,6 +60,25 @@ WRITE_FAILED = {FULL_LINE.replace("(code: 13)", "(code: 1034)").strip()!r}
 sys.argv = sys.argv[1:]
 main()
 """
+# A file of a segment cannot be read while the disk fails, and the look at the disk tells that later than the engine answers.
+FAILS_IN_WARMING = """
+import sys, time
+from pathlib import Path
+from chromad.__main__ import main
+from chromad.engine import api, witness
+query = api.Api.query
+[file] = Path("DATA").glob("*/header.bin")
+def fail(self, *words):
+    away = file.rename(file.with_name("away"))
+    try:
+        return query(self, *words)
+    finally:
+        away.rename(file)
+api.Api.query = fail
+witness.Witness.trouble = lambda self: time.sleep(0.5) or "the disk failing"
+sys.argv = sys.argv[1:]
+main()
+"""
 NEW = {"id": "new", "embedding": [1.0] * 8, "document": "document number new", "metadata": {"version": 1}}
 SAID_FULL = "the engine found the disk full"
 
@@ -325,6 +344,22 @@ def test_engine_that_is_ended_while_it_warms_has_no_collection_to_blame(site: Si
     wrapper = [str(BIN / "python"), "-c", ENDED_IN_WARMING]
     ended = site.start(wrapper=wrapper)
     assert ended.ended() == 1
+    assert "the engine found the disk failing in the middle of a transaction, and was ended" in ended.log
+    again = site.serve()
+    status = again.status()
+    assert (status["recovered"], status["quarantined"]) == ([], [])
+    assert list(site.quarantine.iterdir()) == []
+
+
+def test_disk_that_fails_while_a_collection_warms_has_none_to_blame(site: Site) -> None:
+    """It is looked at before the collection is."""
+    daemon = site.serve()
+    records.fill(daemon.client(), "some", 30, sync_threshold=10)
+    daemon.stop()
+    wrapper = [str(BIN / "python"), "-c", FAILS_IN_WARMING.replace("DATA", str(site.data))]
+    ended = site.start(wrapper=wrapper)
+    assert ended.ended() == 1
+    assert "hnsw segment reader" in ended.log
     assert "the engine found the disk failing in the middle of a transaction, and was ended" in ended.log
     again = site.serve()
     status = again.status()

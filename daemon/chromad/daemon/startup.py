@@ -111,10 +111,11 @@ class Startup:
             broken = self._warm()
             if broken is None:
                 return
+            # With that, all that it has said is heard.
+            self._engine.kill()
             if self._engine.ended_for:
                 # Whatever was asked at that moment is not to blame.
                 self._engine.raise_if_dead()
-            self._engine.kill()
             self._mend(*broken)
 
     def _mend(self, collection: sqlite.Collection, reason: str) -> None:

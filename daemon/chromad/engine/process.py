@@ -25,6 +25,7 @@ from chromad.logs.lines import log
 _KEPT_OUT, _GROWS, _LOOK = 30.0, 300.0, 0.2
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
 _START_LIMIT = 600.0  # seconds
+_HEARD = 5.0  # seconds for the last words of an engine, after which the disk may be looked at
 _RUST_LOG = {"debug": "info", "info": "warn", "warning": "warn", "error": "error"}
 
 
@@ -59,7 +60,7 @@ class Engine:
         except ChromadError as error:
             # The engine has its own words for a database that it cannot open.
             log.debug("SQLite's planner is not told what makes filters fast: %s", error.message)
-        self.ended_for = ""
+        self.ended_for, self._ending = "", False
         self._process, log_of_engine = self._start()
         assert self._process.stderr
         # One that serves nobody acknowledges nothing, and what it says comes line by line.
@@ -186,7 +187,7 @@ class Engine:
         return True
 
     def kill(self) -> None:
-        """Ends the process at once. The log in SQLite is durable, its vector files may be torn."""
+        """Ends the process at once, and hears what it had said. The log in SQLite is durable, its vector files may be torn."""
         self._ending = True
         if self._process and self._process.poll() is None:
             self._process.kill()
@@ -250,7 +251,8 @@ class Engine:
 
     def _end(self, found: str) -> None:
         process = self._process
-        if process and process.poll() is None:
+        # Also where it was ended by us before all was heard that it had said.
+        if process and (process.poll() is None or self._ending):
             self.ended_for = found
             process.kill()
 
@@ -270,7 +272,7 @@ class Engine:
     def _join(self) -> None:
         for thread in self._pumps:
             if thread.is_alive():
-                thread.join(1.0)
+                thread.join(_HEARD)
 
     def _settings(self) -> dict[str, object]:
         config = self._config
