@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -45,9 +46,11 @@ class Engine:
         # What it was found with, for which it was ended by us
         self.ended_for = ""
         self._witness = Witness(config.data_dir)
+        # Failed requests since somebody has looked, and who does
+        self._turn = threading.Lock()
+        self._doubts: set[texts.FailedWrite] = set()
         self._watch: threads.Task | None = None
         self._waiting = False
-        self._looked = float("-inf")
 
     def start(self) -> None:
         """Starts the process; it does not answer yet. Raises PermissionProblem for root, who has to permit that."""
@@ -216,38 +219,49 @@ class Engine:
         if genuine and failed in texts.UNDOING.values():
             self._end(failed.value)
             return
-        now = time.monotonic()
-        # A client may have it fail again and again, and each look puts files on disk; what one misses, the next one sees.
-        trouble = ""
-        if now > self._looked + _LOOK:
-            self._looked = now
-            trouble = self._witness.trouble()
-        # Whoever only reads on a full disk is to be served as long as that lasts.
-        if trouble and (failed, trouble) != (texts.FailedWrite.READ, texts.FailedWrite.FULL.value):
-            self._end(trouble)
-        elif not self._watch or not self._watch.is_alive():
-            self._watch = threads.Task("watch of a doubtful engine", self._look_for_open_transaction)
-            self._watch.start()
+        # By another thread: a slow disk takes its time, and the engine waits for whoever does not read its log.
+        with self._turn:
+            self._doubts.add(failed)
+            if self._watch is None:
+                watch = threads.Task("watch of a doubtful engine", self._look_into_doubts)
+                watch.start()
+                self._watch = watch
 
-    def _look_for_open_transaction(self) -> None:
-        """Ends the engine when one transaction keeps all others out. Large writes of clients do that for a while, and may leave no
-        moment between one and the next; they write, and come to an end."""
-        with sqlite.progress(self._config.data_dir) as progress:
-            began = wrote = time.monotonic()
-            before = progress()
-            while self._process and self._process.poll() is None and not self._waiting:
-                if not sqlite.is_write_locked(self._config.data_dir):
-                    return
-                now, found = time.monotonic(), progress()
-                if found != before:
-                    wrote = now
-                    if found[0] != before[0]:
-                        began = now
-                    before = found
-                if now - wrote > _KEPT_OUT or now - began > _GROWS:
-                    self._end("a transaction that it kept open")
-                    return
-                time.sleep(_LOOK)
+    def _look_into_doubts(self) -> None:
+        """Until there are none any more, and writers are not kept out."""
+        try:
+            self._look_at_disk()
+            with sqlite.progress(self._config.data_dir) as progress:
+                transaction = _Transaction(progress)
+                while True:
+                    kept_out = self._runs() and not self._waiting and sqlite.is_write_locked(self._config.data_dir)
+                    if not kept_out:
+                        transaction = _Transaction(progress)
+                    elif transaction.stays():
+                        self._end("a transaction that it kept open")
+                    # A client may have it fail again and again, and each look puts files on disk.
+                    time.sleep(_LOOK)
+                    with self._turn:
+                        if not kept_out and not self._doubts:
+                            self._watch = None
+                            return
+                    self._look_at_disk()
+        except BaseException:
+            with self._turn:
+                self._watch = None
+            raise
+
+    def _look_at_disk(self) -> None:
+        with self._turn:
+            doubts = set(self._doubts)
+            self._doubts.clear()
+        trouble = self._witness.trouble() if doubts else ""
+        # Whoever only reads on a full disk is to be served as long as that lasts.
+        if trouble and (doubts, trouble) != ({texts.FailedWrite.READ}, texts.FailedWrite.FULL.value):
+            self._end(trouble)
+
+    def _runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def _end(self, found: str) -> None:
         process = self._process
@@ -273,6 +287,9 @@ class Engine:
         for thread in self._pumps:
             if thread.is_alive():
                 thread.join(_HEARD)
+        # Begun by the others
+        if watch := self._watch:
+            watch.join(_HEARD)
 
     def _settings(self) -> dict[str, object]:
         config = self._config
@@ -286,6 +303,27 @@ class Engine:
             "allow_reset": config.engine.allow_reset,
             "stdout_tracing": True,
         }
+
+
+class _Transaction:
+    """One that keeps all others out from now on. Large writes of clients do that for a while, and may leave no moment between one and
+    the next; they write, and come to an end."""
+
+    def __init__(self, progress: Callable[[], tuple[int, int]]) -> None:
+        """progress: see `sqlite.progress`."""
+        self._progress = progress
+        self._began = self._wrote = time.monotonic()
+        self._before = progress()
+
+    def stays(self) -> bool:
+        """Whether there is still none but this one, for too long. To be asked again and again."""
+        now, found = time.monotonic(), self._progress()
+        if found != self._before:
+            self._wrote = now
+        if found[0] != self._before[0]:
+            self._began = now
+        self._before = found
+        return now - self._wrote > _KEPT_OUT or now - self._began > _GROWS
 
 
 def _ignore(_event: Event) -> None:
