@@ -336,6 +336,19 @@ def test_transaction_into_which_all_is_put_has_its_time(monkeypatch: pytest.Monk
     assert killed
 
 
+def test_two_of_us_who_write_for_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As two operators who compact: one of them gives up, since the other one has the database."""
+    engine, killed = listening(monkeypatch, tmp_path)
+    wal.use(tmp_path)
+    with sqlite.connect(tmp_path) as connection, engine.waiting():
+        connection.execute("BEGIN IMMEDIATE")
+        with engine.waiting():
+            pass
+        engine._listen((f"{NOT_APPLIED}\n", True))
+        looked_into(engine)
+    assert killed == []
+
+
 def test_witness_sees_a_full_disk_and_one_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wal.use(tmp_path)
     witness = Witness(tmp_path)

@@ -50,7 +50,8 @@ class Engine:
         self._turn = threading.Lock()
         self._doubts: set[texts.FailedWrite] = set()
         self._watch: threads.Task | None = None
-        self._waiting = False
+        # For so many of ours
+        self._waiting = 0
 
     def start(self) -> None:
         """Starts the process; it does not answer yet. Raises PermissionProblem for root, who has to permit that."""
@@ -273,11 +274,13 @@ class Engine:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Somebody of ours writes to the database for long, and the engine has to wait: that is no reason to end it."""
-        self._waiting = True
+        with self._turn:
+            self._waiting += 1
         try:
             yield
         finally:
-            self._waiting = False
+            with self._turn:
+                self._waiting -= 1
 
     def watch_disk(self) -> None:
         """Sees failures of the disk from here on. To be called when the engine has its database open."""
