@@ -240,10 +240,16 @@ def test_engine_whose_write_failed(
     assert (bool(killed), engine.ended_for) == (bool(found), found)
 
 
-def test_clients_do_not_have_the_disk_looked_at_without_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_clients_do_not_have_the_disk_looked_at_without_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damaged: bool
+) -> None:
+    """damaged: the database, so that nobody can tell whether writers are kept out."""
     engine, killed = listening(monkeypatch, tmp_path)
     looks = looking(monkeypatch, engine)
     wal.use(tmp_path)
+    if damaged:
+        (tmp_path / sqlite.FILE).write_bytes(b"garbage" * 1000)
     for _ in range(50):
         engine._listen((f"{READ_FAILED}\n", True))
         time.sleep(0.01)

@@ -223,7 +223,7 @@ class Engine:
         # By another thread: a slow disk takes its time, and the engine waits for whoever does not read its log.
         with self._turn:
             self._doubts.add(failed)
-            if self._watch is None:
+            if self._watch is None or not self._watch.is_alive():
                 watch = threads.Task("watch of a doubtful engine", self._look_into_doubts)
                 watch.start()
                 self._watch = watch
@@ -240,17 +240,23 @@ class Engine:
                         transaction = _Transaction(progress)
                     elif transaction.stays():
                         self._end("a transaction that it kept open")
-                    # A client may have it fail again and again, and each look puts files on disk.
-                    time.sleep(_LOOK)
-                    with self._turn:
-                        if not kept_out and not self._doubts:
-                            self._watch = None
-                            return
+                    if self._is_over(kept_out):
+                        return
                     self._look_at_disk()
-        except BaseException:
-            with self._turn:
-                self._watch = None
+        except Exception:
+            while not self._is_over(kept_out=False):
+                self._look_at_disk()
             raise
+
+    def _is_over(self, kept_out: bool) -> bool:
+        """Whether nothing has failed for a moment; then whatever fails next is looked into by another thread. A client may have it
+        fail again and again, and each look puts files on disk."""
+        time.sleep(_LOOK)
+        with self._turn:
+            over = not (kept_out or self._doubts)
+            if over:
+                self._watch = None
+        return over
 
     def _look_at_disk(self) -> None:
         with self._turn:
