@@ -38,7 +38,7 @@ class Engine:
 
     def __init__(self, config: Config, lock_fd: int, *, scratch: bool = False) -> None:
         self._config = config
-        self._lock_fd = lock_fd
+        self.lock_fd = lock_fd
         self._scratch = scratch
         self._ending = False
         self._process: subprocess.Popen[str] | sandbox.SandboxedProcess | None = None
@@ -90,7 +90,7 @@ class Engine:
         try:
             os.write(settings, json.dumps(self._settings()).encode())
             # The directory stays locked as long as the engine lives.
-            descriptors = (settings, self._lock_fd)
+            descriptors = (settings, self.lock_fd)
             if self._scratch and sandbox.wanted():
                 apart = sandbox.SandboxedProcess(environment, descriptors)
                 return apart, ((line, True) for line in apart.stdout)
