@@ -155,6 +155,8 @@ class Startup:
     def _spare(self, broken: "_Broken") -> None:
         name = warm.qualified(broken.collection)
         log.warning("the engine died while %s was warmed, and not of that: %s", name, broken.reason)
+        # It may have taken too long, and have been ended.
+        self.outcomes += self._recovery.mend_all(self._recovery.look("boot", None))
         self._spared[broken.collection.id] = "the engine died of something else while it was warmed"
 
     def _mend(self, collection: sqlite.Collection, reason: str) -> None:
