@@ -289,7 +289,8 @@ class Engine:
                 self._waiting -= 1
 
     def watch_disk(self) -> None:
-        """Sees failures of the disk from here on. To be called when the engine has its database open."""
+        """Sees failures of the disk from here on. To be called when the engine has its database open, and again and again: it may
+        close it, and then has another WAL."""
         self._witness.begin()
 
     def _join(self) -> None:
