@@ -5,6 +5,7 @@ exempt are the modules that never run as root where the data are not root's, and
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,9 @@ WITH_STREAMS = {"daemon/guard.py", "engine/room.py", "maintenance/upgrade_steps.
 # Parts of modules that root runs other parts of
 FUNCTIONS = {
     "backup/restore.py": {"hand_over"},
+    # Of backups, and of the daemon's engine
+    "chroma/sqlite.py": {"copy"},
+    "engine/witness.py": {"_try"},
     # By hand, into /usr/local/share/man, where the service user writes nothing
     "cli/manual.py": {"main"},
     "host/streams.py": {"prepare"},
@@ -71,6 +75,7 @@ _MODULES = {
     },
     "shutil": {"rmtree", "chown", "move", "copy", "copy2", "copyfile", "copytree"},
 }
+_WRITING = re.compile(r"\bO_(WRONLY|RDWR|CREAT|TRUNC|APPEND|TMPFILE)\b")
 _METHODS = {
     "write_text",
     "write_bytes",
@@ -138,6 +143,9 @@ def _reaches(call: ast.Call) -> str:
         return "open to write" if target.id == "open" and _writes(call.args[1:2], call.keywords) else ""
     if not isinstance(target, ast.Attribute):
         return ""
+    if ast.unparse(target) == "os.open":
+        by_descriptor = {each.arg for each in call.keywords} & {"dir_fd"}
+        return "os.open to write" if not by_descriptor and _WRITING.search(ast.unparse(call)) else ""
     if isinstance(target.value, ast.Name) and target.value.id in _MODULES:
         by_descriptor = {each.arg for each in call.keywords} & {"dir_fd", "src_dir_fd"}
         return (

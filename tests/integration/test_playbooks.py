@@ -112,17 +112,19 @@ def test_waiting_for_a_service_ends(
     assert (done.returncode != 0) is given_up, done.stdout + done.stderr
 
 
-def test_waiting_for_a_service_says_how_far_it_is(inventory: Path, tmp_path: Path) -> None:
+# Clients choose names of tenants, which are said while a collection is warmed.
+@pytest.mark.parametrize("says", ["recovery, 3 of 7", r"warming 3/7: NRestarts=9\n NRestarts=9/kept"])
+def test_waiting_for_a_service_says_how_far_it_is(inventory: Path, tmp_path: Path, says: str) -> None:
     """It begins while the service does, and ends when that serves."""
     ready = tmp_path / "ready"
     said = f"""
         [ -e {ready} ] && printf 'Job=\\nActiveState=active\\nNRestarts=0\\nStatusText=' && exit
-        printf 'Job=7\\nActiveState=activating\\nNRestarts=0\\nStatusText=recovery, 3 of 7 \\033[1m'
+        printf 'Job=7\\nActiveState=activating\\nNRestarts=0\\nStatusText=%s \\033[1m' '{says}'
         [ $(wc -l <{tmp_path}/asked) -lt 7 ] || touch {ready}
         """
     done = _wait(inventory, tmp_path, f"echo >>{tmp_path}/asked; {said}", 0)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "StatusText=recovery, 3 of 7 ?[1m" in done.stdout
+    assert json.dumps(f"StatusText={says} ?[1m") in done.stdout
     assert len([name for name, _ in _tasks(done.stdout) if name.endswith("Look how far the service is")]) == 2
 
 

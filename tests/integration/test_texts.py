@@ -60,6 +60,44 @@ WRITE_FAILED = {FULL_LINE.replace("(code: 13)", "(code: 1034)").strip()!r}
 sys.argv = sys.argv[1:]
 main()
 """
+# A file of a segment cannot be read while the disk fails, and the look at the disk tells that later than the engine answers.
+FAILS_IN_WARMING = """
+import sys, time
+from pathlib import Path
+from chromad.__main__ import main
+from chromad.engine import api, witness
+query = api.Api.query
+[file] = Path("DATA").glob("*/header.bin")
+def fail(self, *words):
+    away = file.rename(file.with_name("away"))
+    try:
+        return query(self, *words)
+    finally:
+        away.rename(file)
+api.Api.query = fail
+witness.Witness.trouble = lambda self: time.sleep(0.5) or "the disk failing"
+sys.argv = sys.argv[1:]
+main()
+"""
+# A client has the engine die of what it asks for, each time that a collection is warmed.
+KILLED_IN_WARMING = """
+import sys
+from chromad.__main__ import main
+from chromad.config import Listen
+from chromad.engine import api
+from chromad.errors import EngineError
+query = api.Api.query
+def ask(self, tenant, database, collection, *words):
+    try:
+        client = api.Api(Listen(port=PORT))
+        client.post(tenant, database, f"/{collection}/get", {"where": {"$and": [{"a": 1}] * 20000}})
+    except (EngineError, OSError):
+        pass
+    return query(self, tenant, database, collection, *words)
+api.Api.query = ask
+sys.argv = sys.argv[1:]
+main()
+"""
 NEW = {"id": "new", "embedding": [1.0] * 8, "document": "document number new", "metadata": {"version": 1}}
 SAID_FULL = "the engine found the disk full"
 
@@ -330,6 +368,51 @@ def test_engine_that_is_ended_while_it_warms_has_no_collection_to_blame(site: Si
     status = again.status()
     assert (status["recovered"], status["quarantined"]) == ([], [])
     assert list(site.quarantine.iterdir()) == []
+
+
+def test_disk_that_fails_while_a_collection_warms_has_none_to_blame(site: Site) -> None:
+    """It is looked at before the collection is."""
+    daemon = site.serve()
+    records.fill(daemon.client(), "some", 30, sync_threshold=10)
+    daemon.stop()
+    wrapper = [str(BIN / "python"), "-c", FAILS_IN_WARMING.replace("DATA", str(site.data))]
+    ended = site.start(wrapper=wrapper)
+    assert ended.ended() == 1
+    assert "hnsw segment reader" in ended.log
+    assert "the engine found the disk failing in the middle of a transaction, and was ended" in ended.log
+    again = site.serve()
+    status = again.status()
+    assert (status["recovered"], status["quarantined"]) == ([], [])
+    assert list(site.quarantine.iterdir()) == []
+
+
+def test_engine_that_dies_of_what_a_client_asks_while_a_collection_warms_has_none_to_blame(site: Site) -> None:
+    daemon = site.serve()
+    records.fill(daemon.client(), "some", 30, sync_threshold=10)
+    daemon.stop()
+    wrapper = [str(BIN / "python"), "-c", KILLED_IN_WARMING.replace("PORT", str(site.port))]
+    again = site.start(wrapper=wrapper).ready()
+    assert "the engine was ended by signal" in again.log
+    status = again.status()
+    assert (status["recovered"], status["quarantined"]) == ([], [])
+    assert status["cold"] == {"some": "the engine died of something else while it was warmed"}
+    assert list(site.quarantine.iterdir()) == []
+
+
+def test_collection_of_which_each_engine_dies_is_given_up_and_no_other(site: Site) -> None:
+    """A client's setting for its index is such that the engine does not survive it."""
+    daemon = site.serve()
+    written = records.fill(daemon.client(), "some", 30, sync_threshold=10)
+    api = Api(Listen(port=site.port))
+    settings = {"hnsw": {"max_neighbors": 0}}
+    found = api.request("POST", HERE, {"name": "deadly", "configuration": settings})
+    with pytest.raises((EngineError, OSError)):
+        for number in range(10):
+            api.add(found["id"], {**NEW, "id": f"new-{number}", "embedding": [float(number)] * 8})
+    assert daemon.ended() == 1
+    again = site.serve()
+    assert again.status()["quarantined"] == [found["id"]]
+    records.assert_equal(again.client(), "some", written)
 
 
 def test_failed_query_of_a_tenant_of_this_name_is_no_broken_segment(site: Site) -> None:

@@ -2,9 +2,12 @@
 
 import errno
 import io
+import itertools
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -183,6 +186,30 @@ def listening(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[process.
     return found, killed
 
 
+def looking(
+    monkeypatch: pytest.MonkeyPatch, engine: process.Engine, seconds: float = 0.0, *troubles: str
+) -> list[float]:
+    """When the disk was looked at. seconds: for a look. troubles: what is found; nothing after that."""
+    looks: list[float] = []
+    left = list(troubles)
+
+    def trouble() -> str:
+        looks.append(time.monotonic())
+        time.sleep(seconds)
+        return left.pop(0) if left else ""
+
+    monkeypatch.setattr(engine, "_witness", SimpleNamespace(trouble=trouble))
+    return looks
+
+
+def looked_into(engine: process.Engine) -> None:
+    """Waits until all that it has said is looked into."""
+    deadline = time.monotonic() + 30
+    while engine._watch and time.monotonic() < deadline:
+        engine._watch.join(0.1)
+    assert not engine._watch
+
+
 @pytest.mark.parametrize(
     ("text", "genuine", "trouble", "found"),
     [
@@ -209,25 +236,56 @@ def test_engine_whose_write_failed(
     monkeypatch.setattr(engine, "_witness", SimpleNamespace(trouble=lambda: trouble))
     wal.use(tmp_path)
     engine._listen((f"{text}\n", genuine))
-    if engine._watch:
-        engine._watch.join()
+    looked_into(engine)
     assert (bool(killed), engine.ended_for) == (bool(found), found)
 
 
-def test_clients_do_not_have_the_disk_looked_at_without_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_clients_do_not_have_the_disk_looked_at_without_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damaged: bool
+) -> None:
+    """damaged: the database, so that nobody can tell whether writers are kept out."""
     engine, killed = listening(monkeypatch, tmp_path)
-    looks: list[bool] = []
-
-    def trouble() -> str:
-        looks.append(True)
-        return ""
-
-    monkeypatch.setattr(engine, "_witness", SimpleNamespace(trouble=trouble))
-    monkeypatch.setattr(process, "_LOOK", 60.0)
+    looks = looking(monkeypatch, engine)
     wal.use(tmp_path)
+    if damaged:
+        (tmp_path / sqlite.FILE).write_bytes(b"garbage" * 1000)
     for _ in range(50):
         engine._listen((f"{READ_FAILED}\n", True))
-    assert (len(looks), killed) == (1, [])
+        time.sleep(0.01)
+    looked_into(engine)
+    assert 2 <= len(looks) <= 10
+    assert min(later - one for one, later in itertools.pairwise(looks)) >= process._LOOK
+    assert killed == []
+
+
+def test_no_failure_is_left_out_between_two_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that comes while the disk is looked at for another one, or just after that."""
+    engine, killed = listening(monkeypatch, tmp_path)
+    looking(monkeypatch, engine, 0.1, "", "the disk full")
+    wal.use(tmp_path)
+    engine._listen((f"{READ_FAILED}\n", True))
+    time.sleep(0.05)
+    engine._listen((f"{ANSWER_FAILED}\n", True))
+    looked_into(engine)
+    assert (bool(killed), engine.ended_for) == (True, "the disk full")
+
+
+def test_engine_does_not_wait_for_a_look_at_a_slow_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """More than its pipe holds: a client may have it fail again and again, and the others are served."""
+    engine, killed = listening(monkeypatch, tmp_path)
+    looking(monkeypatch, engine, 0.5)
+    wal.use(tmp_path)
+    reading, writing = events.pipe()
+    threading.Thread(target=process._pump_traces, args=(events.Events(reading), engine._listen), daemon=True).start()
+    begun = time.monotonic()
+    for _ in range(1000):
+        os.write(writing, f"{READ_FAILED}\n".encode())
+    took = time.monotonic() - begun
+    os.close(writing)
+    looked_into(engine)
+    assert took < 10
+    assert killed == []
 
 
 @pytest.mark.parametrize("ours", [False, True])
@@ -238,9 +296,63 @@ def test_engine_that_keeps_writers_out(monkeypatch: pytest.MonkeyPatch, tmp_path
     with sqlite.connect(tmp_path) as connection, engine.waiting() if ours else nullcontext():
         connection.execute("BEGIN IMMEDIATE")
         engine._listen((f"{NOT_APPLIED}\n", True))
-        assert engine._watch
-        engine._watch.join()
+        looked_into(engine)
     assert bool(killed) is not ours
+
+
+@pytest.mark.parametrize("way", ["one after the other", "a long one"])
+def test_writers_who_get_on_have_the_engine_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str) -> None:
+    """Large writes of clients leave no moment without a writer, and one can take a minute; any request that fails has us look."""
+    engine, killed = listening(monkeypatch, tmp_path)
+    wal.use(tmp_path)
+    with sqlite.connect(tmp_path) as one, sqlite.connect(tmp_path) as other:
+        writers = [one, other]
+        one.execute("CREATE TABLE x (y)")
+        one.execute("PRAGMA cache_size = 10")
+        one.execute("BEGIN IMMEDIATE")
+        engine._listen((f"{NOT_APPLIED}\n", True))
+        deadline = time.monotonic() + 3 * process._KEPT_OUT
+        while time.monotonic() < deadline and not killed:
+            writers[0].execute("INSERT INTO x VALUES (zeroblob(100000))")
+            if way == "one after the other":
+                writers[0].execute("COMMIT")
+                writers[1].execute("BEGIN IMMEDIATE")
+                writers.reverse()
+            time.sleep(0.02)
+        writers[0].execute("ROLLBACK")
+    looked_into(engine)
+    assert (killed, engine.ended_for) == ([], "")
+
+
+def test_transaction_into_which_all_is_put_has_its_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It grows, and nothing of it is kept."""
+    engine, killed = listening(monkeypatch, tmp_path)
+    monkeypatch.setattr(process, "_GROWS", 1.0, raising=False)
+    wal.use(tmp_path)
+    with sqlite.connect(tmp_path) as connection:
+        connection.execute("CREATE TABLE x (y)")
+        connection.execute("PRAGMA cache_size = 10")
+        connection.execute("BEGIN IMMEDIATE")
+        engine._listen((f"{NOT_APPLIED}\n", True))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not killed:
+            connection.execute("INSERT INTO x VALUES (zeroblob(100000))")
+            time.sleep(0.02)
+        connection.execute("ROLLBACK")
+    assert killed
+
+
+def test_two_of_us_who_write_for_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As two operators who compact: one of them gives up, since the other one has the database."""
+    engine, killed = listening(monkeypatch, tmp_path)
+    wal.use(tmp_path)
+    with sqlite.connect(tmp_path) as connection, engine.waiting():
+        connection.execute("BEGIN IMMEDIATE")
+        with engine.waiting():
+            pass
+        engine._listen((f"{NOT_APPLIED}\n", True))
+        looked_into(engine)
+    assert killed == []
 
 
 def test_witness_sees_a_full_disk_and_one_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from chromad.config import Config
 from chromad.daemon.checkpointer import Checkpointer
 from chromad.daemon.lifecycle import Daemon
 from chromad.daemon.shutdown import Shutdown
+from chromad.engine.process import Engine
 from chromad.errors import EngineError
 from chromad.store import fence, lock
 from chromad.store.checkpoint import Store
@@ -84,6 +86,33 @@ def test_directory_stays_locked_after_a_failure_until_the_process_has_ended(
     assert lock.is_held(tmp_path / "data" / lock.DIRECTORY_LOCK)
     assert daemon._engine
     os.close(daemon._engine._lock_fd)
+
+
+def test_wal_that_is_watched_is_the_one_that_is_written(tmp_path: Path) -> None:
+    """The engine closes all its connections after half an hour without clients, and SQLite then removes the WAL."""
+    data = tmp_path / "data"
+    data.mkdir()
+    config = Config.model_validate({"data_dir": str(data)})
+    daemon = Daemon(config, tmp_path / "chromad.yml")
+    daemon._checkpoints = Store(data, config.checkpoint_dir, "")
+    daemon._checkpointer = Checkpointer(config, daemon._checkpoints, "")
+    daemon._engine = Engine(config, -1)
+    seen = []
+    for _ in range(2):
+        with closing(sqlite3.connect(data / sqlite.FILE)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS embeddings_queue (seq_id INTEGER PRIMARY KEY, operation, topic)"
+            )
+            database.execute("INSERT INTO embeddings_queue (topic) VALUES ('x')")
+            database.commit()
+            for _ in range(2):
+                daemon._look_at_disks()
+                watched = daemon._engine._witness._files
+                seen.append(watched[f"{sqlite.FILE}-wal"])
+                assert os.path.samestat(os.fstat(seen[-1]), os.stat(data / f"{sqlite.FILE}-wal"))
+    # What was not seen of the one that is open yet is not lost.
+    assert seen[0] == seen[1] != seen[2] == seen[3]
 
 
 def test_torn_segment_is_noticed_where_the_last_checkpoints_cannot_be_taken(

@@ -25,6 +25,8 @@ _as_root = pytest.mark.skipif(os.geteuid() != 0, reason="is about whom root work
         "open(path, 'w')",
         "open(path, mode='xb')",
         "path.open('a')",
+        "os.open(path, os.O_RDWR | os.O_NOFOLLOW)",
+        "os.open(path, os.O_RDONLY | os.O_CREAT)",
         "path.write_text('')",
         "os.rename(a, b)",
         "os.replace(a, b)",
@@ -54,7 +56,15 @@ def test_streams_of_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["open(path)", "text.replace('a', 'b')", "os.unlink(name, dir_fd=fd)", "files.rename(a, b)", "replace(it, a=1)"],
+    [
+        "open(path)",
+        "os.open(path, os.O_RDONLY)",
+        "os.open(name, os.O_WRONLY, dir_fd=fd)",
+        "text.replace('a', 'b')",
+        "os.unlink(name, dir_fd=fd)",
+        "files.rename(a, b)",
+        "replace(it, a=1)",
+    ],
 )
 def test_let_pass(code: str) -> None:
     assert not list(rights._calls(ast.parse(code)))

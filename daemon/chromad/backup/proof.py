@@ -102,16 +102,16 @@ def ask_service(api: Api, data_dir: Path, copy: Path, seq_id: int) -> Ask:
 @contextmanager
 def scratch(config: Config, directory: Path, tick: Tick) -> Iterator[Api]:
     """An engine of its own on a data directory that belongs to nobody else, at a loopback port."""
-    with lock.directory_lock(directory) as held, engine_on(config, directory, held, tick) as api:
+    with lock.directory_lock(directory) as held, engine_on(config, directory, held.fd, tick) as api:
         yield api
 
 
 @contextmanager
-def engine_on(config: Config, directory: Path, held: lock.Lock, tick: Tick) -> Iterator[Api]:
-    """As `scratch`, for whoever holds the directory's lock already."""
+def engine_on(config: Config, directory: Path, lock_fd: int, tick: Tick) -> Iterator[Api]:
+    """As `scratch`, for whoever holds the directory's lock already. lock_fd: its descriptor."""
     for attempt in range(_PORT_TRIES):
         settings = config.model_copy(update={"data_dir": directory, "listen": Listen(port=_free_port())})
-        engine = Engine(settings, held.fd, scratch=True)
+        engine = Engine(settings, lock_fd, scratch=True)
         api = Api(settings.listen)
         try:
             with signals.deferred():

@@ -354,6 +354,22 @@ def is_write_locked(data_dir: Path) -> bool:
     return False
 
 
+@contextmanager
+def progress(data_dir: Path) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Two numbers of others' writes: of which the first is another one after each commit, and the second after whatever a
+    transaction that goes on has put into the WAL, since it is larger than SQLite keeps in memory."""
+    with connect(data_dir, busy_timeout=0.0) as connection:
+
+        def look() -> tuple[int, int]:
+            (committed,) = connection.execute("PRAGMA data_version").fetchone()
+            try:
+                return int(committed), (data_dir / f"{FILE}-wal").stat().st_mtime_ns
+            except FileNotFoundError:
+                return int(committed), 0
+
+        yield look
+
+
 def files(data_dir: Path) -> list[Path]:
     """The files that together hold the durable state of the database: it and, where there is one, its WAL."""
     return [path for path in (data_dir / FILE, data_dir / f"{FILE}-wal") if path.exists()]

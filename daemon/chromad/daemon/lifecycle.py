@@ -207,6 +207,8 @@ class Daemon:
             )
 
     def _look_at_disks(self) -> float:
+        if self._engine:
+            self._engine.watch_disk()
         level = self._fences.keep(lambda: self._guard.look(self._checkpointer.needed))
         if level == "fence":
             self._checkpointer.want(URGENT_INTERVAL)

@@ -4,13 +4,14 @@ import errno
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from chromad.chroma import additions, audit, fulltext, sqlite
 from chromad.config import Config
 from chromad.daemon import warm
 from chromad.engine.api import Api
 from chromad.engine.process import Engine
+from chromad.errors import ChromadError
 from chromad.host import notify, signals, threads
 from chromad.logs.lines import log
 from chromad.store import fence, state
@@ -20,6 +21,15 @@ from chromad.store.recovery import Recovered, Recovery, Trust
 # Seconds. A start that goes on asks systemd for EXTENSION more each time it shows progress.
 EXTENSION = 60.0
 _DEATH = 2.0
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """A collection that the engine cannot open, and why. died: the engine has, while it was asked for it."""
+
+    collection: sqlite.Collection
+    reason: str
+    died: bool
 
 
 class Startup:
@@ -41,6 +51,8 @@ class Startup:
         self._enter = enter
         self._recovery = Recovery(config.data_dir, config.quarantine_dir, checkpoints, _tick)
         self._mended: Counter[str] = Counter()
+        # By id: why they are left cold though the engine died while they were warmed
+        self._spared: dict[str, str] = {}
 
     def recover(self, before: state.State | None) -> None:
         """Brings the segments into order after the stop that `before` tells of, and takes first checkpoints."""
@@ -111,15 +123,43 @@ class Startup:
             broken = self._warm()
             if broken is None:
                 return
+            # With that, all that it has said is heard.
+            self._engine.kill()
             if self._engine.ended_for:
                 # Whatever was asked at that moment is not to blame.
                 self._engine.raise_if_dead()
-            self._engine.kill()
-            self._mend(*broken)
+            # The engine was ended in the middle of whatever else it did.
+            self.outcomes += self._recovery.mend_all(self._recovery.look("boot", None))
+            if broken.died and not self._dies_of(broken.collection):
+                self._spare(broken)
+            else:
+                self._mend(broken.collection, broken.reason)
+
+    def _dies_of(self, collection: sqlite.Collection) -> bool:
+        """Whether an engine that nobody else can ask dies of one collection. A client's request can be what the other one died of."""
+        from chromad.backup import proof  # here: hardly a start needs it
+
+        tried: list[warm.Progress] = []
+        try:
+            with proof.engine_on(self._config, self._config.data_dir, self._engine.lock_fd, _tick) as api:
+                asked = warm.run(api, [collection], self._config.warm.timeout, lambda: signals.stop)
+                worker = threads.Task("warming", lambda: tried.extend(asked))
+                worker.start()
+                while worker.is_alive() and not signals.stop:
+                    _tick()
+                    worker.join(0.02)
+        except ChromadError as error:
+            log.warning("no engine of ours comes up to try it with: %s", error.message)
+        return any(each.failed for each in tried)
+
+    def _spare(self, broken: "_Broken") -> None:
+        name = warm.qualified(broken.collection)
+        log.warning("the engine died while %s was warmed, and not of that: %s", name, broken.reason)
+        # It may have taken too long, and have been ended.
+        self.outcomes += self._recovery.mend_all(self._recovery.look("boot", None))
+        self._spared[broken.collection.id] = "the engine died of something else while it was warmed"
 
     def _mend(self, collection: sqlite.Collection, reason: str) -> None:
-        # The engine was ended in the middle of whatever else it did.
-        self.outcomes += self._recovery.mend_all(self._recovery.look("boot", None))
         self._mended[collection.id] += 1
         tried = self._mended[collection.id]
         if tried <= 2:
@@ -128,18 +168,18 @@ class Startup:
             outcome = self._recovery.quarantine(collection, reason)
         self.outcomes.append(outcome)
 
-    def _warm(self) -> tuple[sqlite.Collection, str] | None:
-        """Warms what is to be warmed; gives the collection that the engine cannot open, and why."""
+    def _warm(self) -> "_Broken | None":
+        """Warms what is to be warmed; gives the collection that the engine cannot open."""
         data_dir = self._config.data_dir
         fenced = fence.read(data_dir)
         recovered = {outcome.collection.id for outcome in self.outcomes}
-        plan = warm.plan(
-            self._config, [each for each in sqlite.collections(data_dir) if each.id not in fenced], recovered
-        )
-        self.cold = dict(plan.cold)
+        found = [each for each in sqlite.collections(data_dir) if each.id not in fenced]
+        plan = warm.plan(self._config, [each for each in found if each.id not in self._spared], recovered)
+        spared = {warm.qualified(each): self._spared[each.id] for each in found if each.id in self._spared}
+        self.cold = {**plan.cold, **spared}
         total = len(plan.warm)
         done = 0
-        broken: tuple[sqlite.Collection, str] | None = None
+        broken: _Broken | None = None
         if total:
             self._enter("warming", f"warming {total} collections")
 
@@ -148,7 +188,7 @@ class Startup:
             for progress in warm.run(self._api, plan.warm, self._config.warm.timeout, lambda: signals.stop):
                 reason = progress.broken or (self._death() if progress.failed else "")
                 if reason:
-                    broken = (plan.warm[done], reason)
+                    broken = _Broken(plan.warm[done], reason, died=not progress.broken)
                     return
                 self.cold.update(progress.cold)
                 done = progress.done

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,10 +22,11 @@ from chromad.errors import ChromadError, EngineError, PermissionProblem, one_lin
 from chromad.host import signals, threads
 from chromad.logs.lines import log
 
-# Seconds for which nobody else could write, and between two looks
-_KEPT_OUT, _LOOK = 30.0, 0.2
+# Seconds for which one transaction has kept all others out: without writing anything, and in all; and between two looks
+_KEPT_OUT, _GROWS, _LOOK = 30.0, 300.0, 0.2
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO}
 _START_LIMIT = 600.0  # seconds
+_HEARD = 5.0  # seconds for the last words of an engine, after which the disk may be looked at
 _RUST_LOG = {"debug": "info", "info": "warn", "warning": "warn", "error": "error"}
 
 
@@ -36,7 +38,7 @@ class Engine:
 
     def __init__(self, config: Config, lock_fd: int, *, scratch: bool = False) -> None:
         self._config = config
-        self._lock_fd = lock_fd
+        self.lock_fd = lock_fd
         self._scratch = scratch
         self._ending = False
         self._process: subprocess.Popen[str] | sandbox.SandboxedProcess | None = None
@@ -44,9 +46,12 @@ class Engine:
         # What it was found with, for which it was ended by us
         self.ended_for = ""
         self._witness = Witness(config.data_dir)
+        # Failed requests since somebody has looked, and who does
+        self._turn = threading.Lock()
+        self._doubts: set[texts.FailedWrite] = set()
         self._watch: threads.Task | None = None
-        self._waiting = False
-        self._looked = float("-inf")
+        # For so many of ours
+        self._waiting = 0
 
     def start(self) -> None:
         """Starts the process; it does not answer yet. Raises PermissionProblem for root, who has to permit that."""
@@ -59,7 +64,7 @@ class Engine:
         except ChromadError as error:
             # The engine has its own words for a database that it cannot open.
             log.debug("SQLite's planner is not told what makes filters fast: %s", error.message)
-        self.ended_for = ""
+        self.ended_for, self._ending = "", False
         self._process, log_of_engine = self._start()
         assert self._process.stderr
         # One that serves nobody acknowledges nothing, and what it says comes line by line.
@@ -85,7 +90,7 @@ class Engine:
         try:
             os.write(settings, json.dumps(self._settings()).encode())
             # The directory stays locked as long as the engine lives.
-            descriptors = (settings, self._lock_fd)
+            descriptors = (settings, self.lock_fd)
             if self._scratch and sandbox.wanted():
                 apart = sandbox.SandboxedProcess(environment, descriptors)
                 return apart, ((line, True) for line in apart.stdout)
@@ -186,7 +191,7 @@ class Engine:
         return True
 
     def kill(self) -> None:
-        """Ends the process at once. The log in SQLite is durable, its vector files may be torn."""
+        """Ends the process at once, and hears what it had said. The log in SQLite is durable, its vector files may be torn."""
         self._ending = True
         if self._process and self._process.poll() is None:
             self._process.kill()
@@ -215,52 +220,86 @@ class Engine:
         if genuine and failed in texts.UNDOING.values():
             self._end(failed.value)
             return
-        now = time.monotonic()
-        # A client may have it fail again and again, and each look puts files on disk; what one misses, the next one sees.
-        trouble = ""
-        if now > self._looked + _LOOK:
-            self._looked = now
-            trouble = self._witness.trouble()
-        # Whoever only reads on a full disk is to be served as long as that lasts.
-        if trouble and (failed, trouble) != (texts.FailedWrite.READ, texts.FailedWrite.FULL.value):
-            self._end(trouble)
-        elif not self._watch or not self._watch.is_alive():
-            self._watch = threads.Task("watch of a doubtful engine", self._look_for_open_transaction)
-            self._watch.start()
+        # By another thread: a slow disk takes its time, and the engine waits for whoever does not read its log.
+        with self._turn:
+            self._doubts.add(failed)
+            if self._watch is None or not self._watch.is_alive():
+                watch = threads.Task("watch of a doubtful engine", self._look_into_doubts)
+                watch.start()
+                self._watch = watch
 
-    def _look_for_open_transaction(self) -> None:
-        deadline = time.monotonic() + _KEPT_OUT
-        while self._process and self._process.poll() is None and not self._waiting:
-            if not sqlite.is_write_locked(self._config.data_dir):
-                return
-            if time.monotonic() > deadline:
-                self._end("a transaction that it kept open")
-                return
-            time.sleep(_LOOK)
+    def _look_into_doubts(self) -> None:
+        """Until there are none any more, and writers are not kept out."""
+        try:
+            self._look_at_disk()
+            with sqlite.progress(self._config.data_dir) as progress:
+                transaction = _Transaction(progress)
+                while True:
+                    kept_out = self._runs() and not self._waiting and sqlite.is_write_locked(self._config.data_dir)
+                    if not kept_out:
+                        transaction = _Transaction(progress)
+                    elif transaction.stays():
+                        self._end("a transaction that it kept open")
+                    if self._is_over(kept_out):
+                        return
+                    self._look_at_disk()
+        except Exception:
+            while not self._is_over(kept_out=False):
+                self._look_at_disk()
+            raise
+
+    def _is_over(self, kept_out: bool) -> bool:
+        """Whether nothing has failed for a moment; then whatever fails next is looked into by another thread. A client may have it
+        fail again and again, and each look puts files on disk."""
+        time.sleep(_LOOK)
+        with self._turn:
+            over = not (kept_out or self._doubts)
+            if over:
+                self._watch = None
+        return over
+
+    def _look_at_disk(self) -> None:
+        with self._turn:
+            doubts = set(self._doubts)
+            self._doubts.clear()
+        trouble = self._witness.trouble() if doubts else ""
+        # Whoever only reads on a full disk is to be served as long as that lasts.
+        if trouble and (doubts, trouble) != ({texts.FailedWrite.READ}, texts.FailedWrite.FULL.value):
+            self._end(trouble)
+
+    def _runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def _end(self, found: str) -> None:
         process = self._process
-        if process and process.poll() is None:
+        # Also where it was ended by us before all was heard that it had said.
+        if process and (process.poll() is None or self._ending):
             self.ended_for = found
             process.kill()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Somebody of ours writes to the database for long, and the engine has to wait: that is no reason to end it."""
-        self._waiting = True
+        with self._turn:
+            self._waiting += 1
         try:
             yield
         finally:
-            self._waiting = False
+            with self._turn:
+                self._waiting -= 1
 
     def watch_disk(self) -> None:
-        """Sees failures of the disk from here on. To be called when the engine has its database open."""
+        """Sees failures of the disk from here on. To be called when the engine has its database open, and again and again: it may
+        close it, and then has another WAL."""
         self._witness.begin()
 
     def _join(self) -> None:
         for thread in self._pumps:
             if thread.is_alive():
-                thread.join(1.0)
+                thread.join(_HEARD)
+        # Begun by the others
+        if watch := self._watch:
+            watch.join(_HEARD)
 
     def _settings(self) -> dict[str, object]:
         config = self._config
@@ -274,6 +313,27 @@ class Engine:
             "allow_reset": config.engine.allow_reset,
             "stdout_tracing": True,
         }
+
+
+class _Transaction:
+    """One that keeps all others out from now on. Large writes of clients do that for a while, and may leave no moment between one and
+    the next; they write, and come to an end."""
+
+    def __init__(self, progress: Callable[[], tuple[int, int]]) -> None:
+        """progress: see `sqlite.progress`."""
+        self._progress = progress
+        self._began = self._wrote = time.monotonic()
+        self._before = progress()
+
+    def stays(self) -> bool:
+        """Whether there is still none but this one, for too long. To be asked again and again."""
+        now, found = time.monotonic(), self._progress()
+        if found != self._before:
+            self._wrote = now
+        if found[0] != self._before[0]:
+            self._began = now
+        self._before = found
+        return now - self._wrote > _KEPT_OUT or now - self._began > _GROWS
 
 
 def _ignore(_event: Event) -> None:

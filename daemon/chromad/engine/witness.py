@@ -27,24 +27,30 @@ class Witness:
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
         self._files: dict[str, int] = {}
+        self._former = -1
 
     def begin(self) -> None:
         """Opens what is not open yet. The database is never closed, which would take away the locks that this process has on it
-        (https://www.sqlite.org/howtocorrupt.html, 2.2); a WAL may be another one by now."""
+        (https://www.sqlite.org/howtocorrupt.html, 2.2); a WAL may be another one by now, and is kept open where it is not."""
         for name in (sqlite.FILE, f"{sqlite.FILE}-wal"):
-            if name == sqlite.FILE and name in self._files:
+            held = self._files.get(name, -1)
+            if held >= 0 and name == sqlite.FILE:
                 continue
+            path = self._data_dir / name
             with suppress(OSError):
-                fd = os.open(self._data_dir / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-                if name in self._files:
-                    os.close(self._files[name])
-                self._files[name] = fd
+                if held >= 0 and os.path.samestat(os.fstat(held), os.stat(path, follow_symlinks=False)):
+                    continue
+                self._files[name] = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                # Not at once: it may be looked at just now.
+                if self._former >= 0:
+                    os.close(self._former)
+                self._former = held
 
     def trouble(self) -> str:
         """What is wrong with the disk, as `FailedWrite` calls it; empty where nothing is."""
         try:
             _try(self._data_dir)
-            for fd in self._files.values():
+            for fd in list(self._files.values()):
                 os.fdatasync(fd)
         except OSError as error:
             found = _TROUBLES.get(error.errno or 0)

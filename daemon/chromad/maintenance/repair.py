@@ -225,7 +225,7 @@ def _prove(
 ) -> list[Repaired]:
     """Lets the engine rebuild the segments, on a port that nobody knows, and compares what it gives with what was salvaged."""
     found = []
-    with proof.engine_on(config, config.data_dir, held, lambda: progress("opening", 0, 0)) as api:
+    with proof.engine_on(config, config.data_dir, held.fd, lambda: progress("opening", 0, 0)) as api:
         for candidate, repaired in done:
             problem = repaired.problem or _compare(config.data_dir, api, candidate.collection, progress)
             found.append(replace(repaired, problem=problem))
