@@ -85,7 +85,7 @@ def test_directory_stays_locked_after_a_failure_until_the_process_has_ended(
         daemon.run()
     assert lock.is_held(tmp_path / "data" / lock.DIRECTORY_LOCK)
     assert daemon._engine
-    os.close(daemon._engine._lock_fd)
+    os.close(daemon._engine.lock_fd)
 
 
 def test_wal_that_is_watched_is_the_one_that_is_written(tmp_path: Path) -> None:
