@@ -28,6 +28,7 @@ class _Room:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.STDOUT,
             )
+        assert self.ours.recv(64) == b"here"
         port = free_port()
         settings = {"persist_path": str(site.data), "listen_address": "127.0.0.1", "port": port}
         fd = os.memfd_create("engine.yml")

@@ -168,10 +168,12 @@ class _Tried:
                 [engine["copy"]] * (2 if data else 1),
             ),
         }
-        for place in ("/home", "/root", "/tmp", "/var/tmp"):
+        for place, seen in engine["seen"].items():
             above = engine["copy"].removeprefix(f"{place}/").partition("/")[0]
             inside = [above] if engine["copy"].startswith(f"{place}/") else []
-            wanted[f"what it sees of {place}"] = (engine["seen"][place], inside)
+            # Of what its copy is not in there, it reads what the service user may.
+            if inside or not place.startswith("/opt/"):
+                wanted[f"what it sees of {place}"] = (seen, inside)
         return [f"{name} is {found}, not {value}" for name, (found, value) in wanted.items() if found != value]
 
     def _process(self, wanted: Callable[[Path], bool]) -> int:

@@ -105,7 +105,7 @@ def _look(pid: int, config: dict[str, Any]) -> dict[str, Any]:
             place: subprocess.run(
                 [*enter, "ls", "-A", place], capture_output=True, text=True, check=False
             ).stdout.split()
-            for place in ("/home", "/root", "/tmp", "/var/tmp")
+            for place in ("/home", "/root", "/tmp", "/var/tmp", "/opt/chromadb/checkpoints", "/opt/chromadb/restore")
         },
         "core": next(line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")),
     }
@@ -141,7 +141,7 @@ def _ends(pid: int) -> float:
 
 
 def _left() -> list[str]:
-    """Units and engines that have not ended a moment after the verb has."""
+    """Units and engines that have not ended a moment after the verb has, and what was made for their start."""
     left = ["?"]
     deadline = time.monotonic() + 5
     while left and time.monotonic() < deadline:
@@ -152,6 +152,7 @@ def _left() -> list[str]:
             check=True,
         ).stdout
         left = [line.split()[0] for line in listed.splitlines()] + [f"pid {each}" for each in _engines()]
+        left += map(str, Path("/run").glob(f"{_UNITS}*"))
         time.sleep(0.1)
     return left
 

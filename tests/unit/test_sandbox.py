@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from chromad.engine import sandbox
+from chromad.engine import binds, sandbox
 
 _UNIT = Path(__file__).resolve().parents[2] / "systemd/chromadb.service"
 # How the service is run, and where its data are
@@ -23,5 +23,5 @@ def test_properties_are_those_of_the_service() -> None:
 
 
 def test_paths_reach_systemd_as_they_are() -> None:
-    assert sandbox._quoted(Path("/srv/a b:c")) == r"/srv/a\ b\:c"
-    assert sandbox._quoted(Path('/srv/it\'s \\ "so"')) == r"/srv/it\'s\ \\\ \"so\""
+    assert binds.quoted(Path("/srv/a b:c")) == r"/srv/a\ b\:c"
+    assert binds.quoted(Path('/srv/it\'s \\ "so"')) == r"/srv/it\'s\ \\\ \"so\""

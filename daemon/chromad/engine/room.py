@@ -1,8 +1,8 @@
 """The process that an engine of a verb of root's is started by, within the unit that is its sandbox, see `sandbox`.
 
 Standard input is a socket to the one that works. It brings what the engine is started with, as JSON and two descriptors, then
-numbers of signals for it; back go the engine's pid and, when it has ended, its code. When the other side is gone, however that
-came, so is the engine.
+numbers of signals for it; back go that this process is there, the engine's pid and, when it has ended, its code. When the other
+side is gone, however that came, so is the engine.
 """
 
 import json
@@ -14,7 +14,7 @@ import sys
 from contextlib import suppress
 
 _LONGEST = 1 << 14  # bytes of a message
-STARTED, ENDED = "started", "ended"
+HERE, STARTED, ENDED = "here", "started", "ended"
 
 
 def command(settings: int) -> list[str]:
@@ -25,6 +25,7 @@ def command(settings: int) -> list[str]:
 def main() -> None:
     """Until the engine, or the one who works with it, has ended."""
     pipe = socket.socket(fileno=0)
+    pipe.send(HERE.encode())
     text, descriptors, _, _ = socket.recv_fds(pipe, _LONGEST, 2)
     if not text:
         return

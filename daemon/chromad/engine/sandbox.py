@@ -16,7 +16,6 @@ service user, without a way to more rights.
 
 import json
 import os
-import re
 import secrets
 import select
 import shutil
@@ -27,12 +26,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
+from chromad.engine import binds
 from chromad.engine.room import ENDED, STARTED
-from chromad.host import files, privileges, service
+from chromad.host import privileges, service
 from chromad.host.privileges import Account, Descriptors, Step
 
 # As in chromadb.service, but for what is said beside it
@@ -76,14 +76,11 @@ PROPERTIES = (
 )
 
 _WORD = "engine"
-# What ProtectHome= hides
-_HOMES = ("/home", "/root", "/run/user")
 _BUS = Path("/run/dbus/system_bus_socket")
 # How long systemd may take to answer on a slow host; its own limit is 25 s
 _ANSWER = "10min"
 _END = 10.0  # seconds that a unit may take to end when nobody needs it any more
 _SOON = 1.0  # the same, when somebody has tried several times to end the verb
-_SPECIAL = re.compile(r"[\s\\:\"']")
 _TICK = 0.2  # seconds
 _LONGEST = 64  # bytes of a message
 _LOST = 1
@@ -129,55 +126,42 @@ class Units:
                 )
 
     def _start(self) -> Descriptors:
-        """Gives a socket to the unit's process, and its standard output and error to be read."""
-        name = f"chromadb-engine-{secrets.token_hex(8)}.service"
+        """Gives a socket to the unit's process, and its standard output and error to be read. That process has begun by then."""
+        name = f"chromadb-engine-{secrets.token_hex(8)}"
         account = self._account
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            process = subprocess.Popen(
-                [
-                    *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}"),
-                    *("--description=Engine of chromactl", f"--uid={account.uid}", f"--gid={account.gid}"),
-                    *(f"--property={each}" for each in (*PROPERTIES, *self._paths())),
-                    *("--", sys.executable, "-I", "-m", "chromad.engine.room"),
-                ],
-                stdin=theirs.fileno(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_BUS_TIMEOUT": _ANSWER},
-                # Ctrl-C in a terminal reaches us alone.
-                start_new_session=True,
-            )
-        self._running[name] = process
-        assert process.stdout and process.stderr
-        with process.stdout as output, process.stderr as errors:
-            return Descriptors([ours.detach(), os.dup(output.fileno()), os.dup(errors.fileno())])
-
-    def _paths(self) -> list[str]:
-        """What it may write; and what it sees where it would see nothing, such as in /tmp."""
         programs = [Path(each) for each in dict.fromkeys((sys.prefix, sys.base_prefix))]
-        writable = [path for each in self._places() if (path := _real(each))]
-        at_home = any(path.is_relative_to(home) for path in (*programs, *writable) for home in _HOMES)
-        return [
-            # Empty, but for what is put there.
-            *(["ProtectHome=tmpfs"] if at_home else []),
-            *(f"BindReadOnlyPaths={_quoted(each)}" for each in programs),
-            *(f"BindPaths={_quoted(each)}" for each in writable),
-        ]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ExitStack() as stack:
+            stack.enter_context(ours)
+            paths = stack.enter_context(binds.held(name, self._places(), programs))
+            with theirs:
+                process = subprocess.Popen(
+                    [
+                        *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}.service"),
+                        *("--description=Engine of chromactl", f"--uid={account.uid}", f"--gid={account.gid}"),
+                        *(f"--property={each}" for each in (*PROPERTIES, *paths)),
+                        *("--", sys.executable, "-I", "-m", "chromad.engine.room"),
+                    ],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_BUS_TIMEOUT": _ANSWER},
+                    # Ctrl-C in a terminal reaches us alone.
+                    start_new_session=True,
+                )
+            self._running[f"{name}.service"] = process
+            _await(ours, process)
+            assert process.stdout and process.stderr
+            with process.stdout as output, process.stderr as errors:
+                return Descriptors([ours.detach(), os.dup(output.fileno()), os.dup(errors.fileno())])
 
 
-def _quoted(path: Path) -> str:
-    return _SPECIAL.sub(r"\\\g<0>", str(path))
-
-
-def _real(path: Path) -> Path | None:
-    """Where a directory really is, None where there is none. Raises PermissionError for a link that root has not made: systemd
-    would follow it."""
-    try:
-        with files.directory(path) as fd:
-            return Path(f"/proc/self/fd/{fd}").readlink()
-    except FileNotFoundError:
-        return None
+def _await(pipe: socket.socket, process: "subprocess.Popen[bytes]") -> None:
+    """Until the unit's process has begun, or never will: then the one that works learns it from the pipe."""
+    while not select.select([pipe], [], [], _TICK)[0]:
+        if process.poll() is not None or privileges.given_up():
+            return
+    pipe.recv(_LONGEST)
 
 
 class SandboxedProcess:
