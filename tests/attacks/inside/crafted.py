@@ -210,9 +210,17 @@ def _checkpoint(text: str) -> Callable[[], None]:
 # What lies about
 
 
+def _inode(victim: Path) -> int:
+    """What the service user knows of it: of what is closed to it, it can only guess."""
+    try:
+        return victim.stat().st_ino
+    except PermissionError:
+        return 2
+
+
 def _note(victim: Path) -> Callable[[], None]:
     def make() -> None:
-        for number, former in enumerate((0, victim.stat().st_ino, DATA.stat().st_ino)):
+        for number, former in enumerate((0, _inode(victim), DATA.stat().st_ino)):
             copy = RESTORE / f"staging-20200101T00000{number}.000000Z"
             copy.mkdir()
             facts = {"former": former, "data_dir": str(victim), "stopped": True, "collection": "x"}
@@ -226,7 +234,7 @@ def _copy(victim: Path) -> Callable[[], None]:
         for number, end in enumerate(("", ".former", ".restic", ".fetched")):
             stem = f"staging-20200101T00000{number}.000000Z"
             (RESTORE / f"{stem}{end}").symlink_to(victim)
-            facts = {"former": victim.stat().st_ino if end == ".former" else 0, "data_dir": str(DATA), "stopped": False}
+            facts = {"former": _inode(victim) if end == ".former" else 0, "data_dir": str(DATA), "stopped": False}
             (RESTORE / f"{stem}.note").write_text(json.dumps(facts), encoding="utf-8")
         (RESTORE / "replaced-20200101T000000.000000Z").symlink_to(victim)
         (RESTORE / "failed-20200101T000000.000000Z").symlink_to(victim)
@@ -246,7 +254,7 @@ def _orphan(victim: Path) -> Callable[[], None]:
         inner = DATA / "66666666-2222-4333-8444-555555555555"
         inner.mkdir()
         for name in ("header.bin", "data_level0.bin", "length.bin", "link_lists.bin", "index_metadata.pickle"):
-            (inner / name).symlink_to(victim if victim.is_file() else SECRET)
+            (inner / name).symlink_to(victim if os.path.isfile(victim) else SECRET)
         (CHECKPOINTS / "11111111-2222-4333-8444-555555555555").symlink_to(victim)
 
     return make
