@@ -36,7 +36,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
 @app.command()
-def add(  # noqa: PLR0913 (its options)
+def add(
     context: typer.Context,
     name: Name,
     role: Annotated[Role, typer.Option("--role", help="ro: reads; rw: writes as well; admin: all; metrics: no data.")],
