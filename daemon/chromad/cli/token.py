@@ -33,32 +33,46 @@ _OTHERS = stat.S_IRGRP | stat.S_IROTH
 _SOON = timedelta(days=14)
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
+RoleOption = Annotated[
+    Role,
+    typer.Option(
+        "--role", help="ro: reads; rw: writes as well; admin: makes and deletes databases, too; metrics: no data."
+    ),
+]
+TenantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tenant",
+        metavar="TENANT",
+        help="That it reaches; repeat for more, * for all. Without: default_tenant; for admin, all.",
+    ),
+]
+DatabaseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--database",
+        metavar="DATABASE",
+        help="In each of these tenants, likewise. Without: all of tenants that were named, else default_database.",
+    ),
+]
+ExpiresOption = Annotated[
+    str | None, typer.Option("--expires", metavar="90d|DATE", help="When it ends; without, it never does.")
+]
+NetworkOption = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="CIDR", help="Network that it may come from; repeat for more."),
+]
 
 
 @app.command()
 def add(
     context: typer.Context,
     name: Name,
-    role: Annotated[Role, typer.Option("--role", help="ro: reads; rw: writes as well; admin: all; metrics: no data.")],
-    tenant: Annotated[
-        list[str] | None,
-        typer.Option("--tenant", metavar="TENANT", help="That it reaches; repeat for more, * for all. default_tenant."),
-    ] = None,
-    database: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--database",
-            metavar="DATABASE",
-            help="In each of these tenants, likewise. All of tenants that were named, else default_database.",
-        ),
-    ] = None,
-    expires: Annotated[
-        str | None, typer.Option("--expires", metavar="90d|DATE", help="When it ends; without, it never does.")
-    ] = None,
-    network: Annotated[
-        list[str] | None,
-        typer.Option("--from", metavar="CIDR", help="Network that it may come from; repeat for more."),
-    ] = None,
+    role: RoleOption,
+    tenant: TenantOption = None,
+    database: DatabaseOption = None,
+    expires: ExpiresOption = None,
+    network: NetworkOption = None,
     json: ui.Json = False,
 ) -> None:
     """Make a token. Its text goes to standard output and is shown this once; all else goes to standard error.
@@ -218,7 +232,7 @@ def _need_written(name: str) -> None:
 
 def _rights(token: Token) -> str:
     where = ", ".join(token.networks) or "everywhere"
-    what = "" if token.role in ("admin", "metrics") else f" in {', '.join(token.scopes)}"
+    what = "" if token.role == "metrics" else f" in {', '.join(token.scopes)}"
     until = f"until {token.expires}" if token.expires else "for good"
     return f"{token.role}{what}, from {where}, {until}"
 
@@ -245,7 +259,7 @@ def _document(token: Token, now: datetime) -> dict[str, Any]:
 def _show(found: tuple[Token, ...], now: datetime) -> None:
     table = Table(*_COLUMNS, box=None, pad_edge=False)
     for each in found:
-        scopes = "" if each.role in ("admin", "metrics") else "\n".join(each.scopes)
+        scopes = "" if each.role == "metrics" else "\n".join(each.scopes)
         state = _state(each, now)
         if former := each.former_until(now):
             state += f", its former text lets in until {former}"

@@ -52,18 +52,18 @@ def _network(text: str) -> str:
     return text
 
 
-class _Part(BaseModel):
+class _Stored(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class Secret(_Part):
+class Secret(_Stored):
     """A text that a token has. expires: of a former one, which a rotation has left for a while; empty for the newest."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9A-F]{64}$")]
     expires: MomentOrNone = ""
 
 
-class Token(_Part):
+class Token(_Stored):
     """networks: that it may come from, none for everywhere. expires: empty for never. secrets: the newest last."""
 
     name: Annotated[str, Field(pattern=rf"^{_NAME.pattern}$")]
@@ -88,7 +88,7 @@ class Token(_Part):
         return moment(max(ends)) if ends else ""
 
 
-class Tokens(_Part):
+class Tokens(_Stored):
     """The document. Names and secrets are there once."""
 
     format: int = FORMAT
@@ -180,13 +180,14 @@ def parse_name(text: str) -> str:
 
 
 def parse_scopes(role: Role, tenants: list[str], databases: list[str]) -> tuple[str, ...]:
-    """Each of these databases in each of these tenants; where none are named, what Chroma's clients go to by themselves, and for
-    an admin all. Raises UsageProblem."""
-    if role in ("admin", "metrics"):
+    """Each of these databases in each of these tenants. Where none are named: all for an admin, else what Chroma's clients go to by
+    themselves. Raises UsageProblem."""
+    if role == "metrics":
         if tenants or databases:
-            what = "administers the whole service" if role == "admin" else "reads no data"
-            raise UsageProblem(f"a token of role {role} {what}", "leave out --tenant and --database")
-        return (EVERYWHERE if role == "admin" else NOWHERE,)
+            raise UsageProblem("a token of role metrics reads no data", "leave out --tenant and --database")
+        return (NOWHERE,)
+    if role == "admin" and not tenants and not databases:
+        return (EVERYWHERE,)
     for option, texts in (("tenant", tenants), ("database", databases)):
         for text in texts:
             if text != "*" and not _PLACE.fullmatch(text):
