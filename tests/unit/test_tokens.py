@@ -77,6 +77,11 @@ def test_expired_tokens_stay_a_month() -> None:
     assert [each.name for each in kept.swept(NOW + timedelta(days=30)).tokens] == ["other"]
 
 
+def test_the_last_of_all_days_is_one() -> None:
+    made = token(expires=tokens.moment(tokens.parse_expiry("9999-12-31T23:59:59Z", NOW)))
+    assert Tokens(tokens=(made,)).swept(NOW).find("app")
+
+
 def test_change_writes_both_files(settings: GatewaySettings) -> None:
     applied = token_store.change(settings, lambda found: found.with_token(token()))
     assert (applied.running, applied.problem) == (False, None)

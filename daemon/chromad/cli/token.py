@@ -193,10 +193,11 @@ def _change(
         applied = token_store.change(settings.config.gateway, edit)
         signals.finished(said)
         lines.send(events.TOKENS_CHANGED, logging.INFO, said, "chromactl")
-        ui.err.print(said, markup=False)
-        if made and not (json or settings.json):
-            typer.echo(made[1])
-            _need_written(made[0])
+        if not (json or settings.json):
+            ui.err.print(said, markup=False)
+            if made:
+                typer.echo(made[1])
+                _need_written(made[0])
     if json or settings.json:
         document: dict[str, Any] = {"done": said}
         if made:

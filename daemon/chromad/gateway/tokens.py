@@ -127,7 +127,7 @@ class Tokens(_Stored):
         """Without former secrets that have expired, and without tokens that have a month ago."""
         kept = []
         for each in self.tokens:
-            if each.expires and datetime.fromisoformat(each.expires) + _KEPT <= now:
+            if each.expires and datetime.fromisoformat(each.expires) <= now - _KEPT:
                 continue
             left = tuple(s for s in each.secrets if not s.expires or datetime.fromisoformat(s.expires) > now)
             kept.append(each.model_copy(update={"secrets": left or each.secrets[-1:]}))
