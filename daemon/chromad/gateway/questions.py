@@ -125,8 +125,7 @@ class Questions:
         data = asking.connection.recv(_PART)
         asking.ends = not data
         *lines, asking.asked = (asking.asked + data).split(b"\n")
-        for line in lines:
-            asking.told += self._say(line)
+        asking.told += b"".join(map(self._say, lines))
         if len(asking.asked) > _LONGEST:
             asking.told += f"!a question has {_LONGEST} bytes at most\n".encode()
             asking.ends = True
