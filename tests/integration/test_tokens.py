@@ -23,7 +23,9 @@ from chromad.gateway import admin, token_store, tokens
 
 from tests import packages
 from tests.integration.account import BIN, popen, stranger, until
+from tests.integration.commands import Commands
 from tests.integration.site import Result, free_port
+from tests.integration.test_malformed_arguments import NASTY
 from tests.integration.test_secrets import watched
 
 CONFIGURATION = """
@@ -145,11 +147,15 @@ class Host:
         assert len(found) == len(dict(found))
         return dict(found)
 
-    def assert_whole(self) -> None:
-        """The document, the map and the gateway say the same."""
+    def assert_files_whole(self) -> dict[str, str]:
+        """Document and map say the same: what it is."""
         wanted = token_store.read(self.directory).entries()
         assert self.map.read_text() == "".join(f"{key} {value}\n" for key, value in wanted.items())
-        assert self.known() == wanted
+        return wanted
+
+    def assert_whole(self) -> None:
+        """The gateway says so as well."""
+        assert self.known() == self.assert_files_whole()
 
 
 @pytest.fixture
@@ -163,6 +169,13 @@ def host() -> Iterator[Host]:
 @pytest.fixture
 def running(host: Host) -> Host:
     return host.start()
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    made = Commands()
+    yield made
+    made.close()
 
 
 pytestmark = pytest.mark.root
@@ -327,6 +340,21 @@ def test_gateway_of_another_directory(running: Host) -> None:
     assert "HINT" in result.output
 
 
+def test_gateway_that_refuses(host: Host) -> None:
+    """As one that takes the values of its map for numbers."""
+    path = host.root / "haproxy.cfg"
+    path.write_text(path.read_text().replace("map_str(", "map_str_int("))
+    host.start()
+    done = subprocess.run(host.argv("add", "app", "--role", "ro"), capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert re.fullmatch(r"chr_[A-Za-z0-9_-]{43}\n", done.stdout)
+    assert "app is made" in done.stderr
+    assert f"did not take over all of {host.map}" in done.stderr
+    assert "HINT" in done.stderr
+    host.assert_files_whole()
+    assert host.chromactl("list").code == 1
+
+
 def test_what_listens_there_is_no_gateway(host: Host) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(host.admin))
@@ -420,6 +448,25 @@ def test_what_cannot_be_meant(host: Host, words: list[str], code: int, fact: str
     as_json = host.chromactl(*words, "--json")
     assert (as_json.code, as_json.json()["exit_code"]) == (code, code)
     assert (host.directory / token_store.FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("word", [word for word in NASTY if word.strip()])
+def test_anything_on_the_command_line(host: Host, commands: Commands, word: str) -> None:
+    host.put("there")
+    for codes, words in (
+        ((0, 2), ["add", "--role=ro", "--", word]),
+        ((2,), ["add", "app", f"--role={word}"]),
+        ((2,), ["add", "app", "--role=ro", f"--expires={word}"]),
+        ((2,), ["add", "app", "--role=ro", f"--from={word}"]),
+        ((2,), ["rotate", "there", f"--keep={word}"]),
+        ((0, 78), ["revoke", "--", word]),
+        ((0, 2), ["add", "app", "--role=ro", f"--tenant={word}", f"--database={word}"]),
+    ):
+        told = commands.run("chromactl", "--config", str(host.config), "token", *words)
+        assert told.code in codes, (words, told.output)
+        assert "\x1b" not in told.output
+        assert told.code == 0 or "HINT" in told.output or "Usage" in told.output
+    host.assert_files_whole()
 
 
 def test_no_gateway(host: Host) -> None:

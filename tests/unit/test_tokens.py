@@ -276,7 +276,7 @@ def test_document_of_a_newer_chromad(tmp_path: Path) -> None:
         token_store.read(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "A", "a b", "a|b", "a/b", "ä", "x" * 65, "a\n", "-\x00"])
+@pytest.mark.parametrize("name", ["", "A", "a b", "a|b", "a/b", "ä", "x" * 65, "a\n", "-\x00", "-a", "..", ".a"])
 def test_wrong_name(name: str) -> None:
     with pytest.raises(UsageProblem) as caught:
         tokens.parse_name(name)

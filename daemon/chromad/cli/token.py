@@ -14,7 +14,7 @@ from rich.table import Table
 
 from chromad.cli import ui
 from chromad.config import parse_duration
-from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, UsageProblem
+from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, UsageProblem, one_line
 from chromad.gateway import token_store, tokens
 from chromad.gateway.token_store import Applied
 from chromad.gateway.tokens import Role, Token, Tokens
@@ -176,7 +176,7 @@ def _seconds(keep: str) -> float:
     try:
         return 0.0 if keep in ("0", "0s", "0m", "0h", "0d") else parse_duration(keep)
     except ValueError as error:
-        raise UsageProblem(f"--keep {keep!r}: {error}", "as in 24h; 0s for at once") from None
+        raise UsageProblem(f"--keep {one_line(repr(keep), 80)}: {error}", "as in 24h; 0s for at once") from None
 
 
 def _change(

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from chromad.errors import ConfigurationError, UsageProblem
+from chromad.errors import ConfigurationError, UsageProblem, one_line
 from chromad.fields import Moment, MomentOrNone
 
 FORMAT = 1
@@ -32,7 +32,7 @@ _BYTES = 32
 # How long one that has expired is still shown, and refused by its name.
 _KEPT = timedelta(days=30)
 _LONGEST = 4096  # characters of a line; HAProxy reads and is told 16 KiB at most
-_NAME = re.compile(r"[a-z0-9._-]{1,64}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # What the gateway lets through in a path
 _PLACE = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
@@ -111,7 +111,9 @@ class Tokens(_Stored):
         found = self.find(name)
         if found is None:
             known = ", ".join(each.name for each in self.tokens[:20]) or "none"
-            raise ConfigurationError(f"there is no token {name}", f"there are: {known}; see chromactl token list")
+            raise ConfigurationError(
+                f"there is no token {one_line(name, 80)}", f"there are: {known}; see chromactl token list"
+            )
         return found
 
     def with_token(self, token: Token) -> "Tokens":
@@ -175,7 +177,10 @@ def moment(time: datetime) -> str:
 def parse_name(text: str) -> str:
     """The name of a token. Raises UsageProblem."""
     if not _NAME.fullmatch(text):
-        raise UsageProblem(f"{text!r} is no name of a token", "1 to 64 of a-z, 0-9, dot, hyphen and underscore")
+        raise UsageProblem(
+            f"{one_line(repr(text), 80)} is no name of a token",
+            "1 to 64 of a-z, 0-9, dot, hyphen and underscore, a letter or a digit first",
+        )
     return text
 
 
@@ -192,7 +197,7 @@ def parse_scopes(role: Role, tenants: list[str], databases: list[str]) -> tuple[
         for text in texts:
             if text != "*" and not _PLACE.fullmatch(text):
                 hint = "1 to 128 of A-Z, a-z, 0-9, dot, underscore, tilde and hyphen, or * alone for all"
-                raise UsageProblem(f"{text!r} is no {option} that the gateway lets through", hint)
+                raise UsageProblem(f"{one_line(repr(text), 80)} is no {option} that the gateway lets through", hint)
     whole = tenants or ["default_tenant"]
     part = databases or ["*" if tenants else "default_database"]
     return tuple(dict.fromkeys(f"{tenant}/{database}" for tenant in whole for database in part))
@@ -211,7 +216,9 @@ def _parse_network(text: str) -> str:
     try:
         meant = _network(str(ipaddress.ip_network(text, strict=False)))
     except ValueError:
-        raise UsageProblem(f"{text!r} is no network", "as in 10.1.0.0/16, 2001:db8::/32 or 192.0.2.7") from None
+        raise UsageProblem(
+            f"{one_line(repr(text), 80)} is no network", "as in 10.1.0.0/16, 2001:db8::/32 or 192.0.2.7"
+        ) from None
     raise UsageProblem(f"{text} is an address in a network", f"{meant}, or the address alone")
 
 
@@ -225,7 +232,7 @@ def parse_expiry(text: str, now: datetime) -> datetime:
             found = datetime.fromisoformat(text)
         found = (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise UsageProblem(f"{text!r} is no time at which a token could expire", hint) from None
+        raise UsageProblem(f"{one_line(repr(text), 80)} is no time at which a token could expire", hint) from None
     if found <= now:
         raise UsageProblem(f"{text} is over, it is {moment(now)} now", hint)
     return found.replace(microsecond=0)
