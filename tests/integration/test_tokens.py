@@ -73,7 +73,7 @@ class Host:
     def _answers(self) -> bool:
         assert self.gateway
         assert self.gateway.poll() is None, (self.root / "log").read_text()
-        return self.admin.exists() and admin.answers(self.admin, self.map)
+        return self.admin.exists() and admin.holds(self.admin, self.map, {}) is not None
 
     def stop(self) -> None:
         if self.gateway:
@@ -420,8 +420,40 @@ def test_expired_token_is_shown_and_cannot_be_rotated(running: Host) -> None:
     result = running.chromactl("rotate", "app")
     assert result.code == 78
     assert "has expired" in result.output
-    assert "HINT" in result.output
+    assert "HINT: say for how long it is to live" in result.output
+    renewed = running.text("rotate", "app", "--expires", "90d")
+    assert running.ask(renewed)[0] == 200
+    assert [each["state"] for each in running.chromactl("list", "--json").json()["tokens"]] == ["active"]
     running.assert_whole()
+
+
+def test_doctor(running: Host) -> None:
+    def said() -> dict[str, tuple[str, str]]:
+        argv = [str(BIN / "chromactl"), "--config", str(running.config), "doctor", "--json"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+        found = {each["name"]: each for each in json.loads(done.stdout)}
+        return {name: (found[name]["status"], found[name]["fact"]) for name in ("tokens", "gateway") if name in found}
+
+    text = running.add("app", "--expires", "90d")
+    running.add("other")
+    assert said() == {
+        "tokens": ("ok", "2 tokens, none expires within 14 days"),
+        "gateway": ("ok", "it runs and has the tokens"),
+    }
+    running.add("brief", "--expires", "2d")
+    running.tell(f"del map {running.map} {tokens.hashed(text).sha256}")
+    found = said()
+    assert (found["tokens"][0], found["gateway"][0]) == ("warn", "fail")
+    assert "brief expires " in found["tokens"][1]
+    assert "app" not in found["tokens"][1]
+    assert running.chromactl("list").code == 0
+    assert said()["gateway"][0] == "ok"
+    running.stop()
+    assert said()["gateway"] == ("warn", "it does not run: nobody gets in")
+    (running.directory / token_store.FILE).write_text("{")
+    assert said()["tokens"][0] == "fail"
+    shutil.rmtree(running.directory)
+    assert said() == {}
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,14 @@ def test_rotation_keeps_the_former_text_for_a_while() -> None:
     assert swept.former_until(NOW + timedelta(hours=24)) == tokens.moment(ends)
 
 
+def test_rotation_with_another_expiry_revives_no_former_text() -> None:
+    first = token(text="one", expires=tokens.moment(NOW + timedelta(hours=1)))
+    later = tokens.moment(NOW + timedelta(days=90))
+    second = tokens.rotated(first, "two", NOW + timedelta(hours=24), later)
+    assert second.expires == later
+    assert [second.ends(each) for each in second.secrets] == [NOW + timedelta(hours=1), NOW + timedelta(days=90)]
+
+
 def test_expired_tokens_stay_a_month() -> None:
     kept = Tokens(tokens=(token(expires=tokens.moment(NOW)), token("other", "text")))
     assert kept.get("app").expired(NOW)

@@ -56,7 +56,7 @@ DatabaseOption = Annotated[
     ),
 ]
 ExpiresOption = Annotated[
-    str | None, typer.Option("--expires", metavar="90d|DATE", help="When it ends; without, it never does.")
+    str | None, typer.Option("--expires", metavar="90d|DATE", help="When it ends; a new one without never does.")
 ]
 NetworkOption = Annotated[
     list[str] | None,
@@ -143,25 +143,28 @@ def rotate(
     keep: Annotated[
         str, typer.Option("--keep", metavar="24h", help="How long the former text lets in as well; 0s: no longer.")
     ] = "24h",
+    expires: ExpiresOption = None,
     json: ui.Json = False,
 ) -> None:
-    """Give a token a new text, printed as by `add`. Rights and expiry stay; the former text lives on for a while.
+    """Give a token a new text, printed as by `add`. Its rights stay, its expiry does without --expires; the former text lives on
+    for a while.
 
     Example: (umask 077; sudo chromactl token rotate app --keep 2d >app.token)
     """
     now = datetime.now(UTC)
     until = now + timedelta(seconds=_seconds(keep))
+    ends = tokens.moment(tokens.parse_expiry(expires, now)) if expires else ""
     text = tokens.make_text()
 
     def edit(found: Tokens) -> Tokens:
         token = found.get(name)
-        if token.expired(now):
+        if token.expired(now) and not ends:
             raise ConfigurationError(
-                f"the token {name} has expired on {token.expires}", f"chromactl token revoke {name}, then add it again"
+                f"the token {name} has expired on {token.expires}", "say for how long it is to live: --expires 90d"
             )
-        return found.with_token(tokens.rotated(token, text, until))
+        return found.with_token(tokens.rotated(token, text, until, ends))
 
-    said = f"{name} is rotated, its former text lets in until {tokens.moment(until)}"
+    said = f"{name} is rotated, its former text lets in until {tokens.moment(until)} at most"
     _change(context, edit, said, json=json, made=(name, text))
 
 

@@ -41,9 +41,11 @@ def bring_up_to_date(path: Path, map_file: Path, wanted: Mapping[str, str]) -> b
     return True
 
 
-def answers(path: Path, map_file: Path) -> bool:
-    """Whether a gateway runs and has the map; raises as `bring_up_to_date`."""
-    return _read_map(path, map_file) is not None
+def holds(path: Path, map_file: Path, wanted: Mapping[str, str]) -> bool | None:
+    """Whether a running gateway has these keys with these values, and no others; None where none runs. Raises as
+    `bring_up_to_date`."""
+    found = _read_map(path, map_file)
+    return None if found is None else not _differs(found, wanted)
 
 
 def _commands(map_file: Path, found: list[tuple[str, str]], wanted: Mapping[str, str]) -> list[str]:

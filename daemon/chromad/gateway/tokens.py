@@ -157,13 +157,13 @@ def hashed(text: str) -> Secret:
     return Secret(sha256=hashlib.sha256(text.encode()).hexdigest().upper())
 
 
-def rotated(token: Token, text: str, until: datetime) -> Token:
-    """With a new text; those that it has let in until a time at most. Of its expiry, nothing changes."""
-    former = []
-    for each in token.secrets:
-        ends = min(datetime.fromisoformat(each.expires), until) if each.expires else until
-        former.append(each.model_copy(update={"expires": moment(ends)}))
-    return token.model_copy(update={"secrets": (*former, hashed(text))})
+def rotated(token: Token, text: str, until: datetime, expires: str = "") -> Token:
+    """With a new text; those that it has let in until a time at most, and no longer than they would have. expires: when it does
+    from now on; empty: as before."""
+    former = [
+        each.model_copy(update={"expires": moment(min(until, token.ends(each) or until))}) for each in token.secrets
+    ]
+    return token.model_copy(update={"secrets": (*former, hashed(text)), "expires": expires or token.expires})
 
 
 def moment(time: datetime) -> str:
