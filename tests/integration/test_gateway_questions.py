@@ -8,6 +8,7 @@ import stat
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,14 @@ def test_many_at_once(asked: Site) -> None:
     uuid = records.create(asked.daemon.client(), "many").id
     questions = [f"owner {uuid}", f"owner {UNKNOWN}"] * 500
     assert ask(asked, *questions) == ["default_tenant/default_database", "-"] * 500
+
+
+def test_each_of_many_connections_is_answered(asked: Site) -> None:
+    """As when all that the gateway remembers is void at once."""
+    uuid = records.create(asked.daemon.client(), "busy").id
+    with ThreadPoolExecutor(64) as pool:
+        found = list(pool.map(lambda _: owner(asked, uuid), range(2000)))
+    assert found == ["default_tenant/default_database"] * 2000
 
 
 def test_few_descriptors(own: Site) -> None:

@@ -228,7 +228,13 @@ def test_tokens_are_there_after_a_start_of_the_gateway(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    "left", ["del map {map} {key}", "set map {map} {key} app|admin|*/*|0|*", "add map {map} {key} x"]
+    "left",
+    [
+        "del map {map} {key}",
+        "set map {map} {key} app|admin|*/*|0|*",
+        "add map {map} {key} x",
+        "set map {map} {key} a\\ b",
+    ],
 )
 def test_gateway_that_has_something_else_is_put_right(running: Host, left: str) -> None:
     text = running.add("app")
@@ -328,6 +334,24 @@ def test_gateway_that_does_not_answer(running: Host) -> None:
     assert running.chromactl("list").code == 0
     running.assert_whole()
     assert running.ask(done.stdout.strip())[0] == 200
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_text_of_one_who_is_interrupted_is_not_lost(running: Host, words: list[str]) -> None:
+    assert running.gateway
+    running.gateway.send_signal(signal.SIGSTOP)
+    argv = running.argv("add", "app", "--role", "ro", *words)
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: "app" in running.map.read_text(), "the files")
+    process.send_signal(signal.SIGINT)
+    running.gateway.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted by SIGINT: app is made" in output + errors
+    found = re.search(r"chr_[A-Za-z0-9_-]{43}", output)
+    assert found
+    assert running.ask(found[0])[0] == 200
+    running.assert_whole()
 
 
 def test_gateway_of_another_directory(running: Host) -> None:

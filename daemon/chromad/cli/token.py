@@ -192,20 +192,20 @@ def _change(
 ) -> None:
     """Does it to the end, whatever signal comes, and tells of it. made: a token's name and its new text."""
     settings = _as_root(context)
+    as_json = json or settings.json
     with signals.deferred():
         applied = token_store.change(settings.config.gateway, edit)
         signals.finished(said)
         lines.send(events.TOKENS_CHANGED, logging.INFO, said, "chromactl")
-        if not (json or settings.json):
-            ui.err.print(said, markup=False)
-            if made:
-                typer.echo(made[1])
-                _need_written(made[0])
-    if json or settings.json:
         document: dict[str, Any] = {"done": said}
         if made:
             document |= {**_document(applied.tokens.get(made[0]), datetime.now(UTC)), "token": made[1]}
-        _print_document(document, applied, made[0] if made else "")
+        if as_json:
+            _print_document(document, applied, made[0] if made else "")
+        ui.err.print(said, markup=False)
+        if made:
+            typer.echo(made[1])
+            _need_written(made[0])
     if applied.problem:
         raise type(applied.problem)(f"{said}, but {applied.problem.message}", applied.problem.hint)
     if not applied.running:

@@ -71,13 +71,14 @@ def _read_map(path: Path, map_file: Path) -> list[tuple[str, str]] | None:
     found = []
     for line in filter(None, answer.split("\n")):
         # Where it is in memory, key, value
-        words = line.split(" ")
-        if len(words) != 3 or not words[0].startswith("0x"):
+        place, _, entry = line.partition(" ")
+        key, _, value = entry.partition(" ")
+        if not place.startswith("0x") or not key:
             raise ChromadError(
                 f"{path}: the gateway does not show the map {map_file}: {one_line(line, 200)}",
                 f"has it started with {map_file.parent} as its directory? {_AGAIN}",
             )
-        found.append((words[1], words[2]))
+        found.append((key, value))
     return found
 
 
