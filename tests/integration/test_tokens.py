@@ -472,6 +472,12 @@ def test_doctor(running: Host) -> None:
     assert "app" not in found["tokens"][1]
     assert running.chromactl("list").code == 0
     assert said()["gateway"][0] == "ok"
+    status = [str(BIN / "chromactl"), "--config", str(running.config), "status"]
+    shown = subprocess.run(status, capture_output=True, text=True, check=False, timeout=120).stdout
+    assert re.search(r"^  gateway +it runs and has the tokens *$", shown, re.MULTILINE)
+    assert re.search(r"^  tokens +brief expires ", shown, re.MULTILINE)
+    document = subprocess.run([*status, "--json"], capture_output=True, text=True, check=False, timeout=120).stdout
+    assert json.loads(document)["gateway"]["gateway"] == "it runs and has the tokens"
     running.stop()
     assert said()["gateway"] == ("warn", "it does not run: nobody gets in")
     (running.directory / token_store.FILE).write_text("{")
