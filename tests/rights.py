@@ -19,7 +19,9 @@ SERVICE_USER = {
     # The daemon
     "control/__init__.py",
     "daemon/guard.py",
+    "gateway/questions.py",
     "host/removal.py",
+    "host/sockets.py",
     # Its data, and copies of these
     "store/archive.py",
     "store/checkpoint.py",

@@ -21,6 +21,10 @@ VERBS = [
     ["backups", "forget"],
     ["verify"],
     ["restore"],
+    ["token", "list"],
+    ["token", "add"],
+    ["token", "revoke"],
+    ["token", "rotate"],
 ]
 
 

@@ -74,7 +74,13 @@ VERBS = [
     ["repair"],
     ["adopt"],
     ["upgrade"],
+    ["token", "list"],
+    ["token", "add"],
+    ["token", "revoke"],
+    ["token", "rotate"],
 ]
+# Those to which any word may be a name
+NAMING = ("restore", "verify", "adopt", "validate", "revoke", "rotate")
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +123,7 @@ def test_options_that_there_are_not(fed: Fed, commands: Commands, verb: list[str
 
 
 @many(80)
-@given(
-    st.sampled_from([verb for verb in VERBS if verb[-1] not in ("restore", "verify", "adopt", "validate")]), st.data()
-)
+@given(st.sampled_from([verb for verb in VERBS if verb[-1] not in NAMING]), st.data())
 def test_more_words_than_it_takes(fed: Fed, commands: Commands, verb: list[str], data: st.DataObject) -> None:
     # `show` and `forget` take words, and find no such backup.
     told = run(fed, commands, *verb, *data.draw(st.lists(NAMES, min_size=1, max_size=3)))

@@ -38,7 +38,7 @@ _FILES = {"py", "json", "md", "yml", "lock"}
 # Named as metrics are, and none: the prefix itself, our table in the database, a key of JSON
 _NO_METRICS = {"chromad_", "chromad_changes", "chromad_version"}
 # Files that are made on a host
-_ON_HOSTS = {"chromad.lock", "backup.lock"}
+_ON_HOSTS = {"chromad.lock", "backup.lock", "tokens.lock"}
 # Ends a command in a line of shell
 _ENDS = {"&&", "||", "|", ";", "&"}
 

@@ -17,7 +17,7 @@ _LAYERS = (
     ("monitoring", "checks"),
     ("maintenance",),
     ("backup",),
-    ("engine",),
+    ("engine", "gateway"),
     ("store",),
     ("chroma",),
     ("control",),

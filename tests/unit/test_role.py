@@ -54,8 +54,8 @@ def test_every_variable_is_changed_in_the_alternative_scenario() -> None:
         "chromadb_proxy_env",
         "chromadb_manage_user",
     }
-    # Filled by the role chromadb_backup
-    apart |= {"chromadb_backup"}
+    # Filled by the roles of these names
+    apart |= {"chromadb_backup", "chromadb_gateway"}
     # The playbook back_to_defaults.yml has it.
     apart |= {"chromadb_backup_state"}
     # The scenario backup has two hosts for SFTP.
@@ -112,10 +112,11 @@ def test_role_and_daemon_have_the_same_durations_and_sizes(
 
 def test_every_key_of_the_configuration_is_written_by_the_role() -> None:
     template = yaml.safe_load(EXPRESSION.sub("x", (ROLES / "chromadb/templates/chromad.yml.j2").read_text()))
-    # The daemon as root is for trials and containers, never for a host. The section backup comes from the other role.
+    # The daemon as root is for trials and containers, never for a host. Other roles fill the sections backup and gateway.
     written = _keys(template)
-    assert "backup" in written
-    assert {key for key in _keys(Config().model_dump()) if not key.startswith("backup.")} - written == {"allow_root"}
+    assert {"backup", "gateway"} <= written
+    ours = {key for key in _keys(Config().model_dump()) if not key.startswith(("backup.", "gateway."))}
+    assert ours - written == {"allow_root"}
 
 
 def test_every_key_of_the_section_backup_is_written_by_its_role() -> None:

@@ -35,6 +35,7 @@ VERBS = {
     "repair": "repair:run",
     "adopt": "adopt:run",
     "upgrade": "upgrade:run",
+    "token": "token:app",
 }
 
 

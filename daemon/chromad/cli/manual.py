@@ -52,6 +52,10 @@ KEYS = {
     "engine.max_payload_size": "Largest request that Chroma accepts; a number and K, M or G.",
     "engine.cors_allow_origins": "Origins of web pages that may call the API from a browser.",
     "engine.allow_reset": "Permits clients to delete everything with one call.",
+    "gateway.directory": "The gateway's configuration and tokens, which root alone writes.",
+    "gateway.admin_socket": "HAProxy's own socket, on which chromactl token tells a running gateway of changes; at most 107 bytes long.",
+    "gateway.socket": "Where the daemon answers the gateway, whose a collection is and whether writes are fenced; none when it is not "
+    "given. Who may ask is the group of its directory, where that hands it on (setgid).",
     "log_level": "What goes to the journal: debug, info, warning or error.",
     "allow_root": "Permits to run as root, for trials and containers.",
 }
@@ -74,6 +78,7 @@ _FILES = {
     "/opt/chromadb/quarantine": "What recovery replaced.",
     "/opt/chromadb/restore": "What restores replaced.",
     "/run/chromadb/chromad.sock": "The control socket.",
+    "/etc/chromadb/gateway/tokens.json": "The tokens of the gateway, without their texts.",
 }
 
 

@@ -1,8 +1,11 @@
 """chromactl status."""
 
+import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
@@ -12,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from chromad.backup import ledger
+from chromad.checks import tokens
+from chromad.checks.host import Host
 from chromad.cli import rights, ui
 from chromad.control import ask_collections, ask_status
 from chromad.control.messages import (
@@ -44,21 +49,29 @@ def run(
     Example: chromactl status --json | jq .records
     """
     settings = ui.settings(context)
-    rights.become_owner(settings.config, strict=False)
     if watch and (json or settings.json):
         raise UsageProblem("--watch is for people, --json for programs", "give one of them")
+    gateway = {} if watch else _gateway(settings)
+    rights.become_owner(settings.config, strict=False)
     if watch:
         _watch(settings)
         return
     answer = _ask(settings)
     if json or settings.json:
-        ui.print_json(answer.document())
+        ui.print_json(answer.document() | ({"gateway": gateway} if gateway else {}))
     else:
-        ui.out.print(_screen(answer))
+        ui.out.print(_screen(answer, gateway))
     if answer.state != "serving":
         raise typer.Exit(NOT_SERVING)
     if answer.quarantined:
         raise typer.Exit(QUARANTINED)
+
+
+def _gateway(settings: ui.Settings) -> dict[str, str]:
+    """What root alone can see of a gateway: by `gateway` and `tokens`, as doctor says it; nothing where there is none."""
+    if os.geteuid() != 0:
+        return {}
+    return {each.name: each.fact for each in tokens.check(Host(settings.config, settings.path))}
 
 
 def _watch(settings: ui.Settings) -> None:
@@ -103,11 +116,11 @@ def _stopped(settings: ui.Settings) -> StatusReport:
     )
 
 
-def _screen(answer: StatusReport) -> RenderableType:
+def _screen(answer: StatusReport, gateway: Mapping[str, str] = MappingProxyType({})) -> RenderableType:
     address = f"[{answer.host}]" if ":" in answer.host else answer.host
     style = "green" if answer.state == "serving" else "yellow"
     head = Text.assemble("chromadb ", (answer.state, style), f" on {address}:{answer.port}")
-    parts: list[RenderableType] = [head, _facts(answer)]
+    parts: list[RenderableType] = [head, _facts(answer, gateway)]
     if answer.largest:
         parts += ["", _collections(answer.largest, answer.collections)]
     if answer.events:
@@ -115,7 +128,7 @@ def _screen(answer: StatusReport) -> RenderableType:
     return Group(*parts)
 
 
-def _facts(answer: StatusReport) -> Table:
+def _facts(answer: StatusReport, gateway: Mapping[str, str]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     runs, disk, log, since = answer.pid > 0, answer.disk, answer.log, answer.since
     rows = {
@@ -134,6 +147,7 @@ def _facts(answer: StatusReport) -> Table:
         "backup": _event(answer.backup.last_good, answer.backup.problem),
         "shrunk": _shrunk(answer.backup.shrunk),
         "drill": _event(answer.backup.drill, answer.backup.drill_problem),
+        **gateway,
         "last stop": answer.last_stop,
         "data": answer.data_dir,
         "versions": f"chromad {answer.chromad_version}, Chroma {answer.engine_version}" if runs else "",

@@ -2,7 +2,7 @@
 
 from chromad.config.loading import load
 from chromad.config.reload import RUNTIME_KEYS, differences, is_runtime, pending
-from chromad.config.schema import DEFAULT_PATH, Backup, Config, CopyTo, Keep, Listen, Metrics
+from chromad.config.schema import DEFAULT_PATH, Backup, Config, CopyTo, GatewaySettings, Keep, Listen, Metrics
 from chromad.config.values import parse_duration, parse_size
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Backup",
     "Config",
     "CopyTo",
+    "GatewaySettings",
     "Keep",
     "Listen",
     "Metrics",

@@ -1,6 +1,7 @@
 """The schema of the configuration file: its keys, their defaults, and what contradicts what."""
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
@@ -104,6 +105,15 @@ class EngineSettings(_Section):
     allow_reset: Annotated[bool, Field(strict=True)] = False
 
 
+class GatewaySettings(_Section):
+    """directory: of the gateway's configuration and tokens. admin_socket: on which it hears of changes. socket: on which chromad
+    answers it; None where there is no gateway."""
+
+    directory: AbsolutePath = Path("/etc/chromadb/gateway")
+    admin_socket: AbsolutePath = Path("/run/chromadb-gateway/admin.sock")
+    socket: AbsolutePath | None = None
+
+
 class Config(_Section):
     """chromad.yml. Durations are held in seconds, sizes in bytes."""
 
@@ -119,6 +129,7 @@ class Config(_Section):
     backup: Backup = Backup()
     warm: Warm = Warm()
     engine: EngineSettings = EngineSettings()
+    gateway: GatewaySettings = GatewaySettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     allow_root: Annotated[bool, Field(strict=True)] = False
 
@@ -177,6 +188,22 @@ class Config(_Section):
             if places[outer] in (places[inner], *places[inner].parents)
         )
 
+    def _sockets(self) -> Iterator[str]:
+        """Those that cannot be where they are."""
+        gateway = self.gateway
+        places = {"control_socket": self.control_socket, "gateway.admin_socket": gateway.admin_socket}
+        if gateway.socket:
+            places["gateway.socket"] = gateway.socket
+        for key, path in places.items():
+            # sun_path of unix(7) holds 108 bytes, the last one zero
+            if len(bytes(path)) > 107:
+                yield f"{key} is longer than 107 bytes: {path}"
+        if len(set(places.values())) < len(places):
+            yield f"{' and '.join(places)} must differ"
+        # It is a word in a line that HAProxy reads.
+        if not re.fullmatch(r"[A-Za-z0-9._/-]+", str(gateway.directory)):
+            yield f"gateway.directory {gateway.directory} has other characters than letters, digits, dot, hyphen and underscore"
+
     @model_validator(mode="after")
     def _contradictions(self) -> "Config":
         problems = [*self._reachable(), *self._in_each_other()]
@@ -186,9 +213,7 @@ class Config(_Section):
             problems.append(f"mount {self.mount} holds not both, data_dir and checkpoint_dir")
         if self.disk.release_percent >= self.disk.fence_percent:
             problems.append("disk.release_percent must be below disk.fence_percent")
-        # sun_path of unix(7) holds 108 bytes, the last one zero
-        if len(bytes(self.control_socket)) > 107:
-            problems.append(f"control_socket is longer than 107 bytes: {self.control_socket}")
+        problems += self._sockets()
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -5,7 +5,6 @@ Before its answer a verb that takes long sends lines `{"progress": [PHASE, DONE,
 
 import contextlib
 import json
-import os
 import socket
 import sqlite3
 import time
@@ -16,8 +15,8 @@ from typing import Any, BinaryIO
 
 from chromad import documents
 from chromad.control.messages import CollectionsReport, StatusReport
-from chromad.errors import ChromadError, PermissionProblem, TryAgain, from_system, passes
-from chromad.host import threads
+from chromad.errors import ChromadError, PermissionProblem, TryAgain, from_system
+from chromad.host import sockets, threads
 from chromad.logs.lines import log
 
 # Bytes of a request, and of an answer: a status names each collection that was left cold.
@@ -44,32 +43,8 @@ class Server:
 
     def start(self) -> None:
         """Binds the socket (mode 0660) and answers in a thread. The data directory's lock makes sure that no one else does."""
-        try:
-            if self._path.is_socket():
-                self._refuse_if_answered()
-                self._path.unlink()
-            self._socket.bind(str(self._path))
-            os.chmod(self._path, 0o660)
-        except OSError as error:
-            if passes(error):
-                raise
-            raise PermissionProblem(
-                f"control_socket {self._path}: {error.strerror}",
-                f"{self._path.parent} must exist and belong to the service user",
-            ) from None
-        self._socket.listen(128)
+        sockets.listen(self._socket, self._path, "control_socket")
         self._listener.start()
-
-    def _refuse_if_answered(self) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1.0)
-            try:
-                probe.connect(str(self._path))
-            except ConnectionRefusedError:
-                return
-        raise TryAgain(
-            f"{self._path} belongs to a chromad that runs on another directory", "give each one its own control_socket"
-        )
 
     def stop(self) -> None:
         """Closes and removes the socket."""

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,6 +38,8 @@ from chromad.errors import (
     EngineError,
     TryAgain,
 )
+from chromad.gateway.answers import GatewayAnswers
+from chromad.gateway.questions import Questions
 from chromad.host import notify, signals, threads
 from chromad.host.clock import Clock
 from chromad.logs import events, lines
@@ -98,17 +101,20 @@ class Daemon:
         self._checkpointer = Checkpointer(config, self._checkpoints, self._data_id)
         self._engine = Engine(config, held.fd)
         control = Server(config.control_socket, self._verbs())
-        control.start()
-        try:
+        with ExitStack() as at_the_end:
+            control.start()
+            at_the_end.callback(control.stop)
+            if config.gateway.socket:
+                questions = self._questions(config.gateway.socket)
+                questions.start()
+                at_the_end.callback(questions.stop)
+            at_the_end.callback(self._telemetry.close)
+            at_the_end.callback(self._engine.kill)
             self._telemetry.listen()
             self._start(self._engine)
             if not signals.stop:
                 self._serve(self._engine)
             self._stop(self._engine)
-        finally:
-            self._engine.kill()
-            self._telemetry.close()
-            control.stop()
         # Not after a failure: a thread may still write, so the lock goes with the process.
         held.release()
 
@@ -259,6 +265,11 @@ class Daemon:
                 self._config.data_dir, self._status, self._fences, self._checkpoints, self._checkpointer, self._engine
             ).handlers(),
         }
+
+    def _questions(self, path: Path) -> Questions:
+        """For the gateway."""
+        found = GatewayAnswers(self._config.data_dir, lambda: self._status.state, lambda: self._fences.standing)
+        return Questions(path, found.answer)
 
     def _silent(self) -> float:
         # Read once: the main thread takes it away when the service stops.

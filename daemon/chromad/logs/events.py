@@ -50,5 +50,8 @@ UPGRADE_FAILED = Event(
     "605606fd33accd1108ce5ec441bb0378",
     "another version did not take over; the former one serves again",
 )
+TOKENS_CHANGED = Event(
+    "tokens_changed", "f03711976b2842759fb91d035d19b209", "a token of the gateway was made, rotated or revoked"
+)
 
 ALL = [each for each in list(globals().values()) if isinstance(each, Event)]

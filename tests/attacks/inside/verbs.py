@@ -78,6 +78,9 @@ VERBS = [
     Verb("doctor --fix", ["doctor", "--deep", "--fix", "--yes"], scene="broken", serving=False, codes=(0, 1, 2)),
     _light("backups"),
     _light("backups show", "backups", "show", "latest"),
+    # The host has no gateway.
+    _light("token list", codes=(78,)),
+    _light("token add", "token", "add", "app", "--role", "ro", codes=(78,)),
     Verb("backups init", ["backups", "init"], scene="bare"),
     Verb("backups forget", ["backups", "forget", "oldest", "--confirm"], busy=_BACKUP),
     _light("backup --dry-run"),
