@@ -58,6 +58,24 @@ def test_lifted_fence_is_not_put_back_by_the_look_at_disks(tmp_path: Path) -> No
         looker.join()
 
 
+def test_all_that_go_by_the_configuration_get_the_one_of_a_reload(tmp_path: Path) -> None:
+    """The guard, the page with its forecast, and the checkpointer."""
+    path = tmp_path / "chromad.yml"
+    config = Config.model_validate({"data_dir": str(tmp_path / "data"), "metrics": {"port": 0}})
+    daemon = Daemon(config, path)
+    daemon._checkpoints = Store(config.data_dir, config.checkpoint_dir, "")
+    daemon._checkpointer = Checkpointer(config, daemon._checkpoints, "")
+    path.write_text(
+        f"data_dir: {config.data_dir}\nmetrics: {{port: 0}}\ndisk: {{fence_percent: 99, release_percent: 98}}\n"
+        "checkpoint: {interval: 1m}\nbackup: {repository: /srv/others}\nwarm: {collections: none}\n"
+    )
+    daemon._apply_configuration()
+    for each in (daemon._config, daemon._guard.config, daemon._telemetry.config, daemon._checkpointer.config):
+        assert (each.disk.fence_percent, each.checkpoint.interval) == (99, 60)
+        assert each.backup.repository == "/srv/others"
+        assert each.warm == config.warm, "for which it has to start again"
+
+
 def test_directory_stays_locked_after_a_failure_until_the_process_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
