@@ -5,6 +5,7 @@ import os
 import sqlite3
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from chromad.config import Config
 from chromad.daemon.checkpointer import Checkpointer
 from chromad.daemon.lifecycle import Daemon
 from chromad.daemon.shutdown import Shutdown
+from chromad.engine.process import Engine
 from chromad.errors import EngineError
 from chromad.store import fence, lock
 from chromad.store.checkpoint import Store
@@ -138,6 +140,18 @@ def test_mark_leaves_out_what_could_have_no_checkpoint(two: Path) -> None:
     assert stop.mark({collections["goes"].id}).segments.keys() == everything - {collections["goes"].segment}
     os.utime(two / collections["stays"].segment / "length.bin")
     assert stop.mark(set()).segments.keys() == everything - {collections["stays"].segment}
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_engine_that_is_ended_in_the_middle_of_a_write_has_not_ended_well(
+    two: Path, still: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its clients never let it come to rest: the next start looks at what it has written."""
+    config = Config.model_validate({"data_dir": str(two)})
+    checkpoints = Store(two, config.checkpoint_dir, "history")
+    stop = _shutdown(config, checkpoints, Checkpointer(config, checkpoints, "history"))
+    monkeypatch.setattr(segment, "hold_still", lambda *_: nullcontext(still))
+    assert stop._end_between_writes(Engine(config, -1)) is still
 
 
 def _shutdown(config: Config, checkpoints: Store, checkpointer: Checkpointer) -> Shutdown:
