@@ -1,5 +1,6 @@
 """chromad_client: one official client per process, and what it says where there is no connection."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from chromad_client import (
     ServiceDown,
     TokenRefused,
     connecting,
+    get_async_client,
     get_client,
     settings,
 )
@@ -262,6 +264,18 @@ def test_service_that_comes_later(site: Site, file: Path) -> None:
     refused(ServiceDown)
     site.serve()
     assert get_client().heartbeat() > 0
+
+
+def test_service_that_comes_later_to_one_event_loop(site: Site, file: Path) -> None:
+    file.write_text(f"endpoint: http://127.0.0.1:{site.port}\n")
+
+    async def twice() -> int:
+        with pytest.raises(ServiceDown):
+            await get_async_client()
+        site.serve()
+        return await (await get_async_client()).heartbeat()
+
+    assert asyncio.run(twice()) > 0
 
 
 @pytest.mark.parametrize("place", ["tenant", "database"])

@@ -33,6 +33,8 @@ CHANGES: dict[str, Change] = {
     "delete a database": lambda _client, api: api.request(
         "DELETE", "tenants/default_tenant/databases/default_database"
     ),
+    # With no collection in it that would be held.
+    "delete an empty database": lambda _client, api: api.request("DELETE", "tenants/default_tenant/databases/empty"),
     "create a tenant": lambda _client, api: api.request("POST", "tenants", {"name": "new"}),
 }
 
@@ -42,6 +44,7 @@ def serving() -> Iterator[Site]:
     """A served site with a collection."""
     site = Site()
     records.fill(site.serve().client(), "some", 30, sync_threshold=20)
+    Api(Listen(port=site.port)).request("POST", "tenants/default_tenant/databases", {"name": "empty"})
     yield site
     site.remove()
 

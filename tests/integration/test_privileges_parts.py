@@ -234,3 +234,18 @@ def test_what_hears_nothing_is_killed(tmp_path: Path) -> None:
     assert process.wait(10) == 1
     assert process.stderr
     assert "ended by signal 9" in process.stderr.read()
+
+
+def test_who_works_is_in_no_group_of_roots(tmp_path: Path) -> None:
+    """Those with which root has called may read logs, or have Docker do anything."""
+    code, out, err = _run(
+        tmp_path,
+        """
+os.setgroups([0, 4, 61234])
+part()
+print(os.getgroups(), os.getresgid())
+""",
+    )
+    assert (code, err) == (0, "")
+    gid = service().gid
+    assert out.strip() == f"{[gid]} {(gid,) * 3}"

@@ -112,6 +112,13 @@ def test_new_base_changed_after_the_proof(good: Site, name: str) -> None:
     assert_not_proven(good, "is not what the manifest says", environment, "--full")
 
 
+@pytest.mark.parametrize(("name", "words"), [("log.sqlite3", ()), ("chroma.sqlite3", ("--full",))])
+def test_stored_otherwise_than_it_was_proven(good: Site, name: str, words: tuple[str, ...]) -> None:
+    """What restic has read was sound, and what it gives back is not."""
+    garble = f'case "$directory" in */{name}) /usr/bin/restic "$@" | tr a b; exit ;; esac'
+    assert_not_proven(good, f"{name} is not what the manifest says", around_restic(good, "dump", garble), *words)
+
+
 def test_killed_before_it_was_read_back(good: Site) -> None:
     """It is in the repository, and nowhere as proven."""
     write(good)

@@ -368,6 +368,9 @@ def test_repair_one_segment_at_a_time(site: Site) -> None:
     assert "move it back there" in found["first"]["problem"]
     assert found["some"]["from_checkpoint"]
     assert found["second"]["salvaged"]
+    again = site.chromactl("repair", "--json")
+    assert [(each["collection"], each["lost"]) for each in again.json()] == [("first", [])]
+    assert again.code == 1, "nothing is lost, and all the same it is not in order"
     daemon = site.serve()
     assert len(daemon.status()["quarantined"]) == 1
     records.assert_equal(daemon.client(), "some", held)

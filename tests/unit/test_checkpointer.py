@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -179,6 +180,16 @@ def test_looks_leave_the_processor_to_others(data: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(found, "_due", long)
     assert found._look() >= 0.5 * checkpointer._REST > checkpointer._POLL
+
+
+@pytest.mark.parametrize(("free", "due"), [(1 << 40, False), (1 << 12, True)])
+def test_log_is_let_go_sooner_where_it_would_fill_the_disk(
+    data: Path, free: int, due: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has some 10 KB, far less than checkpoint.after_log."""
+    found, _ = make(data)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1))
+    assert found._due(0.0) is due
 
 
 def test_seq_ids_that_are_given_again_are_counted(data: Path) -> None:

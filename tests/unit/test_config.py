@@ -353,3 +353,10 @@ def test_what_is_wrong_contradicts_nothing(tmp_path: Path) -> None:
 )
 def test_what_a_change_takes(changes: dict[str, object], action: str, keys: list[str]) -> None:
     assert config.pending(config.Config(), config.Config.model_validate(changes)) == (action, keys)
+
+
+def test_a_reload_takes_over_whole_sections() -> None:
+    """Those that `Daemon._apply_configuration` names, and nothing else."""
+    keys = flatten(config.Config().model_dump())
+    taken_over = {key for key in keys if key.partition(".")[0] in ("log_level", "backup", "checkpoint", "disk")}
+    assert {key for key in keys if config.is_runtime(key)} == taken_over

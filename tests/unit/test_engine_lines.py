@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -360,7 +361,14 @@ def test_witness_sees_a_full_disk_and_one_that_fails(monkeypatch: pytest.MonkeyP
     witness = Witness(tmp_path)
     witness.begin()
     assert witness.trouble() == ""
-    for number, found in ((errno.ENOSPC, "the disk full"), (errno.EIO, "the disk failing"), (errno.EMFILE, "")):
+    for number, found in (
+        (errno.ENOSPC, "the disk full"),
+        (errno.EDQUOT, "the disk full"),
+        (errno.EIO, "the disk failing"),
+        (errno.EROFS, "the disk failing"),
+        (errno.EUCLEAN, "the disk failing"),
+        (errno.EMFILE, ""),
+    ):
         for name in ("write", "fdatasync"):
             with monkeypatch.context() as patched:
                 patched.setattr(os, name, _failing(number))
@@ -382,6 +390,19 @@ def test_control_characters_are_escaped(caplog: pytest.LogCaptureFixture) -> Non
 def test_long_lines_are_cut(caplog: pytest.LogCaptureFixture) -> None:
     [(_, found)] = traces(caplog, f"2026-11-23T01:00:00Z ERROR {'x' * 1_000_000}\n")
     assert len(found) < 3000
+
+
+@pytest.mark.parametrize(
+    ("end", "well"), [("exit 0", True), ("kill -TERM $$", True), ("exit 1", False), ("kill -KILL $$", False)]
+)
+def test_engine_that_ends_on_request_has_ended_well(end: str, well: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM ends it at once before it serves: a stop in the middle of a start is a clean one."""
+    found = process.Engine(Config(), -1)
+    assert found.ended_well, "it was never started"
+    with subprocess.Popen(["/bin/sh", "-c", end]) as ended:
+        ended.wait()
+    monkeypatch.setattr(found, "_process", ended)
+    assert found.ended_well is well
 
 
 @pytest.mark.parametrize("scratch", [True, False])

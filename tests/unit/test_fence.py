@@ -20,6 +20,18 @@ def test_fence_of_a_deleted_collection_goes_alone(two: Path) -> None:
     assert fence.read(two).keys() == {fence.OPERATOR, fence.DISK, collections["stays"].id}
 
 
+def test_fence_that_is_back_after_a_reset_says_what_it_said(two: Path) -> None:
+    """However often clients reset the service."""
+    for kind in (fence.OPERATOR, fence.DISK):
+        fence.put(two, kind, f"it's for the {kind}")
+    stood = fence.read(two)
+    for _ in range(2):
+        with sqlite.connect(two) as connection:
+            fence.drop_all(connection)
+        assert fence.restore(two, stood) == sorted(stood)
+        assert fence.read(two) == stood
+
+
 @pytest.mark.parametrize("kind", [fence.OPERATOR, fence.DISK])
 def test_nothing_is_begun_that_a_fence_would_stop(kind: str) -> None:
     with pytest.raises(TryAgain, match="writes are refused, so it cannot be: a reason"):

@@ -717,6 +717,23 @@ def test_exchange_that_fails_at_its_last_step_is_taken_back(copy: Path, monkeypa
     assert (copy.stat().st_ino, data.stat().st_ino) == inodes
 
 
+@as_root
+@pytest.mark.parametrize("beside", [False, True])
+def test_data_are_exchanged_for_what_is_of_their_owner(copy: Path, beside: bool) -> None:
+    """beside: both are in one directory."""
+    data = copy.parent.parent / "data"
+    if beside:
+        copy = copy.rename(data.with_name("copy"))
+    os.chown(copy, ATTACKER + 1, ATTACKER)
+    inodes = copy.stat().st_ino, data.stat().st_ino
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        files.exchange(copy, data)
+    assert (copy.stat().st_ino, data.stat().st_ino) == inodes
+    os.chown(copy, ATTACKER, ATTACKER)
+    files.exchange(copy, data)
+    assert (data.stat().st_ino, copy.stat().st_ino) == inodes
+
+
 def test_trial_of_writing_has_the_name_of_a_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a power cut leaves of it, by undoing the removal, goes as other drafts do."""
     monkeypatch.setattr(os, "unlink", lambda *_words, **_more: None)

@@ -50,3 +50,18 @@ def test_fence_that_an_earlier_run_has_put_stands_until_the_disk_is_as_empty_as_
     monkeypatch.setattr(os, "statvfs", lambda _: status)
     assert guard.look(0) == level
     assert (fence.DISK in fence.read(data)) == (level == "fence")
+
+
+def test_file_system_of_backups_is_that_of_the_repository_that_a_reload_names(tmp_path: Path) -> None:
+    data = made(tmp_path / "data")
+    (tmp_path / "there").mkdir()
+    first, second = (
+        Config.model_validate({"data_dir": str(data), "backup": {"repository": str(tmp_path / name)}})
+        for name in ("nowhere", "there")
+    )
+    guard = Guard(first)
+    guard.look(0)
+    assert "backups" not in guard.places()
+    guard.config = second
+    guard.look(0)
+    assert "backups" in guard.places()

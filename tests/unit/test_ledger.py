@@ -9,7 +9,7 @@ from chromad.backup import ledger
 from chromad.backup.ledger import Drill, Kept, Ledger, Taken
 from chromad.errors import BackupError
 
-_LATER = "2026-01-09T00:00:00+00:00"
+_NEXT, _LATER = "2026-01-05T00:00:00+00:00", "2026-01-09T00:00:00+00:00"
 GOOD = Ledger(
     data_id="d",
     last_seq_id=12,
@@ -90,13 +90,21 @@ def test_stays_short(tmp_path: Path) -> None:
             },
         ),
         (
-            replace(GOOD, problem="full", drills=[*GOOD.drills, replace(GOOD.drills[0], ended=_LATER, problem="gone")]),
+            replace(
+                GOOD,
+                problem="full",
+                drills=[
+                    *GOOD.drills,
+                    replace(GOOD.drills[0], ended=_NEXT),
+                    replace(GOOD.drills[0], ended=_LATER, problem="gone"),
+                ],
+            ),
             {
                 "last_good": GOOD.last_good,
                 "problem": "full",
                 "shrunk": None,
                 "drill": _LATER,
-                "drill_good": GOOD.drills[0].ended,
+                "drill_good": _NEXT,
                 "drill_problem": "gone",
             },
         ),

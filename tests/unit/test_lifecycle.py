@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,24 @@ def test_lifted_fence_is_not_put_back_by_the_look_at_disks(tmp_path: Path) -> No
     finally:
         ended.set()
         looker.join()
+
+
+def test_all_that_go_by_the_configuration_get_the_one_of_a_reload(tmp_path: Path) -> None:
+    """The guard, the page with its forecast, and the checkpointer."""
+    path = tmp_path / "chromad.yml"
+    config = Config.model_validate({"data_dir": str(tmp_path / "data"), "metrics": {"port": 0}})
+    daemon = Daemon(config, path)
+    daemon._checkpoints = Store(config.data_dir, config.checkpoint_dir, "")
+    daemon._checkpointer = Checkpointer(config, daemon._checkpoints, "")
+    path.write_text(
+        f"data_dir: {config.data_dir}\nmetrics: {{port: 0}}\ndisk: {{fence_percent: 99, release_percent: 98}}\n"
+        "checkpoint: {interval: 1m}\nbackup: {repository: /srv/others}\nwarm: {collections: none}\n"
+    )
+    daemon._apply_configuration()
+    for each in (daemon._config, daemon._guard.config, daemon._telemetry.config, daemon._checkpointer.config):
+        assert (each.disk.fence_percent, each.checkpoint.interval) == (99, 60)
+        assert each.backup.repository == "/srv/others"
+        assert each.warm == config.warm, "for which it has to start again"
 
 
 def test_directory_stays_locked_after_a_failure_until_the_process_has_ended(
@@ -149,6 +167,18 @@ def test_mark_leaves_out_what_could_have_no_checkpoint(two: Path) -> None:
     assert stop.mark({collections["goes"].id}).segments.keys() == everything - {collections["goes"].segment}
     os.utime(two / collections["stays"].segment / "length.bin")
     assert stop.mark(set()).segments.keys() == everything - {collections["stays"].segment}
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_engine_that_is_ended_in_the_middle_of_a_write_has_not_ended_well(
+    two: Path, still: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its clients never let it come to rest: the next start looks at what it has written."""
+    config = Config.model_validate({"data_dir": str(two)})
+    checkpoints = Store(two, config.checkpoint_dir, "history")
+    stop = _shutdown(config, checkpoints, Checkpointer(config, checkpoints, "history"))
+    monkeypatch.setattr(segment, "hold_still", lambda *_: nullcontext(still))
+    assert stop._end_between_writes(Engine(config, -1)) is still
 
 
 def _shutdown(config: Config, checkpoints: Store, checkpointer: Checkpointer) -> Shutdown:

@@ -1,11 +1,13 @@
 """What the log alone gives back, what waits in it, and what is put before it."""
 
+import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from chromad.chroma import log, sqlite
+from chromad.chroma import log, sqlite, wal
 from chromad.errors import ChromadError
 
 from tests.segments import engine
@@ -94,3 +96,42 @@ def test_what_is_put_before_the_log_takes_seq_ids_that_nobody_has(two: Path) -> 
         assert before <= set(connection.execute(everything))
         assert {(seq_id, record) for seq_id, _, record, _ in added} == {(7, "goes-0"), (6, "goes-1"), (5, "goes-2")}
         assert {topic for _, topic, _, _ in added} == {goes.topic}
+
+
+def test_metadata_that_nobody_reads_goes_from_what_was_applied_alone(two: Path) -> None:
+    """From the other rows the metadata segments have yet to take it; that the engine cannot is for the operator to hear."""
+    [goes] = (each for each in sqlite.collections(two) if each.name == "goes")
+    rows = {goes.written - 1: '{"a": NaN}', goes.written - 2: '{"a": 1}', goes.written + 9: '{"b": NaN}'}
+    with sqlite.connect(two) as connection:
+        connection.execute("DELETE FROM embeddings_queue WHERE topic = ?", (goes.topic,))
+        for seq_id, metadata in rows.items():
+            connection.execute(
+                "INSERT INTO embeddings_queue (seq_id, operation, topic, id, metadata) VALUES (?, ?, ?, 'r', ?)",
+                (seq_id, log.ADD, goes.topic, metadata),
+            )
+        log.drop_unreadable_metadata(connection)
+        found = dict(connection.execute("SELECT seq_id, metadata FROM embeddings_queue WHERE topic = ?", (goes.topic,)))
+    assert found == rows | {goes.written - 1: None}
+
+
+def test_purged_text_leaves_the_file(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where SQLite was built so that it does not overwrite what is deleted, which distributions have it do."""
+    connect = sqlite3.connect
+
+    def careless(*words: Any, **more: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*words, **more)
+        connection.execute("PRAGMA secure_delete = OFF")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", careless)
+    text = b"a secret that must not remain 8f3a"
+    [goes] = (each for each in sqlite.collections(two) if each.name == "goes")
+    with sqlite.connect(two) as connection:
+        connection.execute(
+            "UPDATE embeddings_queue SET metadata = ? WHERE seq_id = ?", (text.decode(), goes.written - 5)
+        )
+    wal.truncate(two)
+    assert text in (two / sqlite.FILE).read_bytes()
+    assert log.purge(two, {goes.topic: goes.written}, lambda _: True) == 29
+    wal.truncate(two)
+    assert text not in (two / sqlite.FILE).read_bytes()

@@ -42,7 +42,8 @@ def test_changed_sample_is_told_unless_it_is_alone(count: int, told: bool) -> No
     assert problems == (["some: the records r0 are not as they should be"] if told else [])
 
 
-def test_lost_record_is_told() -> None:
+@pytest.mark.parametrize("count", [2, 4])
+def test_lost_record_is_told_and_so_is_one_that_was_deleted(count: int) -> None:
     entry = CollectionEntry(_UUID, "t", "d", "some", 2, 3, _UUID, None, {}, [])
-    _, problems = proof.look(_Engine([_record("r0", "")] * 2), [entry], None, lambda *_: None)
-    assert problems == ["some: 2 records, not 3"]
+    _, problems = proof.look(_Engine([_record("r0", "")] * count), [entry], None, lambda *_: None)
+    assert problems == [f"some: {count} records, not 3"]

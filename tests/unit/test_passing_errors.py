@@ -58,7 +58,10 @@ def _configuration(data_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int)
     configuration.load(data_dir / "chromad.yml")
 
 
-@pytest.mark.parametrize(("number", "for_good"), [(errno.EIO, False), (errno.ENOSPC, False), (errno.EROFS, True)])
+@pytest.mark.parametrize(
+    ("number", "for_good"),
+    [(errno.EIO, False), (errno.ENOSPC, False), (errno.EDQUOT, False), (errno.ESTALE, False), (errno.EROFS, True)],
+)
 @pytest.mark.parametrize("attempt", [_probe, _stat, _checkpoints, _history, _socket, _configuration])
 def test_what_may_pass(
     attempt: Callable[[Path, pytest.MonkeyPatch, int], None],

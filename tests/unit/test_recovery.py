@@ -6,8 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from chromad.chroma import sqlite
+from chromad.chroma import segment, sqlite
 from chromad.errors import ChromadError
+from chromad.logs import events
 from chromad.store import fence, quarantine, state
 from chromad.store.checkpoint import Store
 from chromad.store.recovery import Doubts, Recovery
@@ -121,3 +122,29 @@ def test_kill_before_unsound_files_are_away_leaves_them_their_seq_id(
     assert engine.seq_id(two, "goes") == before
     assert made.mend(*goes, from_log=True).action == "rebuilt"
     assert not engine.segment(two, "goes").exists()
+
+
+def test_checkpoint_is_on_disk_before_it_is_the_segment(two: Path, made: Recovery, done: list[str]) -> None:
+    """A power cut after the start leaves it whole: nobody would look at it again."""
+    [goes] = (each for each in doubts(two) if each[0].name == "goes")
+    made.mend_all([goes])
+    staging = two / f".restoring-{goes[0].segment}"
+    flushed = {f"fsync {staging}", *(f"fsync {staging / name}" for name in segment.FILES)}
+    renamed = len(done) - done[::-1].index(f"fsync {two}") - 1
+    assert flushed <= set(done[:renamed])
+
+
+@pytest.mark.parametrize(("lost", "told"), [(True, events.QUARANTINED), (False, events.RECOVERED)])
+def test_journal_has_an_event_of_its_own_for_a_collection_that_refuses_writes(
+    two: Path, made: Recovery, lost: bool, told: events.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Operators are called for the one, and not for the other."""
+    goes = engine.segment(two, "goes")
+    shutil.rmtree(goes)
+    if lost:
+        shutil.rmtree(two.parent / "checkpoints" / goes.name)
+        with sqlite.connect(two) as connection:
+            connection.execute("DELETE FROM embeddings_queue")
+    with caplog.at_level("WARNING", "chromad"):
+        made.mend_all(made.look("boot", None))
+    assert [record.event for record in caplog.records if hasattr(record, "event")] == [told]

@@ -1,5 +1,6 @@
 """A repair that is killed, or fails: what it cannot bring back is told of before nothing tells of it any more."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,13 @@ def test_lost_records_are_listed_before_their_segment_is_given_up(two: Path, mon
     assert repaired.lost_file
     assert repaired.lost_file.read_text().splitlines() == repaired.lost
     assert len(repaired.lost) == 29, "the log has the one that was written last"
+
+
+def test_segment_whose_files_are_gone_is_one_to_be_repaired(two: Path) -> None:
+    """Before any start has seen that, too."""
+    config = Config.model_validate({"data_dir": str(two)})
+    shutil.rmtree(engine.segment(two, "goes"))
+    found = _Repair(config, config.quarantine_dir, lambda *_: None).candidates()
+    assert [(each.collection.name, each.reason, each.fenced) for each in found] == [
+        ("goes", "its files are gone", False)
+    ]

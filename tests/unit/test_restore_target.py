@@ -23,3 +23,16 @@ def test_anywhere_else(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty", "backups-of-others"):
         restore.check_target(config, tmp_path / name)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_name_of_what_was_restored_is_on_disk_before_it_is_said(tmp_path: Path, there: bool, done: list[str]) -> None:
+    """A power cut would leave it under the name of a copy, which the next run removes."""
+    copy, target = tmp_path / "copy", tmp_path / "look"
+    copy.mkdir()
+    (copy / "file").touch()
+    if there:
+        target.mkdir()
+    restore._put_in_place(copy, target)
+    assert (target / "file").exists()
+    assert done == [f"fsync {tmp_path}"]

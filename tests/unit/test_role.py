@@ -1,6 +1,7 @@
 """The roles' files say the same as each other, and as the units."""
 
 import re
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,16 @@ def test_doctor_expects_of_the_unit_what_it_says() -> None:
     assert [key for key, value in running._HARDENING.items() if f"{key}={value}" not in lines] == []
 
 
+@pytest.mark.parametrize(("user", "status"), [("chromadb", "ok"), ("", "warn"), ("root", "warn")])
+def test_doctor_tells_of_a_service_that_runs_as_root(user: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd has no user to name then, unless a drop-in has named root."""
+    told = {**running._HARDENING, "User": user, "DropInPaths": "", "NeedDaemonReload": "no", "UnitFileState": "enabled"}
+    monkeypatch.setattr(running, "unit_properties", lambda *_: told)
+    [found] = running._unit()
+    assert found.status == status
+    assert status == "ok" or "User=root" in found.fact
+
+
 @pytest.mark.parametrize("name", BACKUP_UNITS)
 def test_somebody_is_told_of_a_failed_backup_and_of_a_failed_drill(name: str) -> None:
     assert "OnFailure=chromadb-failure@%n.service" in _unit(name)
@@ -201,26 +212,105 @@ def test_secrets_are_for_their_owner_alone() -> None:
 
 
 def test_all_secrets_are_handed_on_to_backups() -> None:
-    template = (ROLES / "chromadb_backup/templates/service.j2").read_text()
-    found: dict[str, Any] = yaml.safe_load((ROLES / "chromadb_backup/vars/main.yml").read_text())
-    known = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in found.items()}
-    service: dict[str, Any] = yaml.safe_load((ROLES / "chromadb/vars/main.yml").read_text())
-    known |= {key: trust_as_template(value) if isinstance(value, str) else value for key, value in service.items()}
     chosen = {"chromadb_backup_copy_repository": "/srv/copy", "chromadb_backup_copy_key_file": "/etc/chromadb/copy.key"}
-    others = {"item": {"verb": "backup"}, "ansible_managed": "by a role"}
-    templar = Templar(loader=DataLoader(), variables={**SERVICE, **BACKUP, **known, **chosen, **others})
-    lines = str(templar.template(trust_as_template(template))).splitlines()
-    assert [line for line in lines if line.startswith("LoadCredential=")] == [
+    assert [line for line in _drop_in_of_backups(chosen) if line.startswith("LoadCredential=")] == [
         "LoadCredential=",
         "LoadCredential=backup.key:/etc/chromadb/backup.key",
         "LoadCredential=copy.key:/etc/chromadb/copy.key",
     ]
 
 
+def _drop_in_of_backups(variables: Mapping[str, object]) -> list[str]:
+    """The lines of the drop-in of chromadb-backup.service, with some of the variables set."""
+    template = (ROLES / "chromadb_backup/templates/service.j2").read_text()
+    known: dict[str, Any] = {}
+    for role in ("chromadb_backup", "chromadb"):
+        found: dict[str, Any] = yaml.safe_load((ROLES / role / "vars/main.yml").read_text())
+        known |= {key: trust_as_template(value) if isinstance(value, str) else value for key, value in found.items()}
+    others = {"item": {"verb": "backup"}, "ansible_managed": "by a role"}
+    templar = Templar(loader=DataLoader(), variables={**SERVICE, **BACKUP, **known, **others, **variables})
+    return str(templar.template(trust_as_template(template))).splitlines()
+
+
+# Of these systemd takes what a drop-in says beside what the unit says, unless it says first that there is none.
+_ADDED = {"ExecStart", "ExecReload", "LoadCredential", "ReadWritePaths", "ReadOnlyPaths"}
+_ADDED |= {"ConditionPathExists", "ConditionFileIsExecutable"}
+
+
+@pytest.mark.parametrize("unit", ["chromadb.service", "chromadb-failure@.service", "chromadb-backup.service"])
+def test_what_a_drop_in_says_counts_alone(unit: str) -> None:
+    """A condition on the usual file beside the one on another would keep backups from being taken, without a failure."""
+    elsewhere = {"chromadb_config_dir": "/etc/vectors"}
+    if unit == "chromadb.service":
+        lines = _drop_in(elsewhere)
+    elif unit == "chromadb-backup.service":
+        lines = _drop_in_of_backups(elsewhere)
+    else:
+        text = (ROLES / "chromadb/templates/failure.j2").read_text()
+        lines = str(_rendered(text, {**SERVICE, **elsewhere, "ansible_managed": "by a role"})).splitlines()
+    said: dict[str, list[str]] = {}
+    for line in lines:
+        key, _, value = line.partition("=")
+        said.setdefault(key, []).append(value)
+    again = _ADDED & said.keys() & {line.partition("=")[0] for line in _unit(unit)}
+    assert len(again) >= 2
+    assert [key for key in sorted(again) if said[key][0]] == []
+
+
 def test_configuration_is_validated_before_it_lands() -> None:
     tasks = yaml.safe_load((ROLES / "chromadb/tasks/configure.yml").read_text())
     [task] = [each for each in tasks if "chromad.yml.j2" in str(each)]
     assert task["ansible.builtin.template"]["validate"].endswith("/bin/chromactl config validate %s")
+
+
+def test_what_a_removal_has_stopped_is_as_it_was_where_there_is_no_last_backup() -> None:
+    """At the next boot as well."""
+    tasks = yaml.safe_load((ROLES / "chromadb/tasks/remove.yml").read_text())
+    [stop] = [each for each in tasks if each["name"] == "Stop"]
+    [backup] = [each for each in tasks if "rescue" in each]
+    start = backup["rescue"][0]
+    told = {name: each["ansible.builtin.systemd_service"] for name, each in (("stop", stop), ("start", start))}
+    assert [(each["enabled"], each["state"]) for each in told.values()] == [(False, "stopped"), (True, "started")]
+    there = [{"stat": {"exists": True}}] * 3
+    timers = _rendered(stop["vars"]["timers"], {"__chromadb_there": {"results": there}})
+    stopped = _rendered(stop["loop"], {"__chromadb_there": {"results": there}, "timers": timers})
+    assert sorted(start["loop"]) == sorted(stopped)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("data", "quarantine", "restore", "fits"),
+    [
+        ("/ ext4", "/ ext4", "/ ext4", True),
+        ("/srv/data xfs", "/ ext4", "/srv/data xfs", False),
+        ("/srv/data xfs", "/srv/data xfs", "/ ext4", False),
+        ("/srv nfs4", "/srv nfs4", "/srv nfs4", False),
+    ],
+)
+def test_quarantine_and_former_data_are_on_the_file_system_of_the_data(
+    data: str, quarantine: str, restore: str, fits: bool
+) -> None:
+    """What is put there is renamed, for which there is always room."""
+    tasks = yaml.safe_load((ROLES / "chromadb/tasks/preflight.yml").read_text())
+    [task] = [each for each in tasks if each["name"].startswith("The data lie on a local file system")]
+    found: dict[str, object] = {"__chromadb_filesystems": {"stdout_lines": [data, restore, quarantine, data]}}
+    found |= {name: _rendered(value, found) for name, value in task["vars"].items()}
+    conditions = " and ".join(f"({each})" for each in task["ansible.builtin.assert"]["that"])
+    assert _rendered(f"{{{{ {conditions} }}}}", found) is fits
+
+
+@pytest.mark.parametrize(("codes", "ends"), [([0], 0), ([3], 3), ([75, 75, 0], 0), ([75, 1], 1)])
+def test_a_long_verb_ends_as_it_does_when_nothing_is_in_its_way(codes: list[int], ends: int, tmp_path: Path) -> None:
+    tasks = yaml.safe_load((ROLES / "chromadb/tasks/long.yml").read_text())
+    [begin] = [each for each in tasks if each["name"] == "Begin"]
+    again = begin["vars"]["again"].replace("sleep 10", "sleep 0")
+    verb = f"echo once >>{tmp_path}/tried; echo said; exit $(sed -n $(wc -l <{tmp_path}/tried)p {tmp_path}/codes)"
+    (tmp_path / "codes").write_text("".join(f"{each}\n" for each in codes))
+    # As the task calls it: the shell, what it runs, its own name, then the verb.
+    done = subprocess.run(
+        ["/bin/sh", "-c", again, "sh", "/bin/sh", "-c", verb], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (ends, "said\n")
+    assert len((tmp_path / "tried").read_text().splitlines()) == len(codes)
 
 
 def test_a_link_in_the_place_of_the_data_is_not_followed() -> None:

@@ -42,6 +42,21 @@ def test_log_of_another_history_is_covered_by_nothing(config: Config) -> None:
     assert ledger.read(config.backup_dir).last_good == ""
 
 
+@pytest.mark.parametrize("problem", [None, BackupError("a record is missing", "")])
+def test_next_backup_builds_on_a_good_one_whatever_was_before(config: Config, problem: BackupError | None) -> None:
+    """What was not proven has the next one begin anew, and that one alone: a base takes hours where there is much."""
+    ledger.write(
+        config.backup_dir, Ledger(data_id=GOOD.data_id, last_good=BEFORE, problem="a file is damaged", suspect=True)
+    )
+    stored = run.StoredBackup("aa", GOOD.created, "", 1, GOOD.records, 9, 5, 1.5, 0, copied=False, shrunk=None)
+    run._enter(config, GOOD, stored, [], problem)
+    known = ledger.read(config.backup_dir)
+    assert known.suspect is (problem is not None)
+    assert known.problem == (problem.message if problem else "")
+    assert known.last_good == (BEFORE if problem else GOOD.created)
+    assert [each.proven for each in known.taken] == [not problem]
+
+
 class _Killed(BaseException):
     pass
 

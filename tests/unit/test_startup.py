@@ -1,6 +1,10 @@
 """A start whose engine cannot open a collection, again and again."""
 
+import errno
+import os
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chromad.chroma import sqlite
@@ -51,3 +55,21 @@ def test_mark_goes_before_anything_is_mended(two: Path, monkeypatch: pytest.Monk
     found = state.read(two)
     assert found
     assert (found.clean, found.mark) == (False, None)
+
+
+@pytest.mark.parametrize(("number", "starts"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EIO, False)])
+def test_service_starts_without_room_for_first_checkpoints(
+    two: Path, number: int, starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has all; a disk that fails is another matter."""
+    config = Config.model_validate({"data_dir": str(two)})
+    checkpoints = Store(two, config.checkpoint_dir, "history")
+    checkpoints.prepare()
+
+    def fail(*_: Any, **_words: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoints, "take", fail)
+    startup = Startup(config, Engine(config, -1), checkpoints, lambda *_: None)
+    with nullcontext() if starts else pytest.raises(OSError, match="Input/output"):
+        startup.recover(state.unclean("history", "1.5.9"))

@@ -1,7 +1,9 @@
 """Copies beside the data: those of the killed go, those that somebody works on stay."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from chromad.config import Config
@@ -76,10 +78,27 @@ def test_former_data_that_have_no_name_yet_are_not_removed_with_the_copy(tmp_pat
         files.exchange(staging.directory, data)
         raise RuntimeError
     assert (staging.directory / "former").exists()
+    [left] = leftovers.beside(data)
+    assert not left.certain, "the next run removes it, else"
     [line] = leftovers.sweep(parent)
     assert line.startswith(f"the former data are in {staging.named(copies.REPLACED)}")
     assert (staging.named(copies.REPLACED) / "former").exists()
     assert (data / "copy").exists()
+
+
+def test_copy_that_was_not_exchanged_after_all_is_swept(tmp_path: Path) -> None:
+    """What its note said of the exchange is gone from it."""
+    data, parent = tmp_path / "data", tmp_path / "restore"
+    for path in (data, parent):
+        path.mkdir()
+    staging = Staging(parent).__enter__()
+    staging.directory.mkdir()
+    staging.will_exchange(data, stopped=True)
+    staging.was_not_exchanged()
+    os.close(staging._fd)
+    [line] = leftovers.sweep(parent)
+    assert line == f"the copy {staging.directory} is removed: a restore or an adoption was cut off"
+    assert list(parent.iterdir()) == []
 
 
 @pytest.fixture
@@ -126,6 +145,26 @@ def test_service_starts_when_the_exchange_is_on_disk(places: tuple[Config, Path]
     exchanged = done.index("exchange")
     assert "stop" in done[:exchanged]
     assert done[exchanged + 1 : done.index("start")] == [f"fsync {config.data_dir.parent}", f"fsync {parent}"]
+
+
+@pytest.mark.parametrize(("state", "stays"), [("serving", True), ("starting", False), ("warming", False)])
+def test_what_systemctl_says_of_a_start_counts_unless_the_service_serves(
+    places: tuple[Config, Path], state: str, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients are at work then; one that hangs in its start has none."""
+    config, parent = places
+
+    def control(action: str) -> None:
+        if action == "start" and (config.data_dir / "copy").exists():
+            raise ChromadError("the time for the start is over")
+
+    monkeypatch.setattr(service, "control", control)
+    monkeypatch.setattr(swap, "ask_status", lambda _: SimpleNamespace(state=state))
+    with nullcontext() if stays else pytest.raises(ChromadError, match="is over"), Staging(parent) as staging:
+        staging.directory.mkdir()
+        (staging.directory / "copy").touch()
+        DataSwap(config, staging, "restored", restart=True).run()
+    assert (config.data_dir / ("copy" if stays else "former")).exists()
 
 
 def test_service_starts_again_when_the_way_back_is_on_disk(

@@ -14,7 +14,7 @@ from chromad.config import Config
 from chromad.host import files, service
 from chromad.maintenance import environment, upgrade_journal
 from chromad.maintenance.upgrade import Upgrade
-from chromad.maintenance.upgrade_end import undo
+from chromad.maintenance.upgrade_end import finish, undo
 from chromad.maintenance.upgrade_journal import Journal
 from chromad.maintenance.upgrade_steps import RootSteps
 from chromad.store import history, hold, state
@@ -126,3 +126,21 @@ def test_history_that_begins_with_an_undo_is_known_before_the_data_are_of_it(
         undo(upgrade._config, _Steps(upgrade._config, tmp_path / "chromad.yml"))
     assert two.stat().st_ino == journal.inode
     assert state.read(two) == former
+
+
+def test_journal_goes_when_nothing_is_held_any_more(two: Path, upgrade: Upgrade, tmp_path: Path) -> None:
+    """After a kill in between nobody would lift the hold, and no client could change anything."""
+    upgrade._journal.copy.rmdir()
+    with sqlite.connect(two) as connection:
+        hold.put(connection, "an upgrade")
+    held: list[int] = []
+
+    class _Ends(_Steps):
+        def do(self, word: str) -> None:
+            if word == "upgrade end":
+                with sqlite.connect(two) as connection:
+                    found = connection.execute("SELECT name FROM sqlite_master WHERE name GLOB 'chromad_hold_*'")
+                    held.append(len(found.fetchall()))
+
+    finish(upgrade._config, _Ends(upgrade._config, tmp_path / "chromad.yml"), upgrade._journal)
+    assert held == [0]
