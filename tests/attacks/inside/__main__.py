@@ -12,6 +12,8 @@ from .attack import Attacker, Make, Useless
 from .controller import tell
 from .verbs import VERBS, Verb
 
+_VICTIMS = tuple(f"outside: {each}" for each in canaries.VICTIMS)
+
 
 def main() -> int:
     """0 when all was tried; what came of it is for the controller to judge."""
@@ -48,8 +50,10 @@ def main() -> int:
     for name, touched in attacker.known.items():
         tell({"touched": name, "paths": len(touched), "by_root": sum(each.by_root for each in touched)})
     layout.stop()
+    # What attacks point at is made anew now and then; each attack has looked at it.
     for line in canaries.changes(before, canaries.look(whole=True)):
-        tell({"verb": "all of them", "kind": "end", "problems": [line]})
+        if not line.startswith(_VICTIMS):
+            tell({"verb": "all of them", "kind": "end", "problems": [line]})
     return 0
 
 
