@@ -250,8 +250,27 @@ def rendered(template: str, variables: Mapping[str, object]) -> str:
 def make_certificate(path: Path, *options: str, names: str = "DNS:localhost,IP:127.0.0.1") -> None:
     """A certificate with its key, in one file, that vouches for itself."""
     key, certificate = path.with_suffix(".key"), path.with_suffix(".crt")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=tests"]
-    command += ["-addext", f"subjectAltName={names}", "-keyout", str(key), "-out", str(certificate), *(options or ("-days", "2"))]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=tests",
+    ]
+    command += [
+        "-addext",
+        f"subjectAltName={names}",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+        *(options or ("-days", "2")),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     path.write_bytes(certificate.read_bytes() + key.read_bytes())
     os.chmod(path, 0o600)

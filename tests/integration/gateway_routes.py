@@ -47,7 +47,7 @@ def shape(path: str) -> str:
 def read() -> list[Route]:
     """All that are in the table."""
     text = (ROLE / "files/gateway.lua").read_text(encoding="utf-8")
-    prefixes = dict(re.findall(r'^local (DATABASE|COLLECTION) = (.+)$', text, re.MULTILINE))
+    prefixes = dict(re.findall(r"^local (DATABASE|COLLECTION) = (.+)$", text, re.MULTILINE))
 
     def path(expression: str) -> str:
         parts = [part.strip() for part in expression.split("..")]

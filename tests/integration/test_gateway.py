@@ -100,7 +100,11 @@ def refused(answer: httpx.Response, status: int, kind: str, *texts: str) -> None
 def test_every_route_of_the_engine_is_known(house: House) -> None:
     """A later Chroma cannot bring one that nobody has judged; what the gateway lets through is there."""
     served = house.direct.get("/openapi.json").json()["paths"]
-    routes = {(method.upper(), gateway_routes.shape(path)): each for path, all in served.items() for method, each in all.items()}
+    routes = {
+        (method.upper(), gateway_routes.shape(path)): each
+        for path, all in served.items()
+        for method, each in all.items()
+    }
     assert {route.shape for route in ROUTES} | NEVER == set(routes)
     for route in ROUTES:
         parameters = routes[route.shape].get("parameters", [])
@@ -133,14 +137,18 @@ def test_route_and_role(house: House, route: Route, role: str) -> None:
 def test_another_tenant(house: House, route: Route, role: str) -> None:
     for token in (house.roles[role], house.roles[f"whole-{role}"]):
         for tenant, database in (("tenb", "dbb"), ("tenb", "dba"), ("nobody", "dba")):
-            answer = house.ask(token, route.method, route.filled(tenant, database, house.theirs), gateway_routes.body(route))
+            answer = house.ask(
+                token, route.method, route.filled(tenant, database, house.theirs), gateway_routes.body(route)
+            )
             refused(answer, 403, "AuthError")
 
 
 @pytest.mark.parametrize("route", [route for route in OF_TENANTS if "{database}" in route.path], ids=str)
 def test_another_database(house: House, route: Route) -> None:
     for role in ROLES:
-        answer = house.ask(house.roles[role], route.method, route.filled("tena", "other", house.mine), gateway_routes.body(route))
+        answer = house.ask(
+            house.roles[role], route.method, route.filled("tena", "other", house.mine), gateway_routes.body(route)
+        )
         refused(answer, 403, "AuthError")
 
 
@@ -170,7 +178,13 @@ def test_ids_have_one_form(house: House, form: str) -> None:
     """The engine takes others for the same collection."""
     for collection in (house.mine, house.theirs):
         plain = collection.replace("-", "")
-        text = {"upper": collection.upper(), "simple": plain, "urn": f"urn:uuid:{collection}", "braces": f"{{{collection}}}", "short": collection[:-1]}[form]
+        text = {
+            "upper": collection.upper(),
+            "simple": plain,
+            "urn": f"urn:uuid:{collection}",
+            "braces": f"{{{collection}}}",
+            "short": collection[:-1],
+        }[form]
         answer = house.ask(house.roles["rw"], "GET", f"/api/v2/tenants/tena/databases/dba/collections/{text}/count")
         refused(answer, 400, "InvalidArgumentError")
 
@@ -179,7 +193,9 @@ def test_ids_have_one_form(house: House, form: str) -> None:
 def test_anothers_collection_by_name(house: House, method: str) -> None:
     top = "/api/v2/tenants/tena/databases/dba/collections"
     for name in ("theirs", house.theirs):
-        answer = house.ask(house.roles["rw"], method, f"{top}/{name}", {"new_name": "taken"} if method == "PUT" else None)
+        answer = house.ask(
+            house.roles["rw"], method, f"{top}/{name}", {"new_name": "taken"} if method == "PUT" else None
+        )
         assert answer.status_code in (400, 404), answer.text
     assert intact(house, house.theirs)
 
@@ -205,7 +221,9 @@ def test_rename_delete_and_make_anew(house: House) -> None:
     def closed(collection: str) -> None:
         for route in BY_ID:
             if route.permits("rw"):
-                answer = house.ask(mine, route.method, route.filled("tena", "dba", collection), gateway_routes.body(route))
+                answer = house.ask(
+                    mine, route.method, route.filled("tena", "dba", collection), gateway_routes.body(route)
+                )
                 refused(answer, 404, "NotFoundError")
 
     for _ in range(3):
@@ -225,7 +243,10 @@ def test_rename_delete_and_make_anew(house: House) -> None:
 
 def test_lists_have_what_is_the_tenants_own(house: House) -> None:
     token = house.roles["ro"]
-    names = [each["name"] for each in house.ask(token, "GET", "/api/v2/tenants/tena/databases/dba/collections?limit=100&offset=0").json()]
+    names = [
+        each["name"]
+        for each in house.ask(token, "GET", "/api/v2/tenants/tena/databases/dba/collections?limit=100&offset=0").json()
+    ]
     assert "theirs" not in names
     assert names
     assert house.ask(token, "GET", "/api/v2/tenants/tena/databases/dba/collections_count").json() == len(names)
@@ -240,7 +261,9 @@ def test_tenants_and_databases_are_made_by_admins(house: House) -> None:
     assert house.ask(house.admin, "POST", "/api/v2/tenants/tenc/databases", {"name": "dbc"}).status_code == 200
     assert house.ask(house.admin, "DELETE", "/api/v2/tenants/tenc/databases/dbc").status_code == 200
     # An admin of one database makes no others, and removes none.
-    refused(house.ask(house.roles["admin"], "POST", "/api/v2/tenants/tena/databases", {"name": "more"}), 403, "AuthError")
+    refused(
+        house.ask(house.roles["admin"], "POST", "/api/v2/tenants/tena/databases", {"name": "more"}), 403, "AuthError"
+    )
     refused(house.ask(house.roles["admin"], "DELETE", "/api/v2/tenants/tena/databases/dba"), 403, "AuthError")
 
 
@@ -287,13 +310,18 @@ def test_reset(site: Site) -> None:
 )
 def test_what_is_no_token(house: House, headers: dict[str, str]) -> None:
     token: Token = house.roles["rw"]
-    filled = {name: value.format(token=token, upper=token.upper(), hash=token.line.split()[0]) for name, value in headers.items()}
+    filled = {
+        name: value.format(token=token, upper=token.upper(), hash=token.line.split()[0])
+        for name, value in headers.items()
+    }
     answer = house.ask(None, "GET", "/api/v2/heartbeat", **filled)
     refused(answer, 401, "AuthorizationError", "token")
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("form", ["Authorization: Bearer {}", "Authorization: bearer {}", "authorization: BEARER  {}", "X-Chroma-Token: {}"])
+@pytest.mark.parametrize(
+    "form", ["Authorization: Bearer {}", "Authorization: bearer {}", "authorization: BEARER  {}", "X-Chroma-Token: {}"]
+)
 def test_where_a_token_stands(house: House, form: str) -> None:
     name, _, value = form.format(house.roles["metrics"]).partition(": ")
     assert house.ask(None, "GET", "/api/v2/version", **{name: value}).status_code == 200
@@ -302,13 +330,23 @@ def test_where_a_token_stands(house: House, form: str) -> None:
 def test_expired(house: House) -> None:
     token = house.gateway.token("short", "rw", expires=later(3))
     assert house.ask(token, "GET", "/api/v2/heartbeat").status_code == 200
-    answer = until(lambda: (found := house.ask(token, "GET", "/api/v2/heartbeat")).status_code == 401 and found, "its end", 10)
+    answer = until(
+        lambda: (found := house.ask(token, "GET", "/api/v2/heartbeat")).status_code == 401 and found, "its end", 10
+    )
     refused(answer, 401, "AuthorizationError", "the token short has expired")
 
 
 @pytest.mark.parametrize(
     ("networks", "inside"),
-    [("127.0.0.1", True), ("10.0.0.0/8,127.0.0.0/8", True), ("10.0.0.0/8", False), ("127.0.0.2/32", False), ("::1", False), ("::/0", False), ("nonsense", False)],
+    [
+        ("127.0.0.1", True),
+        ("10.0.0.0/8,127.0.0.0/8", True),
+        ("10.0.0.0/8", False),
+        ("127.0.0.2/32", False),
+        ("::1", False),
+        ("::/0", False),
+        ("nonsense", False),
+    ],
 )
 def test_networks(house: House, networks: str, inside: bool) -> None:
     token = house.gateway.token("local", "ro", networks=networks)
@@ -319,7 +357,20 @@ def test_networks(house: House, networks: str, inside: bool) -> None:
         refused(answer, 403, "AuthError", "local may not be used from 127.0.0.1")
 
 
-@pytest.mark.parametrize("value", ["", "x", "x|rw|*/*|0", "x|root|*/*|0|*", "x|any|*/*|0|*", "x|admin|*|0|*", "x|admin|*/*|never|*", "x y|admin|*/*|0|*", "x|admin|*/*|0|*|more"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "x",
+        "x|rw|*/*|0",
+        "x|root|*/*|0|*",
+        "x|any|*/*|0|*",
+        "x|admin|*|0|*",
+        "x|admin|*/*|never|*",
+        "x y|admin|*/*|0|*",
+        "x|admin|*/*|0|*|more",
+    ],
+)
 def test_a_line_that_is_not_understood_lets_nobody_in(house: House, value: str) -> None:
     token = house.gateway.token("odd", "ro")
     key = token.line.split()[0]
@@ -395,11 +446,18 @@ def test_tour_of_a_client(house: House) -> None:
         assert client.heartbeat() > 0
         assert client.get_version()
         assert client.get_max_batch_size() > 0
-        made = client.create_collection("tour", metadata={"about": "tours"}, configuration={"hnsw": {"space": "cosine"}})
+        made = client.create_collection(
+            "tour", metadata={"about": "tours"}, configuration={"hnsw": {"space": "cosine"}}
+        )
         assert client.get_or_create_collection("tour").id == made.id
         vectors = [[float(number), 1.0, 2.0] for number in range(500)]
         ids = [str(number) for number in range(500)]
-        made.add(ids=ids, embeddings=vectors, documents=[f"document {each}" for each in ids], metadatas=[{"n": int(each)} for each in ids])
+        made.add(
+            ids=ids,
+            embeddings=vectors,
+            documents=[f"document {each}" for each in ids],
+            metadatas=[{"n": int(each)} for each in ids],
+        )
         assert made.count() == 500
         assert made.get(ids=["7"], include=["documents", "metadatas"])["documents"] == ["document 7"]
         assert made.get(where={"n": {"$gt": 497}})["ids"] == ["498", "499"]
@@ -432,7 +490,9 @@ def test_tour_of_the_asynchronous_client(house: House) -> None:
             database="dba",
         )
         made = await client.create_collection("async-tour")
-        await asyncio.gather(*(made.add(ids=[str(n)], embeddings=[[n, 1, 2]], documents=[f"document {n}"]) for n in range(30)))
+        await asyncio.gather(
+            *(made.add(ids=[str(n)], embeddings=[[n, 1, 2]], documents=[f"document {n}"]) for n in range(30))
+        )
         assert await made.count() == 30
         found = await asyncio.gather(*(made.query(query_embeddings=[[n, 1, 2]], n_results=1) for n in range(30)))
         assert [each["ids"] for each in found] == [[[str(n)]] for n in range(30)]
@@ -456,7 +516,9 @@ def test_log_has_no_token_and_no_document(house: House) -> None:
     before = len(house.gateway.logged())
     top = "/api/v2/tenants/tena/databases/dba/collections"
     secret = "do-not-tell-anybody"
-    house.ask(token, "POST", f"{top}/{house.mine}/upsert", {"ids": [secret], "embeddings": [[1, 2, 3]], "documents": [secret]})
+    house.ask(
+        token, "POST", f"{top}/{house.mine}/upsert", {"ids": [secret], "embeddings": [[1, 2, 3]], "documents": [secret]}
+    )
     house.ask(token, "POST", f"{top}/{house.mine}/delete", {"ids": [secret]})
     house.ask(token, "GET", f"/api/v2/{secret}")
     house.ask(secret, "GET", f"{top}?token={token}")

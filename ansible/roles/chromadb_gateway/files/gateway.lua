@@ -396,7 +396,11 @@ end
 local function may(txn)
   local rights = txn:get_priv()
   local url, path, query = txn.sf:url(), txn.sf:path(), txn.sf:query()
-  local version2 = tostring(txn.f:fc_http_major()) == "2"
+  local version2 = tonumber(txn.f:fc_http_major()) == 2
+  if not version2 and txn.sf:req_ver() ~= "1.1" then
+    refuse(txn, 400, "this version of HTTP is not spoken. HINT: use HTTP/1.1 or HTTP/2", { connection = "close" })
+  end
+  -- HTTP/2 always names the host; in HTTP/1.1, that form is for proxies.
   local segments = (version2 or url:sub(1, 1) == "/") and segments_of(path)
   if not segments then
     refuse(txn, 400, "such a path is not accepted. HINT: /api/v2/… of letters, digits and . _ ~ -, nothing encoded, nothing doubled")
@@ -432,15 +436,15 @@ local function may(txn)
   end
 
   local headers = txn.http:req_get_headers()
-  if headers["transfer-encoding"] then
-    refuse(txn, 411, "the body has no length. HINT: send Content-Length")
+  local length = headers["content-length"] and tonumber(headers["content-length"][0])
+  if headers["transfer-encoding"] or (not length and tonumber(txn.sf:req_body_len()) > 0) then
+    refuse(txn, 411, "the body has no length. HINT: send Content-Length", { connection = "close" })
   end
-  local length = tonumber(headers["content-length"] and headers["content-length"][0] or "0")
-  if length > LONGEST_BODY then
+  if (length or 0) > LONGEST_BODY then
     refuse(txn, 413, ("the request has %d bytes, and %d are allowed. HINT: send fewer records at once"):format(length, LONGEST_BODY))
   end
-  if length > 0 and (method == "GET" or method == "DELETE") then
-    refuse(txn, 400, method .. " has no body. HINT: send none")
+  if (length or 0) > 0 and (method == "GET" or method == "DELETE") then
+    refuse(txn, 400, method .. " has no body. HINT: send none", { connection = "close" })
   end
   if segments[3] == "auth" then
     answer(txn, identity(rights))
