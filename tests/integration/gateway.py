@@ -3,10 +3,12 @@
 A stand-in answers the questions that HAProxy puts to chromad, from the database of the site.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
+import signal
 import socket
 import sqlite3
 import ssl
@@ -80,8 +82,9 @@ class Answers:
             for line in stream:
                 words = line.decode("ascii").split()
                 self.asked.append(line.decode("ascii").strip())
-                stream.write(self._answer(words).encode("ascii") + b"\n")
-                stream.flush()
+                with contextlib.suppress(BrokenPipeError):
+                    stream.write(self._answer(words).encode("ascii") + b"\n")
+                    stream.flush()
 
     def _answer(self, words: list[str]) -> str:
         if words == ["fences"]:
@@ -146,12 +149,40 @@ class Gateway:
                 ["haproxy", "-W", "-db", "-f", self.configuration], stdout=output, stderr=subprocess.STDOUT
             )
         until(self._answers, f"HAProxy\n{self.log}", 20)
+        # The master executes itself once more, and hears of no reload meanwhile.
+        time.sleep(0.5)
         return self
 
     def stop(self) -> None:
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(20)
+
+    def check(self) -> str:
+        """What HAProxy has against its configuration."""
+        done = subprocess.run(
+            ["haproxy", "-c", "-q", "-f", self.configuration], capture_output=True, text=True, check=False
+        )
+        return done.stdout + done.stderr
+
+    @property
+    def workers(self) -> list[int]:
+        """Also those that are on their way out."""
+        assert self.process
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(each) for each in children]
+
+    def reload(self) -> None:
+        """As the unit does it; waits for the new worker to listen."""
+        assert self.process
+        before = set(self.workers)
+        self.process.send_signal(signal.SIGUSR2)
+
+        def told() -> bool:
+            pid = self.told("show info").split("\nPid: ")[1].split()[0]
+            return int(pid) not in before
+
+        until(told, f"a new worker\n{self.log[-3000:]}", 20)
 
     def _answers(self) -> bool:
         assert self.process
@@ -160,7 +191,7 @@ class Gateway:
             socket.create_connection(("127.0.0.1", self.port), 1).close()
         except OSError:
             return False
-        return self.admin.exists()
+        return "Loading success" in self.log
 
     @property
     def log(self) -> str:
@@ -179,17 +210,29 @@ class Gateway:
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
     def token(
-        self, name: str, role: str, scopes: str = "*/*", expires: float = 0, networks: str = "*", text: str = ""
+        self,
+        name: str,
+        role: str,
+        scopes: str = "*/*",
+        expires: float = 0,
+        networks: str = "*",
+        text: str = "",
+        tell: bool = True,
     ) -> Token:
-        """A new token, which holds from now on."""
+        """A new token, which holds from now on. tell: HAProxy, not the file alone."""
         token = Token(text or f"chr_{secrets.token_urlsafe(32)}")
         key = hashlib.sha256(token.encode()).hexdigest().upper()
         token.line = f"{key} {name}|{role}|{scopes}|{int(expires)}|{networks}"
         self._tokens[key] = token
         self._write()
-        if self.process:
+        if self.process and tell:
             assert not self.told(f"add map {self.map} {token.line}").strip()
         return token
+
+    def change(self, token: Token, value: str) -> None:
+        """Gives it other rights, in the file alone."""
+        token.line = f"{token.line.split()[0]} {value}"
+        self._write()
 
     def revoke(self, token: Token, tell: bool = True) -> None:
         key = token.line.split()[0]

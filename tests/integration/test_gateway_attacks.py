@@ -1,5 +1,6 @@
 """What no client would send: the gateway refuses it, or sends the engine exactly what it has judged."""
 
+import contextlib
 import socket
 import subprocess
 import tempfile
@@ -348,8 +349,8 @@ def test_headers_of_a_wrong_form(door: Door, line: str) -> None:
 def test_flood_of_headers(door: Door) -> None:
     before = len(door.engine.received)
     assert door.raw(door.head(f"GET {COUNT} HTTP/1.1", *(f"X-{number}: {number}" for number in range(100)))) == [400]
-    assert door.raw(door.head(f"GET {COUNT} HTTP/1.1", f"X-Long: {'x' * 20000}")) == [400]
-    assert door.raw(door.head(f"GET /api/v2/{'x' * 20000} HTTP/1.1")) == [400]
+    assert door.raw(door.head(f"GET {COUNT} HTTP/1.1", f"X-Long: {'x' * 70000}")) == [400]
+    assert door.raw(door.head(f"GET /api/v2/{'x' * 70000} HTTP/1.1")) == [400]
     assert len(door.engine.received) == before
 
 
@@ -602,10 +603,8 @@ def test_flood_of_http2(door: Door) -> None:
         b"".join(frame(raw_http.SETTINGS, 0, 0, b"\0\x03\0\0\0\x64") for _ in range(20000)),
     ):
         with raw_http.connected(door.gateway.port, door.gateway.certificate, "h2") as connection:
-            try:
+            with contextlib.suppress(OSError):
                 connection.sendall(raw_http.PREFACE + frame(raw_http.SETTINGS, 0, 0, b"") + flood)
-            except OSError:
-                pass
             assert door.get("/api/v2/heartbeat")[0] == 200
     until(
         lambda: door.gateway.told("show info").split("CurrConns: ")[1].split()[0] == "0",

@@ -7,15 +7,17 @@ local PATIENCE, LONGEST_BODY = tonumber(os.getenv("GATEWAY_PATIENCE")), tonumber
 
 -- Collections whose owners are remembered; about 12 MB.
 local MOST_OWNERS = 100000
+local MOST_RIGHTS = 1000
 local LONGEST_PATH = 2048
--- Seconds after its start for which a worker looks into the file as well: a change may have been told to the one before it.
+-- Seconds after its start for which a worker looks whether the map's file changes: that may have been told to the one before it.
 local YOUNG = 10
 
 -- Whom a route is for. any: whoever has a token. A role has the rights of those before it.
 local RANK = { metrics = 0, any = 0, ro = 1, rw = 2, admin = 3 }
 
 -- All that the engine is asked. {id}: a collection's id, whose owner is looked up, since the engine does not. {name}: it is looked for in
--- the tenant of the path alone. whole: wants all databases of the tenant; all: every tenant. grows: a fence refuses it. query: the parameters that go on; drops: those
+-- the tenant of the path alone. whole: wants all databases of the tenant; all: every tenant. grows: a fence refuses it. again: done
+-- twice, it is as done once, so it may be sent again when the engine ends before it answers; what reads may. query: the parameters that go on; drops: those
 -- that a client sends though the engine does not know them.
 -- tests/integration/test_gateway_routes.py holds this against what the engine says it serves.
 local DATABASE = "/api/v2/tenants/{tenant}/databases/{database}"
@@ -47,10 +49,10 @@ local ROUTES = {
   { "POST", COLLECTION .. "/get", "ro" },
   { "POST", COLLECTION .. "/query", "ro", query = { limit = true, offset = true } },
   { "POST", COLLECTION .. "/search", "ro" },
-  { "POST", COLLECTION .. "/add", "rw", grows = true },
-  { "POST", COLLECTION .. "/update", "rw", grows = true },
-  { "POST", COLLECTION .. "/upsert", "rw", grows = true },
-  { "POST", COLLECTION .. "/delete", "rw" },
+  { "POST", COLLECTION .. "/add", "rw", grows = true, again = true },
+  { "POST", COLLECTION .. "/update", "rw", grows = true, again = true },
+  { "POST", COLLECTION .. "/upsert", "rw", grows = true, again = true },
+  { "POST", COLLECTION .. "/delete", "rw", again = true },
   { "POST", COLLECTION .. "/fork", "rw", grows = true },
   -- Chroma 1.5.9 has no functions, so nobody knows yet what else they reach.
   { "GET", COLLECTION .. "/functions/{function}", "admin" },
@@ -95,8 +97,10 @@ local KINDS = {
   [507] = "InternalError",
 }
 
+-- What it remembers lasts, and what a request leaves behind does not: without this, twice as much memory would be taken as is needed.
+collectgarbage("setpause", 120)
+
 local tokens = Map.new(TOKENS, Map._str)
-local born = os.time()
 
 -- What chromad said last: owners by id, how many these are, what changes when they may be wrong, and the fence that stands.
 local owners, remembered, generation, fence = {}, 0, nil, nil
@@ -167,18 +171,41 @@ local function given_token(headers)
   return token
 end
 
--- A worker that is replaced is told of no changes any more; one that is new may have missed one.
-local function value_in_file(hash)
+-- What the map's file says now: value by hash.
+local function in_file()
+  local found = {}
   for line in io.lines(TOKENS) do
-    if line:sub(1, #hash + 1) == hash .. " " then
-      return line:sub(#hash + 2)
+    local hash, value = line:match("^(%x+) (.+)$")
+    if hash then
+      found[hash] = value
     end
   end
-  return nil
+  return found
 end
 
+-- A change that the worker before this one was told, and this one was not, is in the file.
+local last_seen = in_file()
+core.register_task(function()
+  for _ = 1, YOUNG do
+    core.msleep(1000)
+    local now = in_file()
+    for hash in pairs(last_seen) do
+      if not now[hash] then
+        core.del_map(TOKENS, hash)
+      end
+    end
+    for hash, value in pairs(now) do
+      if last_seen[hash] ~= value then
+        core.set_map(TOKENS, hash, value)
+      end
+    end
+    last_seen = now
+  end
+  last_seen = nil
+end)
+
 -- VALUE of the map: name|role|scopes|expires|networks. nil for one that is not understood.
-local function rights_in(value)
+local function parsed(value)
   local name, role, scopes, expires, networks = value:match("^([%w._-]+)|(%l+)|([^| ]*)|(%d+)|([^| ]+)$")
   if not name or not RANK[role] or role == "any" then
     return nil
@@ -200,6 +227,20 @@ local function rights_in(value)
   return rights
 end
 
+-- The same, from what was parsed already. As many as that are used at a time.
+local known_rights, how_many = {}, 0
+local function rights_in(value)
+  local found = known_rights[value]
+  if found == nil then
+    if how_many >= MOST_RIGHTS then
+      known_rights, how_many = {}, 0
+    end
+    found = parsed(value) or false
+    known_rights[value], how_many = found, how_many + 1
+  end
+  return found
+end
+
 local function comes_from(rights, source)
   if not rights.networks then
     return true
@@ -215,14 +256,16 @@ end
 
 -- Puts the token's name into txn.token, and its rights where `may` finds them.
 local function who(txn)
-  local token, why = given_token(txn.http:req_get_headers())
+  local headers = txn.http:req_get_headers()
+  local token, why = given_token(headers)
   if not token then
     refuse(txn, 401, why, { ["www-authenticate"] = "Bearer" })
   end
   local hash = txn.sc:hex(txn.sc:sha2(token, 256))
   local value
-  if is_true(txn.f:stopping()) or os.time() < born + YOUNG then
-    value = value_in_file(hash)
+  -- A worker that is replaced is told of no change any more; a connection gets one answer of it.
+  if is_true(txn.f:stopping()) then
+    value = in_file()[hash]
   else
     value = tokens:lookup(hash)
   end
@@ -238,7 +281,7 @@ local function who(txn)
   if not comes_from(rights, txn.f:src()) then
     refuse(txn, 403, "the token " .. rights.name .. " may not be used from " .. txn.f:src() .. ". HINT: its networks say from where")
   end
-  txn:set_priv(rights)
+  txn:set_priv({ rights = rights, headers = headers })
 end
 
 -- Whether a token's scopes reach a tenant, or a database of it. whole: all of its databases. all: everything there is.
@@ -280,23 +323,24 @@ local function ask(question)
   return line
 end
 
--- TENANT/DATABASE that a collection belongs to, "-" when there is none; nil when chromad does not say so in time.
+-- TENANT/DATABASE that a collection belongs to, "-" when there is none; nil when chromad does not say so in time: it is away, or has nothing to
+-- tell, while the service restarts.
 local function owner_of(id)
-  local known = owners[id]
-  if known then
-    return known
+  if owners[id] then
+    return owners[id]
   end
   local deadline = os.time() + PATIENCE
   local said = ask("owner " .. id)
-  -- It is away while the service restarts.
-  while not said and os.time() < deadline do
+  while (not said or said:sub(1, 1) == "!") and os.time() < deadline do
     core.msleep(200)
     said = ask("owner " .. id)
   end
-  if not said or said:sub(1, 1) == "!" then
+  if said == "-" then
+    return said
+  elseif not said or not said:match("^[^/ ]+/[^/ ]+$") then
     return nil
   end
-  if said ~= "-" then
+  if not owners[id] then
     if remembered >= MOST_OWNERS then
       owners, remembered = {}, 0
     end
@@ -309,7 +353,7 @@ end
 core.register_task(function()
   while true do
     local now = ask("generation")
-    if now and now ~= generation then
+    if now and now:sub(1, 1) ~= "!" and now ~= generation then
       owners, remembered, generation = {}, 0, now
     end
     local status, reason = (ask("fences") or "-"):match("^(50[37]) (.+)$")
@@ -323,13 +367,19 @@ end)
 -- By the number of their segments
 local by_length = {}
 for _, each in ipairs(ROUTES) do
+  local segments, places = split(each[2], "/"), {}
+  for index, segment in ipairs(segments) do
+    places[index] = segment:match("^{(%l+)}$") or false
+  end
   local route = {
     method = each[1],
-    segments = split(each[2], "/"),
+    segments = segments,
+    places = places,
     right = each[3],
     whole = each.whole,
     all = each.all,
     grows = each.grows,
+    again = each.again,
     query = each.query or {},
     drops = each.drops or {},
     name = each[1] .. " " .. each[2]:sub(#"/api/v2" + 1),
@@ -356,11 +406,13 @@ end
 local function fits(route, segments)
   local found = {}
   for index = #segments, 1, -1 do
-    local place = route.segments[index]:match("^{(%l+)}$")
+    if not route.places[index] and route.segments[index] ~= segments[index] then
+      return nil
+    end
+  end
+  for index, place in ipairs(route.places) do
     if place then
       found[place] = segments[index]
-    elseif route.segments[index] ~= segments[index] then
-      return nil
     end
   end
   return found
@@ -394,7 +446,7 @@ local function known_query(query, route)
 end
 
 local function may(txn)
-  local rights = txn:get_priv()
+  local rights, headers = txn:get_priv().rights, txn:get_priv().headers
   local url, path, query = txn.sf:url(), txn.sf:path(), txn.sf:query()
   local version2 = tonumber(txn.f:fc_http_major()) == 2
   if not version2 and txn.sf:req_ver() ~= "1.1" then
@@ -435,7 +487,6 @@ local function may(txn)
     refuse(txn, 403, ("the token %s is not for %s. HINT: its scopes say for which it is"):format(rights.name, what))
   end
 
-  local headers = txn.http:req_get_headers()
   local length = headers["content-length"] and tonumber(headers["content-length"][0])
   if headers["transfer-encoding"] or (not length and tonumber(txn.sf:req_body_len()) > 0) then
     refuse(txn, 411, "the body has no length. HINT: send Content-Length", { connection = "close" })
@@ -472,8 +523,8 @@ local function may(txn)
   end
   -- The engine gets what was judged, letter by letter, whatever form it came in.
   txn.http:req_set_uri(query == "" and path or path .. "?" .. query)
-  if method == "GET" or route.right == "ro" then
-    txn:set_var("txn.reads", 1)
+  if route.right == "ro" or route.right == "any" or route.again then
+    txn:set_var("txn.again", 1)
   end
   txn:set_var("txn.pass", 1)
 end
