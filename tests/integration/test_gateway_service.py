@@ -202,7 +202,7 @@ def load(front: Front, clients: int = 8) -> Iterator[None]:
         ended.set()
         for thread in threads:
             thread.join(90)
-    assert not wrong, wrong[:5]
+    assert not wrong, (wrong[:5], [line for line in front.gateway.logged() if line["status"] not in (200, 201)])
     assert front.ask("GET", f"{path}/count").json() == sum(done)
 
 
