@@ -746,8 +746,10 @@ def test_slow_head_and_slow_body(narrow: Door) -> None:
         with raw_http.connected(narrow.gateway.port, narrow.gateway.certificate) as connection:
             trickling = threading.Thread(target=_trickle, args=(connection, parts), daemon=True)
             trickling.start()
-            found = raw_http.everything(connection)
+            # HAProxy 3.0 says so, and then throws away what still comes.
+            found = connection.recv(65536)
             assert time.monotonic() - started < 6
+            found += raw_http.everything(connection)
         trickling.join(20)
         assert statuses(found) in ([408], [400], []), found
     assert len(narrow.engine.received) == before
