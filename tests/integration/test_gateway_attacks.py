@@ -221,6 +221,9 @@ def test_sound_paths_reach_it(door: Door) -> None:
         assert door.get(path)[0] == 200
         assert door.engine.received[-1].startswith(f"GET {path} HTTP/1.1\r\n".encode())
     assert len(door.engine.received) == before + 4
+    # What a client sends and the engine does not know goes no further.
+    assert door.get(f"{TOP}?tenant=tena")[0] == 200
+    assert door.engine.received[-1].startswith(f"GET {TOP} HTTP/1.1\r\n".encode())
     assert b"API v1 is not served" in door.get("/api/v1/heartbeat")[1]
 
 
