@@ -109,7 +109,10 @@ def test_chromad_that_cannot_tell(site: Site, trouble: str) -> None:
 
 
 def test_chromad_that_does_not_answer(site: Site) -> None:
-    front = Front(site, chromadb_gateway_wait="3s")
+    """Whoever waits for it is not slow or idle."""
+    front = Front(
+        site, chromadb_gateway_wait="3s", chromadb_gateway_slow_timeout="1s", chromadb_gateway_idle_timeout="1s"
+    )
     try:
         path = front.make("alone")
         front.answers.close()
@@ -273,7 +276,7 @@ def test_a_fault_in_the_judge_refuses(site: Site, function: str, line: str) -> N
 
 
 def test_the_engine_is_away_for_too_long(site: Site) -> None:
-    front = Front(site, chromadb_gateway_wait="2s")
+    front = Front(site, chromadb_gateway_wait="2s", chromadb_gateway_idle_timeout="1s")
     try:
         site.daemon.stop()
         started = time.monotonic()
