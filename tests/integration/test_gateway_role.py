@@ -65,14 +65,35 @@ def _no_key(directory: Path) -> tuple[Path, Path]:
 
 def _passphrase(directory: Path) -> tuple[Path, Path]:
     certificate, key = pair(directory, "good")
-    command = ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", directory / "locked.key"]
+    command: list[str | Path] = [
+        "openssl",
+        "pkey",
+        "-in",
+        key,
+        "-aes256",
+        "-passout",
+        "pass:secret",
+        "-out",
+        directory / "locked.key",
+    ]
     subprocess.run(command, check=True)
     return certificate, directory / "locked.key"
 
 
 def _expired(directory: Path) -> tuple[Path, Path]:
     certificate, key = pair(directory, "old")
-    command = ["openssl", "x509", "-in", certificate, "-signkey", key, "-days", "-1", "-out", directory / "expired.crt"]
+    command: list[str | Path] = [
+        "openssl",
+        "x509",
+        "-in",
+        certificate,
+        "-signkey",
+        key,
+        "-days",
+        "-1",
+        "-out",
+        directory / "expired.crt",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return directory / "expired.crt", key
 
@@ -130,7 +151,14 @@ def test_authority_of_its_own(tmp_path: Path) -> None:
     authority, certificate = (tmp_path / "ca.pem").read_bytes(), (tmp_path / "own.crt").read_bytes()
     assert program("make", tmp_path, *NAMES).stdout == ""
     assert program("check", tmp_path / "own.crt", tmp_path / "own.key", *NAMES).returncode == 0
-    command = ["openssl", "verify", "-x509_strict", "-CAfile", tmp_path / "ca.pem", tmp_path / "own.crt"]
+    command: list[str | Path] = [
+        "openssl",
+        "verify",
+        "-x509_strict",
+        "-CAfile",
+        tmp_path / "ca.pem",
+        tmp_path / "own.crt",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     assert (
         stat.S_IMODE((tmp_path / "ca.key").stat().st_mode)
@@ -155,7 +183,7 @@ def preflight(directory: Path, **variables: object) -> str:
         "- hosts: localhost\n  connection: local\n  gather_facts: false\n  tasks:\n"
         "    - ansible.builtin.include_role: {name: chromadb_gateway, tasks_from: preflight.yml}\n"
     )
-    command = [BIN / "ansible-playbook", "--inventory", "localhost,", play]
+    command: list[str | Path] = [BIN / "ansible-playbook", "--inventory", "localhost,", play]
     command += [word for name, value in variables.items() for word in ("--extra-vars", f'{{"{name}": {value}}}')]
     command += ["--extra-vars", f'{{"ansible_python_interpreter": "{sys.executable}"}}']
     environment = {**os.environ, "ANSIBLE_ROLES_PATH": str(ROLE.parent), "ANSIBLE_NOCOLOR": "1"}
