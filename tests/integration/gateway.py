@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sqlite3
@@ -157,6 +158,7 @@ class Gateway:
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(20)
+        shutil.rmtree(self.root)
 
     def check(self) -> str:
         """What HAProxy has against its configuration."""

@@ -38,9 +38,9 @@ class Door:
 
     def __init__(self, site: Site, pause: float = 0, **variables: object) -> None:
         self.engine = Recorder(pause)
-        directory = Path(tempfile.mkdtemp(prefix="chromad-answers-"))
-        self.answers = _Owners(directory / "gateway.sock", site)
-        self.gateway = Gateway(self.engine.port, directory / "gateway.sock", variables)
+        self.directory = Path(tempfile.mkdtemp(prefix="chromad-answers-"))
+        self.answers = _Owners(self.directory / "gateway.sock", site)
+        self.gateway = Gateway(self.engine.port, self.directory / "gateway.sock", variables)
         self.token: Token = self.gateway.token("app", "rw", "tena/dba")
         self.gateway.start()
 
@@ -82,6 +82,7 @@ class Door:
         self.gateway.stop()
         self.answers.close()
         self.engine.close()
+        self.directory.rmdir()
 
 
 @pytest.fixture(scope="module")

@@ -296,6 +296,7 @@ def test_the_role_writes_what_haproxy_accepts(tmp_path: Path) -> None:
         {"chromadb_gateway_listen": ["127.0.0.1", "::1"], "chromadb_gateway_redirect_port": 18080},
     )
     assert gateway.check() == ""
+    gateway.stop()
 
 
 def test_plain_http_is_sent_on(site: Site) -> None:
