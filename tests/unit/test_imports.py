@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -51,6 +52,13 @@ def _name(path: Path) -> str:
 def test_packages_are_known() -> None:
     found = {path.parent.name for path in _HOUSE.glob("*/__init__.py")}
     assert found == set(_LEVEL) - {""}
+
+
+def test_packages_are_installed() -> None:
+    """On a host there is what the wheel has, and no more."""
+    project = tomllib.loads((_HOUSE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    named = {_HOUSE.name, *(f"{_HOUSE.name}.{package}" for package in _LEVEL if package)}
+    assert set(project["tool"]["setuptools"]["packages"]) == named
 
 
 @pytest.mark.parametrize("path", _MODULES, ids=_name)
