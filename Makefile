@@ -70,6 +70,10 @@ test-fast: venv ## Lint, unit and integration tests; needs no root, leaves out w
 	@$(MAKE) --no-print-directory --jobs 1 lint
 	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile --durations 20 tests/unit tests/integration
 
+.PHONY: test-long
+test-long: venv ## All cases of those tests of which make test runs another one each day (root)
+	CHROMAD_TESTS_DAY=all $(BIN)/pytest --quiet -m one_a_day tests/integration
+
 .PHONY: wild
 wild: venv ## Wrong directories of five Chromas: each is adopted right, or refused with a hint
 	WILD=all $(BIN)/pytest --quiet --numprocesses 2 tests/integration/test_wild_directories.py

@@ -39,9 +39,13 @@ def host() -> Iterator[Host]:
             {"chromadb_gid": 70003, "chromadb_manage_user": False},
             "chromadb_gid is 70003, and chromadb is 70002 on this host",
         ),
-        ({"chromadb_uid": 70001}, ""),
-        ({"chromadb_manage_user": False, "chromadb_uid": 70001, "chromadb_gid": 70002}, ""),
-        ({"chromadb_manage_user": False}, ""),
+        pytest.param({"chromadb_uid": 70001}, "", marks=pytest.mark.one_a_day),
+        pytest.param(
+            {"chromadb_manage_user": False, "chromadb_uid": 70001, "chromadb_gid": 70002},
+            "",
+            marks=pytest.mark.one_a_day,
+        ),
+        pytest.param({"chromadb_manage_user": False}, "", marks=pytest.mark.one_a_day),
     ],
 )
 def test_a_user_of_others_is_taken_as_it_is_or_refused(

@@ -158,6 +158,7 @@ def test_packages_come_from_it_and_secrets_stay(bare: Host, proxy: str, tmp_path
     assert json.loads(_on(bare, "sudo chromactl --json backups"))["backups"][0]["proven"]
 
 
+@pytest.mark.one_a_day
 @pytest.mark.parametrize("playbook", ["site.yml", "upgrade.yml", "remove.yml"])
 def test_dry_runs_with_other_secrets_say_neither(bare: Host, proxy: str, tmp_path: Path, playbook: str) -> None:
     """A difference would have both."""
