@@ -21,9 +21,13 @@ def connected(port: int, tenant: str = DEFAULT_TENANT, database: str = DEFAULT_D
     try:
         yield client
     finally:
-        # Its own close() leaves both connections open.
-        assert isinstance(client, Client)
-        for each in (client, client._admin_client):
-            assert isinstance(each, Client | AdminClient)
-            assert isinstance(each._server, FastAPI)
-            each._server._session.close()
+        close(client)
+
+
+def close(client: "ClientAPI") -> None:
+    """Closes both connections of an official client: its own close() leaves them open."""
+    assert isinstance(client, Client)
+    for each in (client, client._admin_client):
+        assert isinstance(each, Client | AdminClient)
+        assert isinstance(each._server, FastAPI)
+        each._server._session.close()

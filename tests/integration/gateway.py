@@ -6,7 +6,6 @@ A stand-in answers the questions that HAProxy puts to chromad, from the database
 import contextlib
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import signal
@@ -27,12 +26,12 @@ import httpx
 import yaml
 from ansible.parsing.dataloader import DataLoader  # type: ignore[import-untyped]
 from ansible.template import Templar, trust_as_template  # type: ignore[import-untyped]
-from chromadb.api.client import AdminClient, Client
-from chromadb.api.fastapi import FastAPI
 from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
 
 from tests import packages
 from tests.integration.account import until
+from tests.integration.certificates import make_certificate
+from tests.integration.clients import close
 from tests.integration.site import Site, free_port
 
 if TYPE_CHECKING:
@@ -275,11 +274,7 @@ class Gateway:
         try:
             yield client
         finally:
-            assert isinstance(client, Client)
-            for each in (client, client._admin_client):
-                assert isinstance(each, Client | AdminClient)
-                assert isinstance(each._server, FastAPI)
-                each._server._session.close()
+            close(client)
 
 
 def rendered(template: str, variables: Mapping[str, object]) -> str:
@@ -290,35 +285,6 @@ def rendered(template: str, variables: Mapping[str, object]) -> str:
     known = {"ansible_managed": "by a role", "inventory_hostname": "localhost", "role_path": str(ROLE)}
     templar = Templar(loader=DataLoader(), variables={**known, **defaults, **internal, **variables})
     return str(templar.template(trust_as_template((ROLE / "templates" / template).read_text())))
-
-
-def make_certificate(path: Path, *options: str, names: str = "DNS:localhost,IP:127.0.0.1") -> None:
-    """A certificate with its key, in one file, that vouches for itself."""
-    key, certificate = path.with_suffix(".key"), path.with_suffix(".crt")
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-subj",
-        "/CN=tests",
-    ]
-    command += [
-        "-addext",
-        f"subjectAltName={names}",
-        "-keyout",
-        str(key),
-        "-out",
-        str(certificate),
-        *(options or ("-days", "2")),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    path.write_bytes(certificate.read_bytes() + key.read_bytes())
-    os.chmod(path, 0o600)
 
 
 def later(seconds: float) -> float:

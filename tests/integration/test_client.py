@@ -24,6 +24,7 @@ from chromad_client import (
 
 from tests import packages
 from tests.integration.account import until
+from tests.integration.certificates import make_certificate
 from tests.integration.site import Site, free_port
 
 TOKEN = "a-token-of-the-tests"
@@ -65,32 +66,8 @@ def token_file(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of 127.0.0.1, with its key, that vouches for itself."""
-    packages.need({"openssl": "openssl"})
     path = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    command += [
-        "-subj",
-        "/CN=tests",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "cert.pem",
-    ]
-    subprocess.run(command, cwd=path.parent, check=True, capture_output=True)
-    path.write_bytes((path.parent / "cert.pem").read_bytes() + (path.parent / "key.pem").read_bytes())
+    make_certificate(path, names="IP:127.0.0.1")
     return path
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests import packages
 from tests.integration.account import BIN
-from tests.integration.gateway import ROLE, make_certificate
+from tests.integration.certificates import make_certificate
+from tests.integration.gateway import ROLE
 
 ROOT = ROLE.parents[2]
 PROGRAM = ROLE / "files/certificate"
