@@ -1,16 +1,14 @@
 """The gateway's tokens: which expire soon, and whether the gateway runs and has them. For the part that is root."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from chromad.checks import Result, fail, ok, warn
 from chromad.checks.host import Host
 from chromad.config import GatewaySettings
 from chromad.errors import ChromadError, ConfigurationError
 from chromad.gateway import admin, token_store
-from chromad.gateway.tokens import Tokens
-
-_SOON = timedelta(days=14)
+from chromad.gateway.tokens import SOON, Tokens
 
 
 def check(host: Host) -> Iterator[Result]:
@@ -29,10 +27,10 @@ def check(host: Host) -> Iterator[Result]:
 
 def _expiring(found: Tokens) -> Result:
     now = datetime.now(UTC)
-    soon = [each for each in found.tokens if each.expires and datetime.fromisoformat(each.expires) <= now + _SOON]
+    soon = [each for each in found.tokens if each.expires and datetime.fromisoformat(each.expires) <= now + SOON]
     data = {"tokens": len(found.tokens), "expiring": len(soon)}
     if not soon:
-        return ok("tokens", f"{len(found.tokens)} tokens, none expires within {_SOON.days} days", data)
+        return ok("tokens", f"{len(found.tokens)} tokens, none expires within {SOON.days} days", data)
     named = ", ".join(
         f"{each.name} {'has expired' if each.expired(now) else 'expires'} {each.expires}" for each in soon
     )

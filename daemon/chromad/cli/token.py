@@ -17,7 +17,7 @@ from chromad.config import parse_duration
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, UsageProblem, one_line
 from chromad.gateway import token_store, tokens
 from chromad.gateway.token_store import Applied
-from chromad.gateway.tokens import Role, Token, Tokens
+from chromad.gateway.tokens import SOON, Role, Token, Tokens
 from chromad.host import signals, streams
 from chromad.logs import events, lines
 
@@ -30,7 +30,6 @@ app = typer.Typer(
 _COLUMNS = ("NAME", "ROLE", "TENANT/DATABASE", "FROM", "EXPIRES", "STATE")
 # Of the file that a secret is printed into
 _OTHERS = stat.S_IRGRP | stat.S_IROTH
-_SOON = timedelta(days=14)
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 RoleOption = Annotated[
@@ -244,7 +243,7 @@ def _rights(token: Token) -> str:
 def _state(token: Token, now: datetime) -> str:
     if token.expired(now):
         return "expired"
-    return "expires" if token.expires and datetime.fromisoformat(token.expires) <= now + _SOON else "active"
+    return "expires" if token.expires and datetime.fromisoformat(token.expires) <= now + SOON else "active"
 
 
 def _document(token: Token, now: datetime) -> dict[str, Any]:

@@ -29,6 +29,8 @@ EVERYWHERE = "*/*"
 
 _PREFIX = "chr_"
 _BYTES = 32
+# Before its end, what expires is told of for so long.
+SOON = timedelta(days=14)
 # How long one that has expired is still shown, and refused by its name.
 _KEPT = timedelta(days=30)
 _LONGEST = 4096  # characters of a line; HAProxy reads and is told 16 KiB at most
