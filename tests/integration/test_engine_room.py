@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from chromad.engine.apart import Door
 from chromad.store import lock
 
 from tests.integration import records
@@ -34,23 +35,30 @@ class _Room:
         fd = os.memfd_create("engine.yml")
         os.write(fd, json.dumps(settings).encode())
         with lock.directory_lock(site.data) as held:
-            socket.send_fds(self.ours, [json.dumps({"PATH": os.environ["PATH"]}).encode()], [fd, held.fd])
+            door = Door()
+            socket.send_fds(self.ours, [json.dumps({"PATH": os.environ["PATH"]}).encode()], [fd, held.fd, door.theirs])
             os.close(fd)
+            os.close(door.theirs)
             [what, number] = self.ours.recv(64).decode().split()
         assert what == "started"
         self.engine = int(number)
-        until(lambda: _answers(port), "an engine that answers")
+        until(lambda: _answers(door, port), "an engine that answers")
+        self.door = door
 
     def end(self) -> None:
         self.ours.close()
+        self.door.close()
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
 
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _answers(door: Door, port: int) -> bool:
+    try:
+        door.connect(port, 5).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture

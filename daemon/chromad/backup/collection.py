@@ -11,6 +11,7 @@ from chromad.backup.collection_copy import CollectionCopy
 from chromad.backup.stage import Order
 from chromad.config import Config
 from chromad.control import ask_status
+from chromad.engine import ways
 from chromad.engine.api import Api
 from chromad.errors import (
     BackupError,
@@ -76,7 +77,7 @@ def copy(order: Order, name: str, into: str) -> CopiedCollection:
 
 def connect(config: Config) -> Api:
     """The running service. Raises TryAgain when there is none, or when it refuses writes."""
-    api = Api(config.listen)
+    api = Api(ways.of_service(config))
     try:
         api.heartbeat()
     except (OSError, EngineError):

@@ -23,6 +23,7 @@ from chromad.engine.api import Api
 from chromad.engine.process import Engine
 from chromad.errors import BackupError, EngineError, RecordLost
 from chromad.host import signals
+from chromad.logs.lines import log as journal
 from chromad.store import lock
 
 # Records sampled of a collection: those written last, and others.
@@ -101,7 +102,8 @@ def ask_service(api: Api, data_dir: Path, copy: Path, seq_id: int) -> Ask:
 
 @contextmanager
 def scratch(config: Config, directory: Path, tick: Tick) -> Iterator[Api]:
-    """An engine of its own on a data directory that belongs to nobody else, at a loopback port."""
+    """An engine of its own on a data directory that belongs to nobody else, which nobody else reaches where the host permits
+    that."""
     with lock.directory_lock(directory) as held, engine_on(config, directory, held.fd, tick) as api:
         yield api
 
@@ -112,7 +114,7 @@ def engine_on(config: Config, directory: Path, lock_fd: int, tick: Tick) -> Iter
     for attempt in range(_PORT_TRIES):
         settings = config.model_copy(update={"data_dir": directory, "listen": Listen(port=_free_port())})
         engine = Engine(settings, lock_fd, scratch=True)
-        api = Api(settings.listen)
+        api = Api(engine.connect)
         try:
             with signals.deferred():
                 engine.start()
@@ -122,6 +124,10 @@ def engine_on(config: Config, directory: Path, lock_fd: int, tick: Tick) -> Iter
             if attempt == _PORT_TRIES - 1 or not isinstance(error, EngineError):
                 raise
             continue
+        if config.gateway.local_socket and not engine.is_apart:
+            journal.warning(
+                "whoever is on this host reaches %s meanwhile: user namespaces are not permitted here", directory
+            )
         try:
             yield api
             engine.stop(_STOP_LIMIT, tick)

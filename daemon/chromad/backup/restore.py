@@ -19,6 +19,7 @@ from chromad.backup.manifest import CollectionEntry
 from chromad.backup.stage import Choice, Order, Staged
 from chromad.config import Config
 from chromad.control import ask_status
+from chromad.engine import ways
 from chromad.engine.api import Api
 from chromad.errors import BackupError, ConfigurationError, EngineError, NotFound, PermissionProblem, TryAgain
 from chromad.host import files, privileges, service, signals, trees
@@ -279,7 +280,7 @@ def _is_mount_point(path: Path) -> bool:
 
 def _changed(config: Config, entries: list[CollectionEntry]) -> list[str]:
     """The collections that are served otherwise than the backup has them: clients are at work since the start."""
-    api = Api(config.listen)
+    api = Api(ways.of_service(config))
     changed = []
     for entry in entries:
         try:

@@ -15,6 +15,7 @@ from chromad.backup.workspace import PROOF, PROVEN, UNPROVEN, host
 from chromad.chroma import segment, sqlite
 from chromad.config import Config
 from chromad.control import ask, ask_status
+from chromad.engine import ways
 from chromad.engine.api import Api
 from chromad.errors import BackupError, ChromadError, ConfigurationError, PermissionProblem, TryAgain
 from chromad.host import files, removal, signals
@@ -204,7 +205,7 @@ def _service(config: Config, found: manifest.Manifest, copy: Path) -> proof.Ask 
     if not running or running.state != "serving":
         return None
     left_out = {*running.cold_ids, *running.quarantined}
-    served = proof.ask_service(Api(config.listen), config.data_dir, copy, found.last_seq_id)
+    served = proof.ask_service(Api(ways.of_service(config)), config.data_dir, copy, found.last_seq_id)
     return lambda entry, ids: {} if entry.id in left_out else served(entry, ids)
 
 

@@ -56,6 +56,8 @@ KEYS = {
     "gateway.admin_socket": "HAProxy's own socket, on which chromactl token tells a running gateway of changes; at most 107 bytes long.",
     "gateway.socket": "Where the daemon answers the gateway, whose a collection is and whether writes are fenced; none when it is not "
     "given. Who may ask is the group of its directory, where that hands it on (setgid).",
+    "gateway.local_socket": "Where chromactl, backups and drills reach Chroma when its port is in a network namespace of its own; none "
+    "when the port is the host's.",
     "log_level": "What goes to the journal: debug, info, warning or error.",
     "allow_root": "Permits to run as root, for trials and containers.",
 }

@@ -15,6 +15,7 @@ from chromad.cli import rights, ui
 from chromad.config import Config
 from chromad.control import ask, ask_status
 from chromad.control.messages import StatusReport
+from chromad.engine import ways
 from chromad.engine.api import DEFAULT_DATABASE, DEFAULT_TENANT, Api
 from chromad.errors import ChromadError, EngineError, NotFound, TryAgain
 from chromad.host import service, signals
@@ -40,7 +41,7 @@ def run(context: typer.Context, json: ui.Json = False) -> None:
     workspace.prepare(config)
     # No backup is to have the record, and two of us would take away each other's.
     with lock.backup_lock(config.backup_dir):
-        api = Api(config.listen)
+        api = Api(ways.of_service(config))
         _take_away_older(config, api)
         seconds = _try(config, api)
     signals.finished()

@@ -107,11 +107,13 @@ class EngineSettings(_Section):
 
 class GatewaySettings(_Section):
     """directory: of the gateway's configuration and tokens. admin_socket: on which it hears of changes. socket: on which chromad
-    answers it; None where there is no gateway."""
+    answers it; None where there is no gateway. local_socket: by which the rest of the host reaches the engine, where its port is in a
+    network namespace that it has with the gateway alone; None where the port is the host's."""
 
     directory: AbsolutePath = Path("/etc/chromadb/gateway")
     admin_socket: AbsolutePath = Path("/run/chromadb-gateway/admin.sock")
     socket: AbsolutePath | None = None
+    local_socket: AbsolutePath | None = None
 
 
 class Config(_Section):
@@ -192,8 +194,8 @@ class Config(_Section):
         """Those that cannot be where they are."""
         gateway = self.gateway
         places = {"control_socket": self.control_socket, "gateway.admin_socket": gateway.admin_socket}
-        if gateway.socket:
-            places["gateway.socket"] = gateway.socket
+        optional = {"gateway.socket": gateway.socket, "gateway.local_socket": gateway.local_socket}
+        places |= {key: path for key, path in optional.items() if path}
         for key, path in places.items():
             # sun_path of unix(7) holds 108 bytes, the last one zero
             if len(bytes(path)) > 107:

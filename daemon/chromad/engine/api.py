@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 from chromad import documents
 from chromad.config import Listen
-from chromad.engine import texts
+from chromad.engine import texts, ways
+from chromad.engine.ways import Connect
 from chromad.errors import EngineError, NotFound, one_line
 
 DEFAULT_TENANT = "default_tenant"
@@ -25,9 +26,9 @@ def encoded(body: object) -> bytes:
 class Api:
     """One connection per request: nothing is kept open that a stopping engine would wait for."""
 
-    def __init__(self, listen: Listen) -> None:
-        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 (an address to compare with)
-        self._port = listen.port
+    def __init__(self, way: Listen | Connect) -> None:
+        """way: to the engine; a port that can be reached from here, or what gives connections."""
+        self._connect = ways.at_port(way) if isinstance(way, Listen) else way
 
     def request(self, method: str, path: str, body: object = None, timeout: float = 30.0) -> Any:
         """Sends a request and gives the decoded JSON answer.
@@ -35,7 +36,7 @@ class Api:
         path: below /api/v2. timeout: seconds for each network step. Raises EngineError with what the engine
         said, and OSError when it cannot be reached in time.
         """
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        connection = _Connection(self._connect, timeout)
         headers = {"Content-Type": "application/json", "Connection": "close"}
         try:
             connection.request(method, f"/api/v2/{path}", None if body is None else encoded(body), headers)
@@ -164,6 +165,17 @@ class Api:
     def delete_collection(self, name: str, tenant: str = DEFAULT_TENANT, database: str = DEFAULT_DATABASE) -> None:
         """Deletes a collection, given by its name."""
         self.request("DELETE", f"{_database(tenant, database)}/collections/{quote(name, safe='')}")
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection that somebody else makes."""
+
+    def __init__(self, connect: Connect, timeout: float) -> None:
+        super().__init__("localhost")
+        self._made_by, self._limit = connect, timeout
+
+    def connect(self) -> None:
+        self.sock = self._made_by(self._limit)
 
 
 def _refusal(status: int, request: str, text: str) -> EngineError:

@@ -1,6 +1,7 @@
 """The engine's process: calls the server without importing the chromadb package.
 
-Arguments: the engine's configuration file, the pid of the daemon.
+Arguments: the engine's configuration file, the pid of the daemon; for an engine that serves nobody else, the descriptor of its door,
+see `apart`.
 """
 
 import ctypes
@@ -10,11 +11,15 @@ import sys
 
 import chromadb_rust_bindings
 
+from chromad.engine import apart
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    config, parent = sys.argv[1], int(sys.argv[2])
+    config, parent, door = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    if door:
+        apart.enter(int(door[0]))
     # A daemon that is killed must not leave an engine behind: it drains and stops as well.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:

@@ -4,17 +4,18 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import IO
 
 from chromad.chroma import additions, sqlite
 from chromad.config import Config
-from chromad.engine import events, room, sandbox, texts
+from chromad.engine import apart, events, room, sandbox, texts
 from chromad.engine.api import Api
 from chromad.engine.events import Event
 from chromad.engine.witness import Witness
@@ -40,6 +41,7 @@ class Engine:
         self._config = config
         self.lock_fd = lock_fd
         self._scratch = scratch
+        self._door: apart.Door | None = None
         self._ending = False
         self._process: subprocess.Popen[str] | sandbox.SandboxedProcess | None = None
         self._pumps: list[threads.Task] = []
@@ -86,18 +88,24 @@ class Engine:
             "RUST_LOG": f"{_RUST_LOG[self._config.log_level]},{texts.REQUESTS}",
             "NO_COLOR": "1",
         }
-        settings = os.memfd_create("engine.yml")
-        try:
+        with ExitStack() as stack:
+            settings = os.memfd_create("engine.yml")
+            stack.callback(os.close, settings)
             os.write(settings, json.dumps(self._settings()).encode())
+            if self._scratch:
+                self._door = apart.Door()
+                stack.callback(os.close, self._door.theirs)
+            door = self._door.theirs if self._door else None
             # The directory stays locked as long as the engine lives.
-            descriptors = (settings, self.lock_fd)
+            descriptors = tuple(each for each in (settings, self.lock_fd, door) if each is not None)
             if self._scratch and sandbox.wanted():
-                apart = sandbox.SandboxedProcess(environment, descriptors)
-                return apart, ((line, True) for line in apart.stdout)
+                sandboxed = sandbox.SandboxedProcess(environment, descriptors)
+                return sandboxed, ((line, True) for line in sandboxed.stdout)
             reading, writing = events.pipe()
+            stack.callback(os.close, writing)
             try:
                 process = subprocess.Popen(
-                    room.command(settings),
+                    room.command(settings, door),
                     stdin=subprocess.DEVNULL,
                     stdout=writing,
                     stderr=subprocess.PIPE,
@@ -111,11 +119,17 @@ class Engine:
             except BaseException:
                 os.close(reading)
                 raise
-            finally:
-                os.close(writing)
             return process, events.Events(reading)
-        finally:
-            os.close(settings)
+
+    def connect(self, timeout: float) -> socket.socket:
+        """Return a connection to a scratch engine. timeout: seconds for each of its steps. Raises OSError."""
+        assert self._door
+        return self._door.connect(self._config.listen.port, timeout)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether nobody else on the host reaches it, as far as that was seen: with the first connection."""
+        return self._door is not None and self._door.is_apart
 
     @property
     def pid(self) -> int:
@@ -300,6 +314,8 @@ class Engine:
         # Begun by the others
         if watch := self._watch:
             watch.join(_HEARD)
+        if self._door:
+            self._door.close()
 
     def _settings(self) -> dict[str, object]:
         config = self._config

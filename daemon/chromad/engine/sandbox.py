@@ -25,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
@@ -66,12 +66,13 @@ PROPERTIES = (
     "RemoveIPC=yes",
     # No AF_UNIX: it talks to nobody but us, and the user who has called sudo may be of a group with a socket such as Docker's.
     "RestrictAddressFamilies=AF_INET AF_INET6",
-    "RestrictNamespaces=yes",
+    "RestrictNamespaces=net user",
     "RestrictRealtime=yes",
     "RestrictSUIDSGID=yes",
     "SystemCallArchitectures=native",
     "SystemCallFilter=@system-service",
     "SystemCallFilter=~@privileged @resources",
+    "SystemCallFilter=capset",
     "SystemCallErrorNumber=EPERM",
 )
 
@@ -170,8 +171,8 @@ class SandboxedProcess:
     lost: the unit has ended, or was never had, and the engine with it.
     """
 
-    def __init__(self, environment: Mapping[str, str], descriptors: tuple[int, int]) -> None:
-        """descriptors: of its configuration, and of its directory's lock."""
+    def __init__(self, environment: Mapping[str, str], descriptors: Sequence[int]) -> None:
+        """descriptors: of its configuration, of its directory's lock, and of its door."""
         pipe, output, errors = privileges.ask(_WORD)
         self._pipe = socket.socket(fileno=pipe)
         self._lock = threading.Lock()

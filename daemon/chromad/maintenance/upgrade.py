@@ -23,6 +23,7 @@ from chromad.backup.repository import Repository
 from chromad.chroma import audit, log, segment, sqlite, wal
 from chromad.config import Config
 from chromad.control import ask_status
+from chromad.engine import ways
 from chromad.engine.api import Api
 from chromad.errors import ChromadError, ConfigurationError, TryAgain, UpgradeError
 from chromad.host import files, service, signals
@@ -333,7 +334,7 @@ class Upgrade:
 
     def _inspect(self, entries: list[CollectionEntry], phase: str) -> list[CollectionEntry]:
         """What the service answers. Raises UpgradeError when that is not as it should be, for some time."""
-        api = Api(self._config.listen)
+        api = Api(ways.of_service(self._config))
         deadline = time.monotonic() + _APPLIED
         while True:
             seen, problems = proof.look(api, entries, None, lambda done, total: self._progress(phase, done, total))
