@@ -17,7 +17,7 @@ from chromad.chroma import sqlite
 
 from tests.integration import holders, records
 from tests.integration.account import BIN, need_closed_doors, stranger
-from tests.integration.site import Site
+from tests.integration.site import Site, free_port
 from tests.segments import refilled
 
 Results = list[dict[str, Any]]
@@ -232,6 +232,16 @@ def test_mode(healthy: Site) -> None:
     healthy.data.chmod(0o755)
     assert "others can read" in wrong(doctor(healthy, 1))["mode"]
     healthy.data.chmod(0o750)
+
+
+def test_a_port_that_is_left_beside_the_gateway(healthy: Site) -> None:
+    healthy.configure({"gateway.local_socket": str(healthy.run / "local.sock")})
+    try:
+        assert "each user of this host reaches Chroma at 127.0.0.1:" in wrong(doctor(healthy, 2))["exposure"]
+        healthy.configure({"listen.port": free_port()})
+        assert "exposure" not in wrong(doctor(healthy, 1))
+    finally:
+        healthy.configure({"gateway.local_socket": None, "listen.port": healthy.port})
 
 
 def test_disk_and_exposure(healthy: Site) -> None:

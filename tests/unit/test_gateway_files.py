@@ -42,19 +42,69 @@ def test_a_drop_in_says_what_the_static_unit_says_but_for_the_paths(unit: str) -
             assert line in static
 
 
-def test_ports_below_1024_take_the_capability_that_they_need() -> None:
-    wanted = [
-        "PrivateUsers=no",
-        "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
-        "AmbientCapabilities=CAP_NET_BIND_SERVICE",
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"chromadb_gateway_port": 443, "chromadb_gateway_redirect_port": 80},
+        {
+            "chromadb_gateway_listen": ["192.0.2.7"],
+            "chromadb_gateway_redirect_port": 80,
+            "chromadb_gateway_metrics_port": 0,
+        },
+        {"chromadb_gateway_listen": ["2001:db8::7", "192.0.2.7"]},
+    ],
+    ids=["as it is", "low ports", "one address", "other addresses"],
+)
+def test_haproxy_takes_the_sockets_that_systemd_has_for_it_in_their_order(variables: dict[str, Any]) -> None:
+    streams = [
+        line
+        for line in rendered("chromadb-gateway.socket.j2", variables).splitlines()
+        if "=" in line and line[-1] != "="
     ]
-    for variables, low in (
-        ({}, False),
-        ({"chromadb_gateway_port": 443}, True),
-        ({"chromadb_gateway_redirect_port": 80}, True),
+    if not variables:
+        static = (ROOT / "systemd/chromadb-gateway.socket").read_text().splitlines()
+        assert [line for line in static if line.startswith("ListenStream=")] == streams
+    wanted = [line.partition("=")[2] for line in streams]
+    configuration = rendered("haproxy.cfg.j2", variables)
+    given, own = [], []
+    for with_systemd, without in re.findall(
+        r"\.if defined\(LISTEN_FDS\)\n(.*?)\.else\n(.*?)\.endif", configuration, re.DOTALL
     ):
-        lines = rendered("chromadb-gateway.service.j2", variables).splitlines()
-        assert [line for line in lines if line in wanted] == wanted * low
+        given += re.findall(r"bind fd@(\d+)", with_systemd)
+        own += re.findall(r"bind (\S+)", without)
+    assert [int(each) for each in given] == list(range(3, 3 + len(wanted)))
+    assert own == wanted
+    assert len(re.findall(r"^ *bind (?!unix@|fd@)", configuration, re.MULTILINE)) == len(wanted)
+
+
+@pytest.mark.parametrize("unit", ["chromadb-local.service", "chromadb-metrics.service", "chromadb-metrics.socket"])
+def test_ways_into_the_network_lead_where_chromad_listens(unit: str) -> None:
+    static = (ROOT / "systemd" / unit).read_text().splitlines()
+    for line in rendered(f"{unit}.j2", {}).splitlines():
+        if "=" in line and not line.startswith("#") and not line.endswith("="):
+            assert line in static
+    place = rendered(
+        f"{unit}.j2", {"chromadb_listen_port": 7001, "chromadb_metrics_port": 7002, "chromadb_metrics_host": "::1"}
+    )
+    assert ("127.0.0.1:7001" if "local" in unit else "[::1]:7002") in place
+
+
+def test_whoever_reaches_chroma_joins_one_network() -> None:
+    units = {path.name: path.read_text() for path in (ROOT / "systemd").iterdir() if path.suffix == ".service"}
+    units["chromadb.service"] = rendered("chromadb.service.j2", {})
+    joined = {name for name, text in units.items() if "JoinsNamespaceOf=" in text}
+    assert joined == {
+        "chromadb.service",
+        "chromadb-gateway.service",
+        "chromadb-local.service",
+        "chromadb-metrics.service",
+    }
+    for name in joined:
+        for line in ("JoinsNamespaceOf=chromadb-network.service", "PrivateNetwork=yes"):
+            assert line in units[name].splitlines(), name
+        assert re.search(r"^Requires=.*\bchromadb-network\.service", units[name], re.MULTILINE), name
+        assert re.search(r"^After=.*\bchromadb-network\.service", units[name], re.MULTILINE), name
 
 
 def test_the_directory_of_answers_is_the_one_that_the_service_makes() -> None:

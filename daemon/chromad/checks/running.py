@@ -10,7 +10,8 @@ from chromad.checks.host import Host, unit_properties
 from chromad.chroma import sqlite
 from chromad.config import Config
 from chromad.control.messages import NOT_CHOSEN, StatusReport
-from chromad.errors import ChromadError, ConfigurationError, TryAgain
+from chromad.engine.api import Api
+from chromad.errors import ChromadError, ConfigurationError, EngineError, TryAgain
 from chromad.host import processes
 from chromad.host.service import UNIT
 from chromad.store import lock, state
@@ -61,13 +62,35 @@ def check(host: Host) -> Iterator[Result]:
 
 
 def _exposure(config: Config) -> Result:
+    if config.gateway.local_socket:
+        return _past_the_gateway(config)
     reachable = {str(config.listen): "Chroma asks nobody who they are"} if not config.listen.loopback else {}
     if config.metrics.port and not config.metrics.loopback:
         reachable[str(config.metrics)] = "metrics and page tell everyone the names of collections"
     if not reachable:
-        return ok("exposure", f"{config.listen} is reachable from this host alone, metrics are as well")
+        return ok(
+            "exposure", f"{config.listen} is reachable from this host alone, by each of its users; metrics are as well"
+        )
     fact = "; ".join(f"{address} is reachable from the network: {what}" for address, what in reachable.items())
-    return warn("exposure", fact, "listen on 127.0.0.1, with a proxy that authenticates")
+    return warn("exposure", fact, "listen on 127.0.0.1, with a gateway: chromadb_gateway_enabled of the role")
+
+
+def _past_the_gateway(config: Config) -> Result:
+    """Whether a way to Chroma is left that asks for no token."""
+    try:
+        Api(config.listen).heartbeat()
+    except (OSError, EngineError):
+        return ok(
+            "exposure",
+            f"Chroma is reachable through the gateway, and by root and the service's group at {config.gateway.local_socket}",
+        )
+    fact = f"each user of this host reaches Chroma at {config.listen}, past the gateway"
+    return fail(
+        "exposure",
+        ConfigurationError,
+        fact,
+        "ansible-playbook playbooks/site.yml puts the service into a network of its own",
+    )
 
 
 def _absent(host: Host) -> Result:
