@@ -150,6 +150,10 @@ interrupts: venv ## Interrupt and kill every verb at random moments, ROUNDS=25 o
 soak-ddl: venv ## Every verb in turn beside five clients that make, rename, empty and delete collections, MINUTES=20 (root)
 	$(BIN)/python -m tests.soak.ddl --minutes $(MINUTES)
 
+.PHONY: chroma-tests
+chroma-tests: venv ## Run Chroma's own client tests against the service, directly and through the gateway (root)
+	$(BIN)/python -m tests.chroma_tests
+
 .PHONY: attacks
 attacks: venv ## Attack root's verbs and playbooks as the service user, SEED=1 PART=1/1 VERB= CASES=16 (0: all) (root)
 	$(BIN)/python -m tests.attacks --seed $(SEED) --part $(PART) --verb '$(VERB)' --cases $(CASES)
