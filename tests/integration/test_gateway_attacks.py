@@ -103,7 +103,6 @@ PATHS = [
     "/",
     "//",
     "/api",
-    "/api/v2",
     "/api/v2/",
     "/docs",
     "/docs/",

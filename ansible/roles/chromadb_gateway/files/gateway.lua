@@ -23,6 +23,8 @@ local RANK = { metrics = 0, any = 0, ro = 1, rw = 2, admin = 3 }
 local DATABASE = "/api/v2/tenants/{tenant}/databases/{database}"
 local COLLECTION = DATABASE .. "/collections/{id}"
 local ROUTES = {
+  -- By which the asynchronous client asks for the heartbeat
+  { "GET", "/api/v2", "any" },
   { "GET", "/api/v2/heartbeat", "any" },
   { "GET", "/api/v2/healthcheck", "any" },
   { "GET", "/api/v2/version", "any" },
