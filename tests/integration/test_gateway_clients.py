@@ -174,24 +174,32 @@ def test_a_certificate_of_the_operators(house: House) -> None:
     """The system vouches for it, or a file of theirs; the authority of before does not."""
     house.sh("echo CA >/etc/chromadb/gateway/ca.pem")
     given = {"chromadb_gateway_certificate": "/srv/own.crt", "chromadb_gateway_names": ["2001:db8::1", "a.example.org"]}
-    house.apply(**given, chromadb_gateway_client_host="a.example.org", chromadb_gateway_client_token_file="/srv/token")
+    house.apply(
+        **given,
+        chromadb_gateway_applications_host="a.example.org",
+        chromadb_gateway_applications_token_file="/srv/token",
+    )
     told = house.sh("grep -v '^#' /etc/chromadb/client.yml; ls /etc/chromadb")
     assert told.splitlines()[:2] == ['endpoint: "https://a.example.org:8443"', 'token_file: "/srv/token"']
     assert "client-ca.pem" not in told
-    house.apply(**given, chromadb_gateway_client_ca_file="/srv/ca.pem")
+    house.apply(**given, chromadb_gateway_applications_ca_file="/srv/ca.pem")
     told = house.sh("grep -v '^#' /etc/chromadb/client.yml; ls /etc/chromadb")
     assert told.splitlines()[:2] == ['endpoint: "https://[2001:db8::1]:8443"', 'ca_file: "/srv/ca.pem"']
     assert "client-ca.pem" not in told
 
 
 def test_wrong_variables(tmp_path: Path) -> None:
-    asked = {"chromadb_gateway_port": 18443, "chromadb_gateway_metrics_port": 0, "chromadb_gateway_client": "true"}
+    asked = {
+        "chromadb_gateway_port": 18443,
+        "chromadb_gateway_metrics_port": 0,
+        "chromadb_gateway_applications": "true",
+    }
     assert preflight(tmp_path, **asked) == ""
     assert "HINT: one of chromadb_gateway_names, which are localhost" in preflight(
-        tmp_path, **asked, chromadb_gateway_client_host='"elsewhere.example.org"'
+        tmp_path, **asked, chromadb_gateway_applications_host='"elsewhere.example.org"'
     )
     assert "HINT: one of chromadb_gateway_names" in preflight(
-        tmp_path, **asked, chromadb_gateway_client_token_file='"token"'
+        tmp_path, **asked, chromadb_gateway_applications_token_file='"token"'
     )
     nowhere = '["nowhere.invalid"]'
     assert "This host has no address for nowhere.invalid" in preflight(

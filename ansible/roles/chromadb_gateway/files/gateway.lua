@@ -126,6 +126,7 @@ end
 
 -- Ends the request with a body as the engine's errors have it. Does not return.
 local function refuse(txn, status, message, headers)
+  count_refusal(status)
   local reply = txn:reply()
   reply:set_status(status, REASONS[status])
   reply:add_header("content-type", "application/json")
