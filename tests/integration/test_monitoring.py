@@ -75,21 +75,23 @@ def test_dashboard_asks_for_what_there_is() -> None:
 def server(site: Site, tmp_path: Path) -> Iterator[str]:
     """A Prometheus that scrapes a daemon; gives its address."""
     site.serve()
-    with prometheus(tmp_path, {"chromadb": site.metrics_port}) as address:
+    with prometheus(tmp_path, jobs({"chromadb": site.metrics_port})) as address:
         yield address
 
 
+def jobs(ports: Mapping[str, int]) -> list[dict[str, Any]]:
+    """What is scraped on this host, by job."""
+    return [{"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]} for job, port in ports.items()]
+
+
 @contextmanager
-def prometheus(directory: Path, jobs: Mapping[str, int]) -> Iterator[str]:
-    """A Prometheus that scrapes ports, by job, each second and has our rules; gives its address."""
+def prometheus(directory: Path, scraped: list[dict[str, Any]]) -> Iterator[str]:
+    """A Prometheus that scrapes each second and has our rules; gives its address."""
     port = free_port()
     document = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(RULES)],
-        "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{scraped}"]}]}
-            for job, scraped in jobs.items()
-        ],
+        "scrape_configs": scraped,
     }
     (directory / "prometheus.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
     words = [
@@ -154,7 +156,8 @@ def test_haproxy_has_what_is_asked_of_it(gateway: Gateway) -> None:
 
 @pytest.mark.root
 def test_gateway_scraped_by_a_real_prometheus(site: Site, gateway: Gateway, tmp_path: Path) -> None:
-    with prometheus(tmp_path, {"chromadb": site.metrics_port, "chromadb-gateway": gateway.metrics_port}) as server:
+    scraped = jobs({"chromadb": site.metrics_port, "chromadb-gateway": gateway.metrics_port})
+    with prometheus(tmp_path, scraped) as server:
         until(
             lambda: query(server, "chromad_gateway_certificate_end_timestamp_seconds > time()"), "the certificate", 60
         )
@@ -174,6 +177,29 @@ def test_gateway_scraped_by_a_real_prometheus(site: Site, gateway: Gateway, tmp_
         down = 'ALERTS{alertname="ChromadGatewayDown",instance=~".*:%d"}'
         until(lambda: query(server, down % gateway.metrics_port), "the alert of its own metrics")
         until(lambda: query(server, down % site.metrics_port), "the alert of the daemon's", 60)
+
+
+@pytest.mark.root
+def test_scraped_through_the_gateway_as_its_readme_says(site: Site, tmp_path: Path) -> None:
+    site.serve()
+    gateway = Gateway(site.port, site.run / "gateway.sock", {"chromadb_metrics_port": site.metrics_port})
+    (tmp_path / "token").write_text(f"{gateway.token('prometheus', 'metrics', '-/-')}\n")
+    text = (ROOT / "ansible/roles/chromadb_gateway/README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^```yaml\n(scrape_configs:\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    for theirs, ours in (
+        ("/etc/prometheus/prometheus.token", tmp_path / "token"),
+        ("/etc/prometheus/ca.pem", gateway.certificate),
+        ("vectors1.example.org:8443", f"localhost:{gateway.port}"),
+    ):
+        assert theirs in example
+        example = example.replace(theirs, str(ours))
+    gateway.start()
+    try:
+        with prometheus(tmp_path, yaml.safe_load(example)["scrape_configs"]) as server:
+            until(lambda: query(server, 'chromad_ready{job="chromadb"} == 1'), "the daemon's")
+            until(lambda: query(server, 'haproxy_frontend_limit_sessions{job="chromadb-gateway"}'), "the gateway's")
+    finally:
+        gateway.stop()
 
 
 def test_role(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ end)
 local function count_expiring()
   local last, found, read = {}, 0, 0
   for line in io.lines(TOKENS) do
-    local name, expires = line:match("^%x+ ([%w._-]+)|%l+|[^|]*|(%d+)|")
+    local name, expires = line:match("^[^ ]+ ([%w._-]+)|%l+|[^|]*|(%d+)|")
     if name then
       expires = tonumber(expires)
       last[name] = math.max(last[name] or 0, expires == 0 and math.huge or expires)
