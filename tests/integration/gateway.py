@@ -128,7 +128,8 @@ class Gateway:
         self._log = self.root / "log"
         make_certificate(self.certificate)
         self.map.touch()
-        (self.root / "gateway.lua").write_bytes((ROLE / "files/gateway.lua").read_bytes())
+        for path in (ROLE / "files").glob("*.lua"):
+            (self.root / path.name).write_bytes(path.read_bytes())
         known = {
             "chromadb_listen_port": engine_port,
             "chromadb_gateway_listen": ["127.0.0.1"],

@@ -9,13 +9,13 @@ PREFIX = "/api/v2"
 ROLES = ("metrics", "ro", "rw", "admin")
 UNKNOWN = "11111111-1111-4111-8111-111111111111"
 
-_LINE = re.compile(r'^  { "([A-Z]+)", (.+?), "(any|ro|rw|admin)"(.*) },$', re.MULTILINE)
+_LINE = re.compile(r'^  { "([A-Z]+)", (.+?), "(any|ro|rw|admin|metrics)"(.*) },$', re.MULTILINE)
 _QUERY = re.compile(r"query = { (.*?) }")
 
 
 @dataclass(frozen=True)
 class Route:
-    """right: the least role. query: the parameters that it knows. more: what else the table says."""
+    """right: the least role; metrics: that one alone. query: the parameters that it knows. more: what else the table says."""
 
     method: str
     path: str
@@ -32,6 +32,8 @@ class Route:
         return self.method, shape(self.path)
 
     def permits(self, role: str) -> bool:
+        if self.right == "metrics":
+            return role == "metrics"
         return self.right == "any" or ROLES.index(role) >= ROLES.index(self.right)
 
     def filled(self, tenant: str, database: str, collection: str = UNKNOWN, name: str = "some") -> str:
@@ -45,7 +47,17 @@ def shape(path: str) -> str:
 
 
 def read() -> list[Route]:
-    """All that are in the table."""
+    """Those of the engine."""
+    return [route for route in table() if route.right != "metrics"]
+
+
+def telemetry() -> list[Route]:
+    """Those of metrics and page."""
+    return [route for route in table() if route.right == "metrics"]
+
+
+def table() -> list[Route]:
+    """All that there are."""
     text = (ROLE / "files/gateway.lua").read_text(encoding="utf-8")
     prefixes = dict(re.findall(r"^local (DATABASE|COLLECTION) = (.+)$", text, re.MULTILINE))
 
@@ -58,8 +70,8 @@ def read() -> list[Route]:
         query = _QUERY.search(more)
         names = frozenset(re.findall(r"(\w+) = true", query[1])) if query else frozenset()
         found.append(Route(method, path(expression), right, names, more))
-    table = text.split("local ROUTES = {")[1].split("\n}")[0]
-    assert len(found) == len(re.findall(r'{ "[A-Z]+"', table)) > 30
+    lines = text.split("local ROUTES = {")[1].split("\n}")[0]
+    assert len(found) == len(re.findall(r'{ "[A-Z]+"', lines)) > 30
     return found
 
 

@@ -23,11 +23,23 @@ MEGABYTES = 45
 def busy() -> Iterator[Site]:
     """A served site with records, a checkpoint, a backup and a drill."""
     site = Site()
+    site.configure({"gateway.socket": str(site.run / "gateway.sock")})
     records.fill(site.serve().client(), "some", 150, sync_threshold=100)
     site.backup()
+    assert tell_of_gateway(site, "since=1790000000 certificate=1800000000 expiring=2 401=5 429=7") == "-"
     assert site.chromactl("verify").code == 0
     yield site
     site.remove()
+
+
+def tell_of_gateway(site: Site, words: str) -> str:
+    """As the gateway says it; gives the answer."""
+    with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rw") as lines:
+        connection.settimeout(20)
+        connection.connect(str(site.run / "gateway.sock"))
+        lines.write(f"seen {words}\n")
+        lines.flush()
+        return lines.readline().strip()
 
 
 def get(site: Site, path: str, method: str = "GET") -> tuple[int, http.client.HTTPMessage, str]:
@@ -46,7 +58,9 @@ def scrape(site: Site) -> dict[str, dict[tuple[str, ...], float]]:
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
     return {
-        family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
+        f"{family.name}{'_total' * (family.type == 'counter')}": {
+            tuple(sample.labels.values()): sample.value for sample in family.samples
+        }
         for family in text_string_to_metric_families(text)
     }
 
@@ -77,6 +91,8 @@ def test_every_metric_of_the_table_has_values(busy: Site) -> None:
         "checkpoint_newest_timestamp",
     ):
         assert now - 300 < found[f"chromad_{name}_seconds"][()] <= now
+    assert found["chromad_gateway_certificate_end_timestamp_seconds"][()] == 1800000000
+    assert found["chromad_gateway_refused_requests_total"] == {("401",): 5, ("429",): 7}
     assert found["process_resident_memory_bytes"][()] < MEGABYTES * 1e6
 
 

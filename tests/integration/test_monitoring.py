@@ -5,15 +5,19 @@ import re
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from chromad.monitoring.metrics import TABLE
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.account import BIN, until
+from tests.integration.gateway import Gateway
 from tests.integration.prometheus import program
 from tests.integration.site import Site, free_port
 
@@ -21,7 +25,15 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "ansible/roles/chromadb_monitoring/files"
 RULES = FILES / "chromadb.rules.yml"
 CASES = sorted(ROOT.glob("tests/prometheus/*_test.yml"))
-_METRIC = re.compile(r"\bchromad_[a-z_]+\b")
+_METRIC = re.compile(r"\b(?:chromad|haproxy)_[a-z_]+\b")
+# What is asked of HAProxy's exporter; test_haproxy_has_what_is_asked_of_it asks a real one.
+HAPROXY = {
+    "haproxy_backend_http_responses_total": {"proxy": "engine", "code": "5xx"},
+    "haproxy_frontend_http_responses_total": {"proxy": "chromadb", "code": "2xx"},
+    "haproxy_frontend_current_sessions": {"proxy": "waiting"},
+    "haproxy_frontend_limit_sessions": {"proxy": "chromadb"},
+}
+KNOWN = TABLE.keys() | HAPROXY.keys()
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -46,7 +58,7 @@ def test_rules_fire_and_are_silent_when_they_should() -> None:
 def test_each_alert(rule: dict[str, Any]) -> None:
     text = "".join(cases.read_text(encoding="utf-8") for cases in CASES)
     assert f'alertname="{rule["alert"]}"' in text, "no case in which it fires"
-    assert set(_METRIC.findall(rule["expr"])) <= TABLE.keys()
+    assert set(_METRIC.findall(rule["expr"])) <= KNOWN
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert rule["annotations"].keys() == {"summary", "description"}
 
@@ -55,29 +67,39 @@ def test_dashboard_asks_for_what_there_is() -> None:
     asked = expressions()
     assert len(asked) > 15
     for text in asked:
-        assert set(_METRIC.findall(text)) <= TABLE.keys(), text
+        assert set(_METRIC.findall(text)) <= KNOWN, text
     assert "chromad_" in " ".join(asked)
 
 
 @pytest.fixture
 def server(site: Site, tmp_path: Path) -> Iterator[str]:
-    """A Prometheus that scrapes a daemon each second and has our rules; gives its address."""
+    """A Prometheus that scrapes a daemon; gives its address."""
     site.serve()
+    with prometheus(tmp_path, jobs({"chromadb": site.metrics_port})) as address:
+        yield address
+
+
+def jobs(ports: Mapping[str, int]) -> list[dict[str, Any]]:
+    """What is scraped on this host, by job."""
+    return [{"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]} for job, port in ports.items()]
+
+
+@contextmanager
+def prometheus(directory: Path, scraped: list[dict[str, Any]]) -> Iterator[str]:
+    """A Prometheus that scrapes each second and has our rules; gives its address."""
     port = free_port()
     document = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(RULES)],
-        "scrape_configs": [
-            {"job_name": "chromadb", "static_configs": [{"targets": [f"127.0.0.1:{site.metrics_port}"]}]}
-        ],
+        "scrape_configs": scraped,
     }
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
     words = [
-        f"--config.file={tmp_path}/prometheus.yml",
-        f"--storage.tsdb.path={tmp_path}/data",
+        f"--config.file={directory}/prometheus.yml",
+        f"--storage.tsdb.path={directory}/data",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    with open(tmp_path / "log", "wb") as log:
+    with open(directory / "log", "wb") as log:
         process = subprocess.Popen([program("prometheus"), *words], stdout=log, stderr=log)
     try:
         yield f"http://127.0.0.1:{port}"
@@ -107,6 +129,77 @@ def test_scraped_by_a_real_prometheus(site: Site, server: str) -> None:
     until(lambda: query(server, 'ALERTS{alertname="ChromadOperatorFence",alertstate="pending"}'), "its alert")
     site.daemon.stop()
     until(lambda: query(server, 'ALERTS{alertname="ChromadDown"}'), "the alert that it is down")
+
+
+@pytest.fixture
+def gateway(site: Site) -> Iterator[Gateway]:
+    """A gateway before a served site, whose daemon it tells of itself."""
+    site.configure({"gateway.socket": str(site.run / "gateway.sock")})
+    made = Gateway(site.port, site.run / "gateway.sock")
+    site.serve()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.mark.root
+def test_haproxy_has_what_is_asked_of_it(gateway: Gateway) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.metrics_port}/metrics", timeout=20) as answer:
+        found = [
+            (sample.name, sample.labels)
+            for family in text_string_to_metric_families(answer.read().decode())
+            for sample in family.samples
+        ]
+    for name, labels in HAPROXY.items():
+        assert (name, labels) in [(each, {key: there.get(key) for key in labels}) for each, there in found], name
+
+
+@pytest.mark.root
+def test_gateway_scraped_by_a_real_prometheus(site: Site, gateway: Gateway, tmp_path: Path) -> None:
+    scraped = jobs({"chromadb": site.metrics_port, "chromadb-gateway": gateway.metrics_port})
+    with prometheus(tmp_path, scraped) as server:
+        until(
+            lambda: query(server, "chromad_gateway_certificate_end_timestamp_seconds > time()"), "the certificate", 60
+        )
+        # The tests' certificate has two days.
+        until(lambda: query(server, 'ALERTS{alertname="ChromadGatewayCertificateLate"}'), "its alert")
+        assert query(server, 'ALERTS{alertname=~"ChromadGateway(Down|Errors|Full|Waiting)"}') == []
+        asked = [text for text in expressions() if "gateway" in text]
+        assert len(asked) == 8
+        with gateway.http() as client:
+            assert client.get("/api/v2/heartbeat").status_code == 401
+        refused = 'chromad_gateway_refused_requests_total{status="401"}'
+        until(lambda: query(server, f"{refused} == 1"), "the refusal")
+        for text in asked:
+            until(partial(query, server, text), text)
+        assert gateway.process
+        gateway.process.terminate()
+        down = 'ALERTS{alertname="ChromadGatewayDown",instance=~".*:%d"}'
+        until(lambda: query(server, down % gateway.metrics_port), "the alert of its own metrics")
+        until(lambda: query(server, down % site.metrics_port), "the alert of the daemon's", 60)
+
+
+@pytest.mark.root
+def test_scraped_through_the_gateway_as_its_readme_says(site: Site, tmp_path: Path) -> None:
+    site.serve()
+    gateway = Gateway(site.port, site.run / "gateway.sock", {"chromadb_metrics_port": site.metrics_port})
+    (tmp_path / "token").write_text(f"{gateway.token('prometheus', 'metrics', '-/-')}\n")
+    text = (ROOT / "ansible/roles/chromadb_gateway/README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^```yaml\n(scrape_configs:\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    for theirs, ours in (
+        ("/etc/prometheus/prometheus.token", tmp_path / "token"),
+        ("/etc/prometheus/ca.pem", gateway.certificate),
+        ("vectors1.example.org:8443", f"localhost:{gateway.port}"),
+    ):
+        assert theirs in example
+        example = example.replace(theirs, str(ours))
+    gateway.start()
+    try:
+        with prometheus(tmp_path, yaml.safe_load(example)["scrape_configs"]) as server:
+            until(lambda: query(server, 'chromad_ready{job="chromadb"} == 1'), "the daemon's")
+            until(lambda: query(server, 'haproxy_frontend_limit_sessions{job="chromadb-gateway"}'), "the gateway's")
+    finally:
+        gateway.stop()
 
 
 def test_role(tmp_path: Path) -> None:

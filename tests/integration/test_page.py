@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.integration import records
 from tests.integration.account import until
 from tests.integration.browser import Browser
 from tests.integration.site import Site
+from tests.integration.test_metrics import tell_of_gateway
 
 # Texts and their grounds, as the browser paints them; WCAG 2.2 wants 4.5 to 1.
 _CONTRASTS = """
@@ -42,12 +44,15 @@ disks({ disks: { checkpoints: disk, data: { ...disk, used_ratio: 0.85 } }, thres
 def site() -> Iterator[Site]:
     """A site with something to tell: a backup, a drill, a fence, a name that would like to be HTML."""
     made = Site()
+    made.configure({"gateway.socket": str(made.run / "gateway.sock")})
     records.fill(made.serve().client(), "some", 150, sync_threshold=100)
     made.backup()
     assert made.chromactl("verify").code == 0
     # Records are counted at the start, and then once in a while.
     made.daemon.stop()
     assert made.serve().status()["records"] == 150
+    said = f"since={int(time.time())} certificate={int(time.time()) + 5 * 86400} expiring=2 401=12345 429=7"
+    assert tell_of_gateway(made, said) == "-"
     assert made.chromactl("fence", "--reason", "<img src=x onerror=document.title='broken'>").code == 0
     yield made
     made.remove()
@@ -79,6 +84,9 @@ def test_page(site: Site, browser: Browser, tmp_path: Path, scheme: str, width: 
         "proven: ",
         "✓",
         "chromad ",
+        "The gateway's certificate ends in 4 d",
+        "2 tokens expire soon",
+        "12,345 with 401, 7 with 429",
     ):
         assert part in text
     assert "<img src=x" in text

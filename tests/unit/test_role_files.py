@@ -255,6 +255,23 @@ def test_data_and_backups_go_for_whoever_names_the_host_alone_and_after_a_last_b
         assert _value(f"{{{{ {reaching[0]['when']} }}}}", known | named) is goes
 
 
+def test_what_lets_in_goes_with_the_data_and_what_says_where_with_the_configuration() -> None:
+    """A token and an authority of before are worth nothing without each other."""
+    [look] = [task for task in _tasks("chromadb", "remove") if task.get("register") == "__chromadb_there"]
+    places = [str(_value(each, {})) for each in look["loop"]]
+    there = {"results": [{"item": place, "stat": {"exists": True}} for place in places]}
+    kept = _value("{{ _chromadb_kept_keys }}", {"__chromadb_there": there})
+    assert {"/etc/chromadb/gateway", "/etc/chromadb/token"} <= set(kept)
+    assert "/etc/systemd/system/chromadb-gateway.service" not in kept
+    gone = {"results": [{**each, "stat": {"exists": False}} for each in there["results"]]}
+    assert _value("{{ _chromadb_kept_keys }}", {"__chromadb_there": gone}) == ["/etc/chromadb/backup.key"]
+    [removed] = [
+        task for task in _tasks("chromadb", "remove") if task["name"] == "Remove environments and configuration"
+    ]
+    paths = _value(removed["loop"], {"__chromadb_venvs": {"files": []}})
+    assert {"/etc/chromadb/client.yml", "/etc/chromadb/client-ca.pem"} <= set(paths)
+
+
 def _holds(paths: list[str], kept: list[str]) -> bool:
     """Whether one of the paths is what is to be kept, or above it."""
     return any(f"{each}/".startswith(f"{path}/") for each in kept for path in paths)

@@ -48,6 +48,6 @@ def test_failed_backup_and_failed_drill_are_told_apart(backup: str | None, drill
         last_stop="clean",
         data_dir="/none",
     )
-    view = metrics.View(status, {}, 80, 95, 900.0, {}, 0.0, 0.0, sqlite3.sqlite_version)
+    view = metrics.View(status, {}, 80, 95, 900.0, {}, 0.0, 0.0, sqlite3.sqlite_version, False)
     told = {name: value for name, _, value in metrics._samples(view)}
     assert (told["chromad_backup_failed"], told["chromad_drill_failed"]) == (backup is not None, drill is not None)

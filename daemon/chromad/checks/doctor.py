@@ -4,7 +4,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 
-from chromad.checks import Result, asides, backups, disks, drift, files, running, skip, storage
+from chromad.checks import Result, asides, backups, disks, drift, files, gateway, running, skip, storage
 from chromad.checks.host import Host
 from chromad.errors import ChromadError, unforeseen
 
@@ -16,6 +16,7 @@ _ROOMS: dict[str, Callable[[Host], Iterator[Result]]] = {
     "storage": storage.check,
     "backups": backups.check,
     "asides": asides.check,
+    "gateway": gateway.look,
 }
 
 

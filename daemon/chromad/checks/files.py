@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from chromad import errors
-from chromad.checks import Fix, Result, drift, fail, ok, skip, tokens, warn
+from chromad.checks import Fix, Result, drift, fail, gateway, ok, skip, tokens, warn
 from chromad.checks.host import Host, group_name, service_user, user_name
 from chromad.errors import ChromadError, ConfigurationError, PermissionProblem, one_line
 from chromad.host import files, privileges, service, trees
@@ -31,6 +31,7 @@ def look(host: Host) -> Iterator[Result]:
         yield from check(host)
         if os.geteuid() == 0:
             yield from tokens.check(host)
+            yield from gateway.check(host)
         return
     done: dict[str, str] = {}
 
@@ -61,7 +62,7 @@ def steps(host: Host, *, fix: bool) -> dict[str, Step]:
                 dict(each.data),
                 each.fix and each.fix.what,
             ]
-            for each in (*check(host), *tokens.check(host), *drift.programs())
+            for each in (*check(host), *tokens.check(host), *gateway.check(host), *drift.programs())
         ]
 
     def mend() -> dict[str, str]:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chromad.backup import ledger
-from chromad.checks import tokens
+from chromad.checks import gateway, tokens
 from chromad.checks.host import Host
 from chromad.cli import rights, ui
 from chromad.control import ask_collections, ask_status
@@ -24,10 +25,12 @@ from chromad.control.messages import (
     CheckpointReport,
     CollectionReport,
     EventReport,
+    GatewayReport,
     ShrunkReport,
     StatusReport,
 )
 from chromad.errors import ChromadError, UsageProblem
+from chromad.gateway.heard import SILENCE
 from chromad.host import signals, streams
 from chromad.logs.lines import human_bytes
 from chromad.store import state
@@ -51,27 +54,31 @@ def run(
     settings = ui.settings(context)
     if watch and (json or settings.json):
         raise UsageProblem("--watch is for people, --json for programs", "give one of them")
-    gateway = {} if watch else _gateway(settings)
+    seen = {} if watch else _seen_by_root(settings)
     rights.become_owner(settings.config, strict=False)
     if watch:
         _watch(settings)
         return
     answer = _ask(settings)
     if json or settings.json:
-        ui.print_json(answer.document() | ({"gateway": gateway} if gateway else {}))
+        document = answer.document()
+        # What the gateway says of itself, and what root sees of it
+        told = {**(document.get("gateway") or {}), **seen}
+        ui.print_json({**document, **({"gateway": told} if told else {})})
     else:
-        ui.out.print(_screen(answer, gateway))
+        ui.out.print(_screen(answer, seen))
     if answer.state != "serving":
         raise typer.Exit(NOT_SERVING)
     if answer.quarantined:
         raise typer.Exit(QUARANTINED)
 
 
-def _gateway(settings: ui.Settings) -> dict[str, str]:
-    """What root alone can see of a gateway: by `gateway` and `tokens`, as doctor says it; nothing where there is none."""
+def _seen_by_root(settings: ui.Settings) -> dict[str, str]:
+    """What root alone can see of a gateway: by `certificate`, `gateway` and `tokens`, as doctor says it; nothing where there is none."""
     if os.geteuid() != 0:
         return {}
-    return {each.name: each.fact for each in tokens.check(Host(settings.config, settings.path))}
+    host = Host(settings.config, settings.path)
+    return {each.name: each.fact for each in (*gateway.check(host), *tokens.check(host)) if each.status != "skip"}
 
 
 def _watch(settings: ui.Settings) -> None:
@@ -116,11 +123,11 @@ def _stopped(settings: ui.Settings) -> StatusReport:
     )
 
 
-def _screen(answer: StatusReport, gateway: Mapping[str, str] = MappingProxyType({})) -> RenderableType:
+def _screen(answer: StatusReport, seen: Mapping[str, str] = MappingProxyType({})) -> RenderableType:
     address = f"[{answer.host}]" if ":" in answer.host else answer.host
     style = "green" if answer.state == "serving" else "yellow"
     head = Text.assemble("chromadb ", (answer.state, style), f" on {address}:{answer.port}")
-    parts: list[RenderableType] = [head, _facts(answer, gateway)]
+    parts: list[RenderableType] = [head, _facts(answer, seen)]
     if answer.largest:
         parts += ["", _collections(answer.largest, answer.collections)]
     if answer.events:
@@ -128,7 +135,7 @@ def _screen(answer: StatusReport, gateway: Mapping[str, str] = MappingProxyType(
     return Group(*parts)
 
 
-def _facts(answer: StatusReport, gateway: Mapping[str, str]) -> Table:
+def _facts(answer: StatusReport, seen: Mapping[str, str]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     runs, disk, log, since = answer.pid > 0, answer.disk, answer.log, answer.since
     rows = {
@@ -147,7 +154,8 @@ def _facts(answer: StatusReport, gateway: Mapping[str, str]) -> Table:
         "backup": _event(answer.backup.last_good, answer.backup.problem),
         "shrunk": _shrunk(answer.backup.shrunk),
         "drill": _event(answer.backup.drill, answer.backup.drill_problem),
-        **gateway,
+        **_gateway(answer.gateway),
+        **seen,
         "last stop": answer.last_stop,
         "data": answer.data_dir,
         "versions": f"chromad {answer.chromad_version}, Chroma {answer.engine_version}" if runs else "",
@@ -157,6 +165,21 @@ def _facts(answer: StatusReport, gateway: Mapping[str, str]) -> Table:
         if value not in (None, ""):
             table.add_row(f"  {name}", Text(str(value)))
     return table
+
+
+def _gateway(found: GatewayReport | None) -> dict[str, str]:
+    """What it says of itself, for everybody."""
+    if found is None:
+        return {}
+    silent = found.silent > SILENCE
+    rows = {"gateway": f"it has told nothing of itself for {found.silent:.0f} s" if silent else "it runs"}
+    if found.certificate_ends:
+        rows["certificate"] = gateway.certificate(datetime.fromisoformat(found.certificate_ends)).fact
+    if found.expiring:
+        rows["tokens"] = (
+            f"{found.expiring} of them {'expires' if found.expiring == 1 else 'expire'} soon or have expired"
+        )
+    return {**rows, "refused": gateway.refusals(found)}
 
 
 def _collections(largest: list[CollectionReport], total: int) -> Table:

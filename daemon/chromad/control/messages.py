@@ -97,6 +97,18 @@ class CollectionReport(Message):
     checkpoint: MomentOrNone | None = None
 
 
+class GatewayReport(Message):
+    """Of a gateway, as it says of itself. since: when it has begun to count. certificate_ends: when the one that clients see ends, empty
+    before it knows. expiring: tokens that expire within two weeks or have expired, None before it has looked. refused: requests, by
+    status. silent: seconds since it said so."""
+
+    since: MomentOrNone = ""
+    certificate_ends: MomentOrNone = ""
+    expiring: Number | None = None
+    refused: dict[str, Number] = {}
+    silent: Seconds = 0.0
+
+
 class CollectionsReport(Message):
     """largest: those with the most records."""
 
@@ -111,7 +123,7 @@ class StatusReport(Message):
     cold: collections that were not warmed, name to reason; cold_ids: their ids. fences: kind to what clients are told.
     quarantined: ids of collections. metrics: the address, None where that is switched off. log: None before it was counted.
     unprotected: collections without a checkpoint, name to reason. threads: name to what fails in it, empty when all is well.
-    clock_step: by how much the clock was set since the start. largest: see `CollectionsReport`; chromactl asks for it apart.
+    clock_step: by how much the clock was set since the start. gateway: None without one, or before it has said anything. largest: see `CollectionsReport`; chromactl asks for it apart.
     """
 
     state: str
@@ -135,6 +147,7 @@ class StatusReport(Message):
     checkpoint: CheckpointReport = CheckpointReport()
     unprotected: dict[str, str] = {}
     threads: dict[str, str] = {}
+    gateway: GatewayReport | None = None
     events: list[EventReport] = []
     pid: Number = 0
     engine_pid: Number = 0

@@ -81,6 +81,7 @@ class Daemon:
         self._telemetry = Telemetry(config, self._report, self._silent, self._silence, self._guard.places)
         self._engine: Engine | None = None
         self._fences = Fences(config.data_dir)
+        self._gateway = GatewayAnswers(config.data_dir, lambda: self._status.state, lambda: self._fences.standing)
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT, then flushes. Raises ChromadError when it cannot start or go on."""
@@ -105,7 +106,7 @@ class Daemon:
             control.start()
             at_the_end.callback(control.stop)
             if config.gateway.socket:
-                questions = self._questions(config.gateway.socket)
+                questions = Questions(config.gateway.socket, self._gateway.answer)
                 questions.start()
                 at_the_end.callback(questions.stop)
             at_the_end.callback(self._telemetry.close)
@@ -266,11 +267,6 @@ class Daemon:
             ).handlers(),
         }
 
-    def _questions(self, path: Path) -> Questions:
-        """For the gateway."""
-        found = GatewayAnswers(self._config.data_dir, lambda: self._status.state, lambda: self._fences.standing)
-        return Questions(path, found.answer)
-
     def _silent(self) -> float:
         # Read once: the main thread takes it away when the service stops.
         probe = self._probe
@@ -303,6 +299,7 @@ class Daemon:
             checkpoint=CheckpointReport(newest=self._checkpoints.newest(), error=self._checkpointer.last_error),
             unprotected=self._checkpointer.unprotected,
             threads=threads.problems(),
+            gateway=self._gateway.heard.report(),
             backup=BackupReport.model_validate(ledger.summary(config.backup_dir)),
             events=[EventReport.model_validate(each) for each in lines.recent()],
             last_stop=status.last_stop,

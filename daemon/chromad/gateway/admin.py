@@ -4,10 +4,13 @@ Whether a command has done what it should is not read from its answer, whose wor
 look at the map.
 """
 
+import re
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from chromad.errors import ChromadError, PermissionProblem, TryAgain, one_line
@@ -46,6 +49,22 @@ def holds(path: Path, map_file: Path, wanted: Mapping[str, str]) -> bool | None:
     `bring_up_to_date`."""
     found = _read_map(path, map_file)
     return None if found is None else not _differs(found, wanted)
+
+
+def certificate_ends(path: Path, file: Path) -> datetime | None:
+    """When the certificate ends that a running gateway shows to clients; None where none runs. file: as its configuration names it.
+    Raises as `holds`."""
+    answer = _ask(path, f"show ssl cert {file}")
+    if answer is None:
+        return None
+    match = re.search(r"^notAfter: (.+)$", answer, re.MULTILINE)
+    try:
+        return datetime.fromtimestamp(ssl.cert_time_to_seconds(match[1] if match else ""), UTC)
+    except ValueError:
+        raise ChromadError(
+            f"{path}: the gateway does not show its certificate {file}: {one_line(answer, 200)}",
+            "openssl x509 -enddate -noout -in shows that of the file",
+        ) from None
 
 
 def _commands(map_file: Path, found: list[tuple[str, str]], wanted: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,7 @@
 | `owner UUID` | `TENANT/DATABASE` of a collection; `-` where there is none; `!` and a reason when it cannot be told |
 | `fences` | `503 REASON` while the operator refuses writes, `507 REASON` while the disk guard does, else `-` |
 | `generation` | a text that is another one after a start of the daemon, a restore and a client's reset |
+| `seen …` | `-`: the gateway says something of itself, see heard.py |
 | anything else | `!unknown` |
 
 A collection's owner is the same as long as it lives, so that the gateway may keep it until the generation changes.
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from chromad import names
 from chromad.chroma import owners, sqlite
+from chromad.gateway.heard import WORD, Heard
 from chromad.store import fence
 
 NONE = "-"
@@ -36,6 +38,7 @@ class GatewayAnswers:
         self._data_dir = data_dir
         self._state = state
         self._standing = standing
+        self.heard = Heard()
         self._run = secrets.token_hex(8)
 
     def answer(self, question: str) -> str:
@@ -43,6 +46,8 @@ class GatewayAnswers:
         word, space, rest = question.rstrip("\r").partition(" ")
         if word == "fences" and not space:
             return self._fences()
+        if word == WORD:
+            return NONE if self.heard.take(rest) else UNKNOWN
         if word != "owner" and (word != "generation" or space):
             return UNKNOWN
         if (state := self._state()) not in _READY:

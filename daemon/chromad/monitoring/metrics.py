@@ -6,10 +6,11 @@ from datetime import datetime
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from chromad.control.messages import StatusReport
+from chromad.control.messages import GatewayReport, StatusReport
+from chromad.gateway.heard import SILENCE
 from chromad.store import fence
 
 STATES = ("starting", "recovering", "warming", "serving", "stopping")
@@ -60,13 +61,24 @@ TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "chromad_backup_shrunk": ((), "1 while a backup is kept because the next one had less than half of its records."),
     "chromad_drill_last_good_timestamp_seconds": ((), "When a backup was last restored on trial, and was good."),
     "chromad_drill_failed": ((), "1 when the last drill failed."),
+    "chromad_gateway_up": ((), "1 while the gateway says something of itself; only where it is to ask the daemon."),
+    "chromad_gateway_start_time_seconds": (
+        (),
+        "When the gateway began to count what it refuses; a reload begins anew.",
+    ),
+    "chromad_gateway_certificate_end_timestamp_seconds": (
+        (),
+        "When the certificate ends that the gateway shows to clients.",
+    ),
+    "chromad_gateway_tokens_expiring": ((), "Tokens that expire within two weeks, or have expired."),
+    "chromad_gateway_refused_requests_total": (("status",), "Requests that the gateway has refused, by status."),
 }
 
 
 @dataclass(frozen=True)
 class View:
     """What the daemon knows at one moment. disks: by place, as `disks.usage`
-    counts. silent: seconds since the engine answered. started: seconds since the epoch."""
+    counts. gateway_expected: whether one is to ask the daemon. silent: seconds since the engine answered. started: seconds since the epoch."""
 
     status: StatusReport
     disks: dict[str, dict[str, float]]
@@ -77,6 +89,7 @@ class View:
     silent: float
     started: float
     sqlite_version: str
+    gateway_expected: bool
 
 
 class Exporter:
@@ -103,7 +116,8 @@ class _Daemon(Collector):
         for name, labels, value in _samples(self._look()):
             values[name].append((labels, value))
         for name, (labels, meaning) in TABLE.items():
-            family = GaugeMetricFamily(name, meaning, labels=labels)
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = kind(name, meaning, labels=labels)
             for found, value in values[name]:
                 family.add_metric(found, value)
             yield family
@@ -152,6 +166,20 @@ def _samples(view: View) -> Iterator[Sample]:
     yield "chromad_backup_shrunk", (), bool(backup.shrunk)
     yield from _timestamp("chromad_drill_last_good_timestamp_seconds", backup.drill_good)
     yield "chromad_drill_failed", (), bool(backup.drill_problem)
+    if view.gateway_expected:
+        yield from _gateway(status.gateway)
+
+
+def _gateway(found: GatewayReport | None) -> Iterator[Sample]:
+    yield "chromad_gateway_up", (), found is not None and found.silent <= SILENCE
+    if found is None:
+        return
+    yield from _timestamp("chromad_gateway_start_time_seconds", found.since)
+    yield from _timestamp("chromad_gateway_certificate_end_timestamp_seconds", found.certificate_ends)
+    if found.expiring is not None:
+        yield "chromad_gateway_tokens_expiring", (), found.expiring
+    for status, count in found.refused.items():
+        yield "chromad_gateway_refused_requests_total", (status,), count
 
 
 def _engine(pid: int, silent: float) -> Iterator[Sample]:

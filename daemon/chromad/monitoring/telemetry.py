@@ -139,6 +139,7 @@ class Telemetry:
             self._silent(),
             self._started,
             sqlite3.sqlite_version,
+            config.gateway.socket is not None,
         )
 
     # Answering
@@ -170,6 +171,7 @@ class Telemetry:
             "log",
             "threads",
             "unprotected",
+            "gateway",
         )
         document = {
             **{key: told[key] for key in (*shown, "checkpoint", "backup", "events", "last_stop", "host", "port")},

@@ -19,6 +19,7 @@ local RANK = { metrics = 0, any = 0, ro = 1, rw = 2, admin = 3 }
 -- the tenant of the path alone. whole: wants all databases of the tenant; all: every tenant. grows: a fence refuses it. again: done
 -- twice, it is as done once, so it may be sent again when the engine ends before it answers; what reads may. query: the parameters that go on; drops: those
 -- that a client sends though the engine does not know them.
+-- The last ones are not the engine's: to says whose they are, and they are for the role metrics alone.
 -- tests/integration/test_gateway_routes.py holds this against what the engine says it serves.
 local DATABASE = "/api/v2/tenants/{tenant}/databases/{database}"
 local COLLECTION = DATABASE .. "/collections/{id}"
@@ -60,6 +61,11 @@ local ROUTES = {
   { "GET", COLLECTION .. "/functions/{function}", "admin" },
   { "POST", COLLECTION .. "/functions/attach", "admin" },
   { "POST", COLLECTION .. "/attached_functions/{function}/detach", "admin" },
+  { "GET", "/metrics", "metrics", to = "chromad" },
+  { "GET", "/metrics/gateway", "metrics", to = "haproxy" },
+  -- The page, and what it asks for
+  { "GET", "/", "metrics", to = "chromad" },
+  { "GET", "/api/status", "metrics", to = "chromad" },
 }
 
 -- All that the engine needs of a request's headers. What is not here goes: tokens, X-Forwarded-…, X-HTTP-Method-Override.
@@ -128,6 +134,7 @@ end
 
 -- Ends the request with a body as the engine's errors have it. Does not return.
 local function refuse(txn, status, message, headers)
+  count_refusal(status)
   local reply = txn:reply()
   reply:set_status(status, REASONS[status])
   reply:add_header("content-type", "application/json")
@@ -384,7 +391,8 @@ for _, each in ipairs(ROUTES) do
     again = each.again,
     query = each.query or {},
     drops = each.drops or {},
-    name = each[1] .. " " .. each[2]:sub(#"/api/v2" + 1),
+    to = each.to,
+    name = each[1] .. " " .. each[2]:gsub("^/api/v2", ""),
   }
   by_length[#route.segments] = by_length[#route.segments] or {}
   table.insert(by_length[#route.segments], route)
@@ -392,6 +400,9 @@ end
 
 -- The segments of a path that nobody can read in two ways; nil for any other.
 local function segments_of(path)
+  if path == "/" then
+    return {}
+  end
   if #path > LONGEST_PATH or not path:match("^/[%w._~/-]+$") or path:find("//", 1, true) or path:sub(-1) == "/" then
     return nil
   end
@@ -481,7 +492,7 @@ local function may(txn)
     txn:set_var("txn.database", found.database)
   end
 
-  if RANK[rights.role] < RANK[route.right] then
+  if RANK[rights.role] < RANK[route.right] or (route.right == "metrics" and rights.role ~= "metrics") then
     refuse(txn, 403, ("the token %s has the role %s, and this needs %s"):format(rights.name, rights.role, route.right))
   end
   if (found.tenant or route.all) and not reaches(rights, found.tenant, found.database, route.whole, route.all) then
@@ -525,6 +536,9 @@ local function may(txn)
   end
   -- The engine gets what was judged, letter by letter, whatever form it came in.
   txn.http:req_set_uri(query == "" and path or path .. "?" .. query)
+  if route.to then
+    txn:set_var("txn.to", route.to)
+  end
   if route.right == "ro" or route.right == "any" or route.again then
     txn:set_var("txn.again", 1)
   end
