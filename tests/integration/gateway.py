@@ -117,7 +117,14 @@ class Token(str):
 class Gateway:
     """HAProxy with the role's configuration, on a port of the loopback address."""
 
-    def __init__(self, engine_port: int, answers: Path, variables: Mapping[str, object] = {}) -> None:
+    def __init__(
+        self,
+        engine_port: int,
+        answers: Path,
+        variables: Mapping[str, object] = {},
+        files: Mapping[str, bytes] = {},
+    ) -> None:
+        """files: that lie beside the configuration, by name."""
         packages.need({"haproxy": "haproxy", "openssl": "openssl"})
         self.root = Path(tempfile.mkdtemp(prefix="chromad-gateway-"))
         self.port, self.metrics_port = free_port(), free_port()
@@ -128,7 +135,10 @@ class Gateway:
         self._log = self.root / "log"
         make_certificate(self.certificate)
         self.map.touch()
-        (self.root / "gateway.lua").write_bytes((ROLE / "files/gateway.lua").read_bytes())
+        for name, content in files.items():
+            (self.root / name).write_bytes(content)
+        for name in ("gateway.lua", "jwt.lua"):
+            (self.root / name).write_bytes((ROLE / "files" / name).read_bytes())
         known = {
             "chromadb_listen_port": engine_port,
             "chromadb_gateway_listen": ["127.0.0.1"],
