@@ -1,10 +1,11 @@
 """Tokens of an identity provider at the gateway: real HAProxy verifies what a real library has signed."""
 
+import contextlib
 import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -12,10 +13,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.integration import jwt
+from tests.integration import jwt, raw_http
 from tests.integration.account import until
 from tests.integration.gateway import ROLE
 from tests.integration.jwt import claims, encoded, signed
+from tests.integration.raw_http import statuses
 from tests.integration.site import Site
 from tests.integration.test_gateway import refused
 from tests.integration.test_gateway_attacks import COUNT, QUERY, TOP, Door
@@ -591,14 +593,51 @@ def test_log_has_the_name_and_never_the_token(provider: Provider) -> None:
             assert part not in provider.gateway.log
 
 
-def test_keys_that_haproxy_cannot_read_are_no_configuration(tmp_path: Path) -> None:
-    """What failed at a start would fail at the reload of a gateway that runs."""
+def test_wrong_signatures_break_nobodys_connection(provider: Provider) -> None:
+    """They leave errors behind in OpenSSL. Each request comes in two parts, so that something is read after it was judged."""
+    wrong, sound = signed(OTHER_RSA, RS256, claims()), signed(KEYS[1], RS256, claims())
+
+    def asked(token: str) -> int:
+        head = [f"POST {QUERY} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}", "Content-Length: 2"]
+        with raw_http.connected(provider.gateway.port, provider.gateway.certificate) as connection:
+            connection.sendall("\r\n".join([*head, "", ""]).encode())
+            time.sleep(0.02)
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"{}")
+            found = statuses(connection.recv(65536))
+            return found[0] if found else 0
+
+    for number in range(12):
+        assert asked(sound) == 200
+        assert asked(wrong) in (401, 0)
+        assert asked(provider.token) == 200
+
+
+def test_of_many_at_once(provider: Provider) -> None:
+    """Each gets what is its own."""
+
+    def asked(number: int) -> bool:
+        key, header = ((RSA, RS256), (CURVE, ES256), (OTHER_RSA, RS256), (OTHER_CURVE, ES256))[number % 4]
+        found = provider.ask(signed(key, header, claims(sub=f"app-{number}")), "/api/v2/auth/identity")
+        return bool(found.status_code == 401 if number % 4 > 1 else found.json()["user_id"] == f"jwt:app-{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(asked, range(120)))
+
+
+def test_nobody_verifies() -> None:
+    """What cannot be verified is neither right nor wrong; what was verified goes on."""
     site = Site()
     made = Provider(site, files=FILES, **VARIABLES)
     try:
-        assert made.gateway.check() == ""
-        (made.gateway.root / "jwt-2.pem").write_text("nonsense")
-        assert "jwt-2.pem" in made.gateway.check()
+        known = signed(RSA, RS256, claims())
+        assert made.get_in(known)
+        (made.gateway.root / "verify.sock").unlink()
+        answer = made.ask(signed(RSA, RS256, claims(jti="2")))
+        refused(answer, 503, "InternalError", "could not be verified")
+        assert answer.headers["retry-after"]
+        assert made.get_in(known)
+        assert made.get_in(made.token)
     finally:
         made.remove()
         site.remove()
