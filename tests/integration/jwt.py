@@ -17,9 +17,7 @@ Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 def public(key: Key) -> bytes:
     """Its public part, as PEM."""
-    return key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def write(key: Key, path: Path) -> Path:

@@ -6,11 +6,12 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.integration import jwt, raw_http
@@ -28,7 +29,7 @@ RSA, OTHER_RSA = (rsa.generate_private_key(public_exponent=65537, key_size=2048)
 CURVE, OTHER_CURVE = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
 RS256, ES256 = {"alg": "RS256", "typ": "JWT", "kid": "one"}, {"alg": "ES256"}
 # Another RSA key comes before the one that is used: each is tried.
-KEYS = (rsa.generate_private_key(public_exponent=65537, key_size=3072), RSA, CURVE)
+KEYS: tuple[jwt.Key, ...] = (rsa.generate_private_key(public_exponent=65537, key_size=3072), RSA, CURVE)
 VARIABLES: dict[str, object] = {
     "chromadb_gateway_jwt_keys": ["/etc/one.pem", "/etc/two.pem", "/etc/three.pem"],
     "_chromadb_gateway_jwt_algorithms": ["RS256", "RS256", "ES256"],
@@ -43,7 +44,7 @@ class Provider(Door):
 
     def ask(self, token: str, path: str = COUNT, method: str = "GET", **headers: str) -> httpx.Response:
         with self.gateway.http() as client:
-            content = {} if method == "POST" else None
+            content: dict[str, Any] | None = {} if method == "POST" else None
             return client.request(method, path, json=content, headers={"Authorization": f"Bearer {token}", **headers})
 
     def get_in(self, token: str) -> bool:
@@ -62,7 +63,7 @@ class Provider(Door):
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Provider]:
     site = Site()
-    made = Provider(site, files=FILES, **VARIABLES)
+    made = Provider(site, 0, FILES, **VARIABLES)
     yield made
     # What fails in it refuses as well, though not for the reason that is meant.
     assert "runtime error" not in made.gateway.log
@@ -125,18 +126,18 @@ def _richer(part: str) -> str:
 
 
 def _der_signature() -> str:
-    from cryptography.hazmat.primitives import hashes
-
     text = ".".join(signed(CURVE, ES256, claims()).split(".")[:2])
     return f"{text}.{encoded(CURVE.sign(text.encode(), ec.ECDSA(hashes.SHA256())))}"
+
+
+def _by_public_key(algorithm: str, secret: bytes) -> str:
+    return jwt.by_secret(secret, {"alg": algorithm}, claims())
 
 
 SECRETS = {
     "pem": jwt.public(RSA),
     "pem without its end": jwt.public(RSA).strip(),
-    "der": RSA.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    ),
+    "der": RSA.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo),
     "nothing": b"\0",
 }
 BAD_SIGNATURES: dict[str, Callable[[], str]] = {
@@ -182,9 +183,7 @@ BAD_SIGNATURES: dict[str, Callable[[], str]] = {
     "header very deep": _header(b'{"alg":"RS256","x":' + b"[" * 900 + b"]" * 900 + b"}"),
     "HS256 with nothing known": lambda: jwt.by_secret(b"x", {"alg": "HS256"}, claims()),
     **{
-        f"{algorithm} with the public key as {form}": (
-            lambda secret=secret, algorithm=algorithm: jwt.by_secret(secret, {"alg": algorithm}, claims())
-        )
+        f"{algorithm} with the public key as {form}": partial(_by_public_key, algorithm, secret)
         for form, secret in SECRETS.items()
         for algorithm in ("HS256", "RS256", "ES256")
     },
@@ -197,7 +196,9 @@ BAD_SIGNATURES: dict[str, Callable[[], str]] = {
     "ES384 on its own curve": _header({"alg": "ES384"}, ec.generate_private_key(ec.SECP384R1()), "ES384"),
     "another RSA key": _header(RS256, OTHER_RSA),
     "another key of the curve": _header(ES256, OTHER_CURVE),
-    "another key, which the token names": _header({**RS256, "jku": "https://evil.example/", "kid": "../../etc/x"}, OTHER_RSA),
+    "another key, which the token names": _header(
+        {**RS256, "jku": "https://evil.example/", "kid": "../../etc/x"}, OTHER_RSA
+    ),
     "another key, which the token brings": _header(
         {**RS256, "jwk": {"kty": "RSA", "n": encoded(b"1"), "e": "AQAB"}}, OTHER_RSA
     ),
@@ -531,7 +532,8 @@ def test_claims_of_other_names() -> None:
     names = {"name": "client_id", "role": "https://example.org/role", "scopes": "places"}
     made = Provider(
         site,
-        files=FILES,
+        0,
+        FILES,
         **{**VARIABLES, **{f"chromadb_gateway_jwt_{each}_claim": name for each, name in names.items()}},
     )
     try:
@@ -549,7 +551,7 @@ def test_claims_of_other_names() -> None:
 def test_limits_are_of_the_name() -> None:
     """As many tokens as one likes have one limit together, and not that of the token of this name."""
     site = Site()
-    made = Provider(site, files=FILES, **{**VARIABLES, "chromadb_gateway_requests_per_second": 1})
+    made = Provider(site, 0, FILES, **{**VARIABLES, "chromadb_gateway_requests_per_second": 1})
     try:
         found = [made.ask(signed(RSA, RS256, claims(jti=str(number)))).status_code for number in range(15)]
         assert 429 in found
@@ -607,7 +609,7 @@ def test_wrong_signatures_break_nobodys_connection(provider: Provider) -> None:
             found = statuses(connection.recv(65536))
             return found[0] if found else 0
 
-    for number in range(12):
+    for _ in range(12):
         assert asked(sound) == 200
         assert asked(wrong) in (401, 0)
         assert asked(provider.token) == 200
@@ -628,7 +630,7 @@ def test_of_many_at_once(provider: Provider) -> None:
 def test_nobody_verifies() -> None:
     """What cannot be verified is neither right nor wrong; what was verified goes on."""
     site = Site()
-    made = Provider(site, files=FILES, **VARIABLES)
+    made = Provider(site, 0, FILES, **VARIABLES)
     try:
         known = signed(RSA, RS256, claims())
         assert made.get_in(known)
