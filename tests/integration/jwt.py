@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes, hmac, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 ISSUER = "https://idp.example.org/realms/one"
@@ -15,7 +15,7 @@ AUDIENCE = "chromadb"
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
-def public(key: Key) -> bytes:
+def public(key: Key | ed25519.Ed25519PrivateKey | dsa.DSAPrivateKey) -> bytes:
     """Its public part, as PEM."""
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
