@@ -259,6 +259,21 @@ def test_malformed(provider: Provider, name: str, key: jwt.Key) -> None:
     assert not provider.get_in(BAD_FORMS[name](signed(key, RS256 if key is RSA else ES256, claims())))
 
 
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("form", [_another_end, lambda part: part + "=", lambda part: part + "A"])
+def test_signed_in_another_form(provider: Provider, place: int, form: Callable[[str], str]) -> None:
+    """What the provider itself has signed is not taken for what it may mean."""
+    for more in ("", "x", "xx"):
+        parts = [encoded(json.dumps({**RS256, "x": more}).encode()), encoded(json.dumps(claims(x=more)).encode())]
+        sound, other = ".".join(parts), [*parts]
+        if len(parts[place]) % 4 == 0:
+            continue
+        other[place] = form(parts[place])
+        for text in (sound, ".".join(other)):
+            token = f"{text}.{encoded(jwt.signature(RSA, 'RS256', text.encode()))}"
+            assert provider.get_in(token) == (text == sound)
+
+
 def test_one_length_that_is_no_base64(provider: Provider) -> None:
     """A character alone stands for no byte, wherever it is."""
     for place in range(3):

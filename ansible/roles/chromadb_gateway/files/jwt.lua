@@ -10,7 +10,7 @@ for _, each in ipairs({ "VERIFIER", "ISSUER", "AUDIENCE", "NAME", "ROLE", "SCOPE
   assert((os.getenv("GATEWAY_JWT_" .. each) or "") ~= "", "GATEWAY_JWT_" .. each .. " is not set")
 end
 
--- Seconds by which the clock of the issuer may be ahead. What has expired has expired.
+-- Seconds by which the clock of the issuer may be ahead
 local AHEAD = 60
 -- Of a name; with its prefix as long as those of other tokens may be.
 local LONGEST_NAME = 60
@@ -271,8 +271,8 @@ local function is_signed(token, algorithm)
   return nil
 end
 
--- What a token may do, as for those of tokens.map; nil, why it may nothing, and its name when it was verified and has one. ranks: the roles
--- that there are.
+-- What a token may do, as for those of tokens.map; nil, why it may nothing, and its name when it was verified and
+-- has one. ranks: the roles that there are.
 function jwt.rights(txn, token, ranks)
   local algorithm, trouble = algorithm_of(txn, token)
   if not algorithm then
@@ -304,6 +304,7 @@ function jwt.rights(txn, token, ranks)
   if not is_time(claims.exp) then
     return nil, "the token " .. name .. " has no end. HINT: exp has to be a whole number of seconds", name
   end
+  -- 0 means no end to those who ask later.
   if claims.exp <= now then
     return nil, "the token " .. name .. " has expired. HINT: get a new one from the identity provider", name
   end
