@@ -292,12 +292,17 @@ class Gateway:
 
 def rendered(template: str, variables: Mapping[str, object]) -> str:
     """What a template of the role comes to, with its defaults and these variables."""
+    return text((ROLE / "templates" / template).read_text(), variables)
+
+
+def text(source: str, variables: Mapping[str, object]) -> str:
+    """The same for a template that is in no file."""
     defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
     internal = yaml.safe_load((ROLE / "vars/main.yml").read_text())
     internal = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in internal.items()}
     known = {"ansible_managed": "by a role", "inventory_hostname": "localhost", "role_path": str(ROLE)}
     templar = Templar(loader=DataLoader(), variables={**known, **defaults, **internal, **variables})
-    return str(templar.template(trust_as_template((ROLE / "templates" / template).read_text())))
+    return str(templar.template(trust_as_template(source)))
 
 
 def later(seconds: float) -> float:

@@ -642,6 +642,18 @@ def test_of_many_at_once(provider: Provider) -> None:
         assert all(pool.map(asked, range(120)))
 
 
+def test_a_worker_that_is_replaced_verifies_as_well(provider: Provider) -> None:
+    """Its own place for that is gone; the one that replaces it has one."""
+    for token, status in ((signed(RSA, RS256, claims()), 200), (signed(OTHER_RSA, RS256, claims()), 401)):
+        with provider.gateway.http() as client:
+            client.get(COUNT, headers={"Authorization": f"Bearer {provider.token}"})
+            provider.gateway.reload()
+            before = len(provider.gateway.workers)
+            assert client.get(COUNT, headers={"Authorization": f"Bearer {token}"}).status_code == status
+            assert before >= 2
+        assert provider.ask(token).status_code == status
+
+
 def test_nobody_verifies() -> None:
     """What cannot be verified is neither right nor wrong; what was verified goes on."""
     site = Site()
