@@ -117,7 +117,14 @@ class Token(str):
 class Gateway:
     """HAProxy with the role's configuration, on a port of the loopback address."""
 
-    def __init__(self, engine_port: int, answers: Path, variables: Mapping[str, object] = {}) -> None:
+    def __init__(
+        self,
+        engine_port: int,
+        answers: Path,
+        variables: Mapping[str, object] = {},
+        files: Mapping[str, bytes] = {},
+    ) -> None:
+        """files: that lie beside the configuration, by name."""
         packages.need({"haproxy": "haproxy", "openssl": "openssl"})
         self.root = Path(tempfile.mkdtemp(prefix="chromad-gateway-"))
         self.port, self.metrics_port = free_port(), free_port()
@@ -128,6 +135,8 @@ class Gateway:
         self._log = self.root / "log"
         make_certificate(self.certificate)
         self.map.touch()
+        for name, content in files.items():
+            (self.root / name).write_bytes(content)
         for path in (ROLE / "files").glob("*.lua"):
             (self.root / path.name).write_bytes(path.read_bytes())
         known = {
@@ -177,6 +186,8 @@ class Gateway:
     def reload(self) -> None:
         """As the unit does it; waits for the new worker to listen."""
         assert self.process
+        # One that is asked for right after another one is not heard, see start.
+        time.sleep(0.5)
         before = set(self.workers)
         self.process.send_signal(signal.SIGUSR2)
 
@@ -220,10 +231,11 @@ class Gateway:
         networks: str = "*",
         text: str = "",
         tell: bool = True,
+        certificate: bool = False,
     ) -> Token:
-        """A new token, which holds from now on. tell: HAProxy, not the file alone."""
+        """A new token, which holds from now on. tell: HAProxy, not the file alone. certificate: for one of a client."""
         token = Token(text or f"chr_{secrets.token_urlsafe(32)}")
-        key = hashlib.sha256(token.encode()).hexdigest().upper()
+        key = f"certificate:{name}" if certificate else hashlib.sha256(token.encode()).hexdigest().upper()
         token.line = f"{key} {name}|{role}|{scopes}|{int(expires)}|{networks}"
         self._tokens[key] = token
         self._write()
@@ -251,7 +263,7 @@ class Gateway:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return httpx.Client(
             base_url=f"https://127.0.0.1:{self.port}",
-            verify=ssl.create_default_context(cafile=self.certificate),
+            verify=options.pop("verify", None) or ssl.create_default_context(cafile=self.certificate),
             headers={**headers, **options.pop("headers", {})},
             timeout=120,
             **options,
@@ -280,12 +292,17 @@ class Gateway:
 
 def rendered(template: str, variables: Mapping[str, object]) -> str:
     """What a template of the role comes to, with its defaults and these variables."""
+    return text((ROLE / "templates" / template).read_text(), variables)
+
+
+def text(source: str, variables: Mapping[str, object]) -> str:
+    """The same for a template that is in no file."""
     defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
     internal = yaml.safe_load((ROLE / "vars/main.yml").read_text())
     internal = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in internal.items()}
     known = {"ansible_managed": "by a role", "inventory_hostname": "localhost", "role_path": str(ROLE)}
     templar = Templar(loader=DataLoader(), variables={**known, **defaults, **internal, **variables})
-    return str(templar.template(trust_as_template((ROLE / "templates" / template).read_text())))
+    return str(templar.template(trust_as_template(source)))
 
 
 def later(seconds: float) -> float:

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -36,11 +36,11 @@ class _Owners(Answers):
 class Door:
     """A gateway before a recorder."""
 
-    def __init__(self, site: Site, pause: float = 0, **variables: object) -> None:
+    def __init__(self, site: Site, pause: float = 0, files: Mapping[str, bytes] = {}, **variables: object) -> None:
         self.engine = Recorder(pause)
         self.directory = Path(tempfile.mkdtemp(prefix="chromad-answers-"))
         self.answers = _Owners(self.directory / "gateway.sock", site)
-        self.gateway = Gateway(self.engine.port, self.directory / "gateway.sock", variables)
+        self.gateway = Gateway(self.engine.port, self.directory / "gateway.sock", variables, files)
         self.token: Token = self.gateway.token("app", "rw", "tena/dba")
         self.gateway.start()
 

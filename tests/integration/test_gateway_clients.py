@@ -1,207 +1,316 @@
-"""client.yml as the role writes it: who reads it, what else of the directory they see, and that one connects by it."""
+"""Certificates of clients at the gateway: real HAProxy, real certificates."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests import packages
-from tests.integration.account import BIN
-from tests.integration.gateway import ROLE, Answers, Gateway
+from tests.integration import jwt, test_gateway_jwt
+from tests.integration.account import until
+from tests.integration.authority import Authority, context
+from tests.integration.gateway import Token, later
+from tests.integration.raw_http import request, status2, statuses
 from tests.integration.site import Site
-from tests.integration.test_gateway_role import PROGRAM, preflight
+from tests.integration.test_gateway import refused, until_old
+from tests.integration.test_gateway_attacks import COUNT, TOP, Door
 
 pytestmark = pytest.mark.root
 
-CONNECT = "from chromad_client import get_client; print(get_client().get_or_create_collection('notes').count())"
-# Of a user of no group, and of one of the group
-STRANGER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-MEMBER = ("setpriv", "--reuid=65534", "--regid=65534", "--groups=chromadb-clients")
+VARIABLES: dict[str, object] = {"chromadb_gateway_client_ca": "/etc/ssl/clients.pem"}
 
 
-class House:
-    """A host's /etc for one test: what is done there is seen by nobody else, and gone with it."""
+class Office(Door):
+    """A gateway that knows an authority."""
 
-    def __init__(self, directory: Path) -> None:
-        packages.need({"setfacl": "acl", "openssl": "openssl"})
-        self.directory = directory
-        there = directory / "etc"
-        there.mkdir()
-        script = (
-            f"mount -t tmpfs none {there} && mkdir {there}/upper {there}/work"
-            f" && mount -t overlay none -o lowerdir=/etc,upperdir={there}/upper,workdir={there}/work /etc"
-            " && echo ready && exec sleep infinity"
-        )
-        self.process = subprocess.Popen(
-            ["unshare", "--mount", "--propagation=private", "sh", "-c", script], stdout=subprocess.PIPE
-        )
-        assert self.process.stdout
-        assert self.process.stdout.readline() == b"ready\n"
-        self.sh("""
-            getent group chromadb >/dev/null || groupadd --system chromadb
-            getent group chromadb-gateway >/dev/null || groupadd --system chromadb-gateway
-            rm -rf /etc/chromadb
-            install -d -m 0750 -g chromadb /etc/chromadb
-            install -d -m 0750 -g chromadb-gateway /etc/chromadb/gateway
-            install -m 0640 -g chromadb /dev/null /etc/chromadb/chromad.yml
-            install -m 0400 /dev/null /etc/chromadb/backup.key
-            install -m 0644 /dev/null /etc/chromadb/gateway/within
-        """)
+    def __init__(self, site: Site, authority: Authority, crl: bytes = b"", **variables: object) -> None:
+        files = {"clients-ca.pem": authority.pem, "clients-crl.pem": crl, **test_gateway_jwt.FILES}
+        if crl:
+            variables["chromadb_gateway_client_crl"] = "/etc/ssl/revoked.pem"
+        self.authority = authority
+        super().__init__(site, 0, files, **VARIABLES, **variables)
+        self.batch: Token = self.gateway.token("batch", "rw", "tena/dba", certificate=True)
 
-    def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        command: list[str | Path] = ["nsenter", f"--target={self.process.pid}", "--mount", "--", *words]
-        environment = {name: value for name, value in os.environ.items() if name != "CHROMAD_CLIENT"}
-        environment |= {"ANSIBLE_ROLES_PATH": str(ROLE.parent), "ANSIBLE_NOCOLOR": "1", "HOME": str(self.directory)}
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, cwd="/", timeout=300
-        )
+    def http(self, client: Path | None) -> httpx.Client:
+        return self.gateway.http(verify=context(self.gateway.certificate, client))
 
-    def sh(self, script: str) -> str:
-        done = self.run("sh", "-euc", script)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def ask(self, client: Path | None, path: str = COUNT, method: str = "GET", **headers: str) -> httpx.Response:
+        with self.http(client) as connection:
+            return connection.request(method, path, json={} if method == "POST" else None, headers=headers)
 
-    def apply(self, *options: str, **variables: object) -> str:
-        """What the role says when it applies its part for clients."""
-        play = self.directory / "play.yml"
-        play.write_text(
-            "- hosts: vectors\n  connection: local\n  gather_facts: false\n  tasks:\n"
-            "    - ansible.builtin.include_role: {name: chromadb_gateway, tasks_from: client.yml}\n"
-        )
-        known = {
-            "ansible_python_interpreter": sys.executable,
-            "ansible_facts": {"os_family": "Debian"},
-            "chromadb_gateway_names": ["localhost"],
-            **variables,
-        }
-        words: list[str | Path] = [
-            BIN / "ansible-playbook",
-            "--inventory",
-            "vectors,",
-            play,
-            "--extra-vars",
-            json.dumps(known),
-            *options,
-        ]
-        done = self.run(*words)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def can(self, who: tuple[str, ...], *words: str) -> bool:
-        return self.run(*who, *words).returncode == 0
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
+    def shut(self, client: Path, **headers: str) -> None:
+        """Asserts that the certificate does not even get a connection, whatever comes with it."""
+        before = len(self.engine.received)
+        for versions in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            made = context(self.gateway.certificate, client)
+            made.minimum_version = made.maximum_version = versions
+            with (
+                pytest.raises((httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError)),
+                self.gateway.http(verify=made, headers=headers) as connection,
+            ):
+                connection.get(COUNT)
+        assert len(self.engine.received) == before
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+    site = Site()
+    variables = test_gateway_jwt.VARIABLES
+    made = Office(site, Authority(tmp_path_factory.mktemp("authority")), b"", **variables)
     yield made
-    made.end()
+    assert "runtime error" not in made.gateway.log
+    made.remove()
+    site.remove()
 
 
-def test_members_of_the_group_alone_reach_it_and_nothing_else(house: House) -> None:
-    house.sh("echo CA >/etc/chromadb/gateway/ca.pem && chmod 0644 /etc/chromadb/gateway/ca.pem")
-    before = house.sh("cat /etc/group; getfacl -p /etc/chromadb")
-    assert "changed=0" not in house.apply("--check", "--diff")
-    assert house.sh("cat /etc/group; getfacl -p /etc/chromadb; ls /etc/chromadb") == (
-        before + "backup.key\nchromad.yml\ngateway\n"
-    )
-    said = house.apply()
-    # As it says that one gives applications a token
-    steps = [line.strip(' ",') for line in said.splitlines() if "/etc/chromadb/token" in line and "HINT" not in line]
-    assert len(steps) == 2
-    house.sh("\n".join(steps).replace("chromactl token add applications --role rw", "echo chr_x"))
-    said = house.apply("--diff")
-    assert "changed=0" in said
-    assert "There is no token" not in said
-    assert house.sh("stat -c '%a %U:%G' /etc/chromadb /etc/chromadb/client.yml /etc/chromadb/token").split("\n")[
-        :3
-    ] == [
-        "750 root:chromadb",
-        "640 root:chromadb-clients",
-        "640 root:chromadb-clients",
-    ]
-    for name in ("client.yml", "client-ca.pem", "token"):
-        assert house.can(MEMBER, "cat", f"/etc/chromadb/{name}"), name
-        assert not house.can(MEMBER, "sh", "-c", f">>/etc/chromadb/{name}"), name
-        assert not house.can(STRANGER, "cat", f"/etc/chromadb/{name}"), name
-    for path in ("chromad.yml", "backup.key", "gateway/within"):
-        assert not house.can(MEMBER, "cat", f"/etc/chromadb/{path}"), path
-    for who in (MEMBER, STRANGER):
-        assert not house.can(who, "ls", "/etc/chromadb")
-        assert not house.can(who, "touch", "/etc/chromadb/new")
-    # The role chromadb sees to the mode of the directory, and takes nothing away.
-    house.sh("chmod 0750 /etc/chromadb")
-    assert house.can(MEMBER, "cat", "/etc/chromadb/client.yml")
-    assert "changed=0" in house.apply()
-
-
-def test_an_application_connects_by_it(house: House, site: Site) -> None:
-    site.serve()
-    answers = Answers(site.run / "gateway.sock", site)
-    gateway = Gateway(site.port, site.run / "gateway.sock")
-    try:
-        own = "/etc/chromadb/gateway"
-        house.sh(
-            f"sh {PROGRAM} make {own} localhost && sh {PROGRAM} take {own}/own.crt {own}/own.key {gateway.certificate}"
-        )
-        token = gateway.token("applications", "rw")
-        gateway.start()
-        said = house.apply(chromadb_gateway_port=gateway.port)
-        assert "There is no token for applications in /etc/chromadb/token yet. HINT: " in said
-        done = house.run(*MEMBER, sys.executable, "-c", CONNECT)
-        assert "/etc/chromadb/token: No such file or directory" in done.stderr
-        house.sh(
-            f"install -m 0640 -g chromadb-clients /dev/null /etc/chromadb/token; echo {token} >/etc/chromadb/token"
-        )
-        done = house.run(*MEMBER, sys.executable, "-c", CONNECT)
-        assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
-        done = house.run(*STRANGER, sys.executable, "-c", CONNECT)
-        assert "is this user in the group chromadb-clients?" in done.stderr
-    finally:
-        gateway.stop()
-        answers.close()
-
-
-def test_a_certificate_of_the_operators(house: House) -> None:
-    """The system vouches for it, or a file of theirs; the authority of before does not."""
-    house.sh("echo CA >/etc/chromadb/gateway/ca.pem")
-    given = {"chromadb_gateway_certificate": "/srv/own.crt", "chromadb_gateway_names": ["2001:db8::1", "a.example.org"]}
-    house.apply(
-        **given,
-        chromadb_gateway_applications_host="a.example.org",
-        chromadb_gateway_applications_token_file="/srv/token",
-    )
-    told = house.sh("grep -v '^#' /etc/chromadb/client.yml; ls /etc/chromadb")
-    assert told.splitlines()[:2] == ['endpoint: "https://a.example.org:8443"', 'token_file: "/srv/token"']
-    assert "client-ca.pem" not in told
-    house.apply(**given, chromadb_gateway_applications_ca_file="/srv/ca.pem")
-    told = house.sh("grep -v '^#' /etc/chromadb/client.yml; ls /etc/chromadb")
-    assert told.splitlines()[:2] == ['endpoint: "https://[2001:db8::1]:8443"', 'ca_file: "/srv/ca.pem"']
-    assert "client-ca.pem" not in told
-
-
-def test_wrong_variables(tmp_path: Path) -> None:
-    asked = {
-        "chromadb_gateway_port": 18443,
-        "chromadb_gateway_metrics_port": 0,
-        "chromadb_gateway_applications": "true",
+def test_the_subject_is_the_name(office: Office) -> None:
+    client = office.authority.sign("batch")
+    assert office.ask(client).status_code == 200
+    assert office.ask(client, "/api/v2/auth/identity").json() == {
+        "user_id": "batch",
+        "tenant": "tena",
+        "databases": ["dba"],
     }
-    assert preflight(tmp_path, **asked) == ""
-    assert "HINT: one of chromadb_gateway_names, which are localhost" in preflight(
-        tmp_path, **asked, chromadb_gateway_applications_host='"elsewhere.example.org"'
-    )
-    assert "HINT: one of chromadb_gateway_names" in preflight(
-        tmp_path, **asked, chromadb_gateway_applications_token_file='"token"'
-    )
-    nowhere = '["nowhere.invalid"]'
-    assert "This host has no address for nowhere.invalid" in preflight(
-        tmp_path, **asked, chromadb_gateway_names=nowhere
-    )
+    refused(office.ask(client, "/api/v2/tenants/tenb"), 403, "AuthError", "batch is not for")
+    refused(office.ask(client, "/api/v2/reset", "POST"), 403, "AuthError", "batch has the role rw")
+    until(lambda: office.gateway.logged()[-1]["token"] == "batch", "the name in the log")
+    # Another one of the same name, as after a renewal
+    assert office.ask(office.authority.sign("batch", usage=None)).status_code == 200
+
+
+def test_without_a_certificate_tokens_are_as_they_were(office: Office) -> None:
+    for token in (office.token, jwt.signed(test_gateway_jwt.RSA, test_gateway_jwt.RS256, jwt.claims())):
+        assert office.ask(None, **{"Authorization": f"Bearer {token}"}).status_code == 200
+    refused(office.ask(None), 401, "AuthorizationError", "no token")
+
+
+def test_the_token_of_a_certificate_has_no_text(office: Office) -> None:
+    """Nobody comes in by saying the name."""
+    for text in ("batch", "certificate:batch", "CN=batch", office.batch):
+        for name, value in (("Authorization", f"Bearer {text}"), ("X-Chroma-Token", text)):
+            refused(office.ask(None, **{name: value}), 401, "AuthorizationError")
+    names = ("X-SSL-Client-CN", "X-Client-Cert", "X-Forwarded-Client-Cert", "SSL-Client-S-DN")
+    refused(office.ask(None, **dict.fromkeys(names, "CN=batch")), 401, "AuthorizationError", "no token")
+
+
+@pytest.mark.parametrize(
+    "common",
+    [
+        ("stranger",),
+        ("app",),
+        ("BATCH",),
+        ("batch ",),
+        (" batch",),
+        ("batch\n",),
+        ("batch|admin|*/*|0|*",),
+        ("certificate:batch",),
+        ("batch", "stranger"),
+        ("stranger", "batch"),
+        ("batch", "batch"),
+        ("bätch",),
+        ("*",),
+        (),
+    ],
+)
+def test_subject_that_nobody_knows(office: Office, common: tuple[str, ...]) -> None:
+    """app is the name of a token with a text, which a certificate does not stand for."""
+    client = office.authority.sign(*common)
+    before = len(office.engine.received)
+    refused(office.ask(client), 401, "AuthorizationError", "HINT: ")
+    refused(office.ask(client, "/api/v2/heartbeat"), 401, "AuthorizationError")
+    assert len(office.engine.received) == before
+
+
+def test_hash_of_a_token_as_the_subject(office: Office) -> None:
+    """The map has it as a key."""
+    key = office.token.line.split()[0]
+    refused(office.ask(office.authority.sign(key)), 401, "AuthorizationError")
+
+
+def _of_another(office: Office) -> Path:
+    return Authority(office.authority.directory).sign("batch")
+
+
+def _of_one_with_the_same_name(office: Office) -> Path:
+    return Authority(office.authority.directory, "An authority").sign("batch")
+
+
+def _by_a_client(office: Office) -> Path:
+    """The authority's own certificate vouches for no certificates that its clients sign."""
+    above = office.authority.sign("batch").read_bytes()
+    forger = Authority(office.authority.directory)
+    key = serialization.load_pem_private_key(above, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    forger.key, forger.name = key, load_pem_x509_certificate(above).subject
+    forged = forger.sign("batch")
+    forged.write_bytes(forged.read_bytes() + above[above.index(b"-----BEGIN CERTIFICATE") :])
+    return forged
+
+
+UNSOUND: dict[str, Callable[[Office], Path]] = {
+    "another authority": _of_another,
+    "another authority of the same name": _of_one_with_the_same_name,
+    "expired": lambda office: office.authority.sign("batch", ends=timedelta(seconds=-5)),
+    "not yet valid": lambda office: office.authority.sign("batch", begins=timedelta(hours=1)),
+    "signed by itself": lambda office: office.authority.sign("batch", itself=True),
+    "for servers": lambda office: office.authority.sign("batch", usage=ExtendedKeyUsageOID.SERVER_AUTH),
+    "by another client": _by_a_client,
+}
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_unsound_certificate(office: Office, name: str) -> None:
+    client = UNSOUND[name](office)
+    office.shut(client)
+    # Nor does a token help it.
+    office.shut(client, Authorization=f"Bearer {office.token}")
+
+
+def test_certificate_and_token_at_once(office: Office) -> None:
+    """One of them says who comes."""
+    client = office.authority.sign("batch")
+    provided = jwt.signed(test_gateway_jwt.RSA, test_gateway_jwt.RS256, jwt.claims())
+    for each in (office.token, provided, "wrong", "Basic"):
+        for headers in ({"Authorization": f"Bearer {each}"}, {"X-Chroma-Token": each}):
+            for certificate in (client, office.authority.sign("stranger")):
+                refused(office.ask(certificate, **headers), 401, "AuthorizationError", "a certificate and a token")
+
+
+def test_changes_hold_for_the_next_request_of_an_open_connection(office: Office) -> None:
+    client = office.authority.sign("fleeting")
+    with office.http(client) as connection:
+        for _ in range(2):
+            assert connection.get(COUNT).status_code == 401
+            token = office.gateway.token("fleeting", "ro", "tena/dba", certificate=True)
+            assert connection.get(COUNT).status_code == 200
+            assert connection.post(f"{TOP}/collections", json={}).status_code == 403
+            office.gateway.revoke(token)
+            assert connection.get(COUNT).status_code == 401
+            until(lambda: until_old(office.gateway), "a worker that is not young any more", 20)
+
+
+def test_a_worker_that_is_replaced_goes_by_the_file(office: Office) -> None:
+    """The tokens of certificates are among those that it is told of no more."""
+    client = office.authority.sign("leaving")
+    token = office.gateway.token("leaving", "ro", "tena/dba", certificate=True)
+    with office.http(client) as connection:
+        assert connection.get(COUNT).status_code == 200
+        office.gateway.reload()
+        office.gateway.revoke(token)
+        assert connection.get(COUNT).status_code == 401
+        assert office.ask(client).status_code == 401
+
+
+def test_a_token_that_only_the_file_has_is_taken_over(office: Office) -> None:
+    """As when the worker before was told of it during a reload."""
+    client = office.authority.sign("silent")
+    office.gateway.reload()
+    token = office.gateway.token("silent", "ro", "tena/dba", tell=False, certificate=True)
+    until(lambda: office.ask(client).status_code == 200, "its certificate to be known", 10)
+    office.gateway.revoke(token, tell=False)
+    until(lambda: office.ask(client).status_code == 401, "its certificate to be unknown", 10)
+
+
+def test_end_and_networks_of_the_token(office: Office) -> None:
+    client = office.authority.sign("limited")
+    token = office.gateway.token("limited", "ro", expires=later(-1), certificate=True)
+    refused(office.ask(client), 401, "AuthorizationError", "the token limited has expired")
+    office.gateway.revoke(token)
+    token = office.gateway.token("limited", "ro", networks="10.0.0.0/8", certificate=True)
+    refused(office.ask(client), 403, "AuthError", "limited may not be used from 127.0.0.1")
+    office.gateway.revoke(token)
+
+
+def test_the_certificate_ends_on_an_open_connection(office: Office) -> None:
+    client = office.authority.sign("batch", ends=timedelta(seconds=3))
+    with office.http(client) as connection:
+        assert connection.get(COUNT).status_code == 200
+        until(lambda: connection.get(COUNT).status_code == 401, "its end", 10)
+        refused(connection.get(COUNT), 401, "AuthorizationError", "the certificate has expired")
+
+
+@pytest.mark.parametrize("days", [365 * 24, 365 * 40, 365 * 100])
+def test_certificate_that_ends_in_another_form(office: Office, days: int) -> None:
+    """From 2050 on a certificate writes its end with four digits of the year."""
+    assert office.ask(office.authority.sign("batch", ends=timedelta(days=days))).status_code == 200
+
+
+def test_session_that_is_taken_up_again_is_still_the_certificates(office: Office) -> None:
+    """And of nobody else: the session without one has none."""
+    made = context(office.gateway.certificate, office.authority.sign("batch"))
+    made.maximum_version = ssl.TLSVersion.TLSv1_2
+    session = None
+    head = f"GET {COUNT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    reused = []
+    for _ in range(2):
+        with (
+            socket.create_connection(("127.0.0.1", office.gateway.port), 10) as plain,
+            made.wrap_socket(plain, server_hostname="localhost", session=session) as secured,
+        ):
+            secured.sendall(head)
+            assert statuses(secured.recv(65536)) == [200]
+            session = secured.session
+            reused.append(secured.session_reused)
+    assert reused == [False, True]
+
+
+def test_http2(office: Office) -> None:
+    """Each request of a connection is the certificate's, those with a token besides are refused."""
+    fields = [field for field in office.fields(COUNT.encode()) if field[0] != b"authorization"]
+    made = context(office.gateway.certificate, office.authority.sign("batch"))
+    made.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("127.0.0.1", office.gateway.port), 10) as plain,
+        made.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        found = status2(secured, request(1, fields) + request(3, office.fields(COUNT.encode())), 2)
+    assert sorted(found) == [200, 401]
+
+
+def test_revoked_by_its_authority(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    revoked, good = authority.sign("batch"), authority.sign("batch")
+    site = Site()
+    office = Office(site, authority, authority.revoked(revoked))
+    try:
+        assert office.gateway.check() == ""
+        office.shut(revoked)
+        assert office.ask(good).status_code == 200
+        assert office.ask(None, **{"Authorization": f"Bearer {office.token}"}).status_code == 200
+    finally:
+        office.remove()
+        site.remove()
+
+
+def test_list_that_is_too_old(tmp_path: Path) -> None:
+    """Nobody knows whom it would name, so no certificate is accepted; tokens are."""
+    authority = Authority(tmp_path)
+    site = Site()
+    office = Office(site, authority, authority.revoked(ends=timedelta(hours=-1)))
+    try:
+        office.shut(authority.sign("batch"))
+        assert office.ask(None, **{"Authorization": f"Bearer {office.token}"}).status_code == 200
+    finally:
+        office.remove()
+        site.remove()
+
+
+def test_a_gateway_without_an_authority_asks_for_no_certificate(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    site = Site()
+    made = Door(site)
+    try:
+        made.gateway.token("batch", "rw", "tena/dba", certificate=True)
+        with made.gateway.http(verify=context(made.gateway.certificate, authority.sign("batch"))) as connection:
+            refused(connection.get(COUNT), 401, "AuthorizationError", "no token")
+            assert connection.get(COUNT, headers={"X-Chroma-Token": made.token}).status_code == 200
+    finally:
+        made.remove()
+        site.remove()

@@ -6,17 +6,23 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 
 from tests import packages
+from tests.integration import jwt
 from tests.integration.account import BIN
+from tests.integration.authority import Authority
 from tests.integration.certificates import make_certificate
 from tests.integration.gateway import ROLE
 
 ROOT = ROLE.parents[2]
 PROGRAM = ROLE / "files/certificate"
+TRUST = ROLE / "files/trust"
 NAMES = ["vectors1.example.org", "192.0.2.1", "2001:db8::1"]
 ALTERNATIVES = "DNS:vectors1.example.org,IP:192.0.2.1,IP:2001:db8::1"
 
@@ -26,8 +32,12 @@ def _openssl() -> None:
     packages.need({"openssl": "openssl", "haproxy": "haproxy"})
 
 
-def program(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sh", PROGRAM, *words], capture_output=True, text=True, check=False, timeout=60)
+def program(*words: str | Path, of: Path = PROGRAM) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", of, *words], capture_output=True, text=True, check=False, timeout=60)
+
+
+def trust(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return program(*words, of=TRUST)
 
 
 def pair(directory: Path, name: str, *options: str, names: str = ALTERNATIVES) -> tuple[Path, Path]:
@@ -177,6 +187,117 @@ def test_authority_of_its_own(tmp_path: Path) -> None:
     assert program("check", tmp_path / "own.crt", tmp_path / "own.key").returncode == 0
 
 
+# Keys of an identity provider, and authorities of clients
+
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+CURVE = ec.generate_private_key(ec.SECP256R1())
+
+
+def test_each_key_has_its_algorithm(tmp_path: Path) -> None:
+    keys = [jwt.write(key, tmp_path / name) for key, name in ((CURVE, "one.pem"), (RSA, "two.pem"))]
+    place = tmp_path / "gateway"
+    place.mkdir()
+    assert trust("check-keys", *keys).stdout == "ES256\nRS256\n"
+    assert trust("take-keys", place, *keys).stdout == "ES256\nRS256\nchanged\n"
+    assert trust("take-keys", place, *keys).stdout == "ES256\nRS256\n\n"
+    taken = sorted(place.iterdir())
+    assert [path.read_bytes() for path in taken] == [jwt.public(CURVE), jwt.public(RSA)]
+    assert [path.name for path in taken] == ["jwt-1.pem", "jwt-2.pem"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in taken} == {0o640}
+    # One that is no good among them
+    keys[1].write_text("nonsense")
+    jwt.write(RSA, keys[0])
+    assert trust("take-keys", place, *keys).returncode == 1
+    assert [path.read_bytes() for path in sorted(place.iterdir())] == [jwt.public(CURVE), jwt.public(RSA)]
+
+
+def _private(directory: Path) -> bytes:
+    form = serialization.PrivateFormat.PKCS8
+    return RSA.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+def _of_a_pair(directory: Path) -> bytes:
+    return pair(directory, "good")[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        (lambda _: b"nonsense", "holds no public key"),
+        (lambda _: b"", "holds no public key"),
+        (lambda _: jwt.public(RSA)[:-60], "holds no public key"),
+        (_private, "holds a private key"),
+        (_of_a_pair, "holds a certificate"),
+        (lambda _: jwt.public(RSA) + jwt.public(CURVE), "holds more than one key"),
+        (lambda _: jwt.public(rsa.generate_private_key(public_exponent=65537, key_size=1024)), "RSA key of 1024 bits"),
+        (lambda _: jwt.public(ec.generate_private_key(ec.SECP384R1())), "for neither RS256 nor ES256"),
+        (lambda _: jwt.public(ed25519.Ed25519PrivateKey.generate()), "for neither RS256 nor ES256"),
+        (lambda _: jwt.public(dsa.generate_private_key(2048)), "for neither RS256 nor ES256"),
+    ],
+)
+def test_wrong_key(tmp_path: Path, content: Callable[[Path], bytes], fact: str) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(content(tmp_path))
+    done = trust("check-keys", path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{path} " in done.stderr
+    assert fact in done.stderr
+    assert "HINT: " in done.stderr
+
+
+def test_key_that_is_not_there(tmp_path: Path) -> None:
+    assert "none.pem does not exist. HINT: " in trust("check-keys", tmp_path / "none.pem").stderr
+    assert "cannot be read. HINT: " in trust("check-keys", tmp_path).stderr
+
+
+def _written(path: Path, *contents: bytes) -> Path:
+    path.write_bytes(b"".join(contents))
+    return path
+
+
+def test_authority_of_clients(tmp_path: Path) -> None:
+    one, other = Authority(tmp_path, "one"), Authority(tmp_path, "other")
+    between = Authority(tmp_path, "between", one)
+    place = tmp_path / "gateway"
+    place.mkdir()
+    ca = _written(tmp_path / "ca.pem", one.pem, other.pem, between.pem)
+    crl = _written(tmp_path / "crl.pem", one.revoked())
+    for words in ((ca,), (ca, crl), (_written(tmp_path / "one.pem", one.pem), crl)):
+        done = trust("check-clients", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert trust("take-clients", place, ca, crl).stdout == "changed\n"
+    assert trust("take-clients", place, ca, crl).stdout == "\n"
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == {
+        "clients-ca.pem": ca.read_bytes(),
+        "clients-crl.pem": crl.read_bytes(),
+    }
+    _written(crl, one.revoked(one.sign("gone")))
+    assert trust("take-clients", place, ca, crl).stdout == "changed\n"
+    assert (place / "clients-crl.pem").read_bytes() == crl.read_bytes()
+
+
+def test_wrong_authority(tmp_path: Path) -> None:
+    one, other = Authority(tmp_path, "one"), Authority(tmp_path, "other")
+    ca, some = _written(tmp_path / "ca.pem", one.pem), tmp_path / "some.pem"
+
+    def said(*words: Path) -> str:
+        done = trust("check-clients", *words)
+        assert done.returncode == 1
+        assert "HINT: " in done.stderr
+        return done.stderr
+
+    assert "does not exist" in said(tmp_path / "none.pem")
+    assert "holds no certificate" in said(_written(some, b"nonsense"))
+    assert "holds a certificate that is none" in said(_written(some, one.pem, one.pem.replace(b"MII", b"MIA")))
+    assert "holds a certificate of no authority: subject=CN = batch" in said(
+        _written(some, one.pem, one.sign("batch").read_bytes())
+    )
+    assert "holds no list of revoked certificates" in said(ca, _written(some, one.pem))
+    assert "is not signed by an authority of" in said(ca, _written(some, other.revoked()))
+    assert "holds until " in said(ca, _written(some, one.revoked(ends=timedelta(hours=-1))))
+    assert "cannot be read" in said(ca, tmp_path)
+
+
 def preflight(directory: Path, **variables: object) -> str:
     """What the role says before it changes anything, on this machine."""
     play = directory / "play.yml"
@@ -208,3 +329,26 @@ def test_wrong_variables(tmp_path: Path) -> None:
     )
     assert "HINT: give absolute paths of both" in preflight(tmp_path, chromadb_gateway_certificate='"/etc/some.pem"')
     assert "HINT: give it as 30s, 5m or 1h" in preflight(tmp_path, chromadb_gateway_wait='"soon"')
+
+
+@pytest.mark.root
+def test_wrong_variables_of_others_whom_it_trusts(tmp_path: Path) -> None:
+    free = {"chromadb_gateway_port": 18443, "chromadb_gateway_metrics_port": 0}
+    key = jwt.write(RSA, tmp_path / "idp.pem")
+    keys = {"chromadb_gateway_jwt_keys": f'["{key}"]'}
+    whose = {"chromadb_gateway_jwt_issuer": f'"{jwt.ISSUER}"', "chromadb_gateway_jwt_audience": '"chromadb"'}
+    assert preflight(tmp_path, **free, **keys, **whose) == ""
+    fact = "HINT: give absolute paths of up to 16 keys on the host, the issuer and the audience"
+    for wrong in (
+        keys,
+        {**keys, **whose, "chromadb_gateway_jwt_audience": '""'},
+        {**keys, **whose, "chromadb_gateway_jwt_role_claim": '"sub"'},
+    ):
+        assert fact in preflight(tmp_path, **free, **wrong), wrong
+    key.write_text("nonsense")
+    assert f"{key} holds no public key. HINT: " in preflight(tmp_path, **free, **keys, **whose)
+    crl = {"chromadb_gateway_client_crl": f'"{tmp_path}/crl.pem"'}
+    assert "a list of revoked certificates alone says nothing" in preflight(tmp_path, **free, **crl)
+    ca = {"chromadb_gateway_client_ca": f'"{_written(tmp_path / "ca.pem", Authority(tmp_path).pem)}"'}
+    assert preflight(tmp_path, **free, **ca) == ""
+    assert f"{tmp_path}/crl.pem does not exist. HINT: " in preflight(tmp_path, **free, **ca, **crl)

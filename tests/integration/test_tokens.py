@@ -430,6 +430,31 @@ def test_list(running: Host) -> None:
     assert re.search(r"page +metrics +never +active", shown)
 
 
+def test_token_for_a_certificate(running: Host) -> None:
+    """It has no text, and what the gateway finds it by is nothing that a request could bring."""
+    done = subprocess.run(
+        running.argv("add", "batch", "--role", "rw", "--certificate"), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "batch is made, for a certificate with CN=batch: rw in" in done.stderr
+    assert running.known() == {"certificate:batch": f"batch|rw|{ALL}|0|*"}
+    running.assert_whole()
+    for text in ("batch", "certificate:batch", ""):
+        assert running.ask(text)[0] == 401
+    [found] = running.chromactl("list", "--json").json()["tokens"]
+    assert (found["certificate"], found["state"], found["former_until"]) == (True, "active", None)
+    assert re.search(rf"batch +rw +{ALL} +never +active, by certificate", running.chromactl("list").output)
+    rotated = running.chromactl("rotate", "batch")
+    assert (rotated.code, "HINT: the authority of the certificate renews it" in rotated.output) == (78, True)
+    for words in (["--certificate"], []):
+        again = running.chromactl("add", "batch", "--role", "ro", *words)
+        assert (again.code, "HINT: chromactl token revoke batch first" in again.output) == (78, True)
+    made = running.chromactl("add", "brief", "--role", "ro", "--certificate", "--expires", "90d", "--json").json()
+    assert (made["name"], made["token"], made["certificate"]) == ("brief", None, True)
+    assert running.chromactl("revoke", "batch").code == 0
+    assert list(running.known()) == ["certificate:brief"]
+
+
 def test_expired_token_is_shown_and_cannot_be_rotated(running: Host) -> None:
     running.add("app", "--expires", "90d")
     path = running.directory / token_store.FILE

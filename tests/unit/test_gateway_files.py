@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.gateway import ROLE, rendered
+from tests.integration.gateway import ROLE, rendered, text
 
 ROOT = ROLE.parents[2]
 UNITS = ("chromadb-gateway.service", "chromadb-gateway-certificate.service", "chromadb-gateway-certificate.path")
@@ -40,6 +40,27 @@ def test_a_drop_in_says_what_the_static_unit_says_but_for_the_paths(unit: str) -
     for line in rendered(f"{unit}.j2", {}).splitlines():
         if "=" in line and not line.startswith("#") and not line.endswith("="):
             assert line in static
+
+
+def test_files_of_clients_authority_are_watched_as_the_certificate_is() -> None:
+    variables: dict[str, object] = {
+        "chromadb_gateway_client_ca": "/etc/ssl/ca.pem",
+        "chromadb_gateway_client_crl": "/etc/ssl/crl.pem",
+    }
+    path = rendered("chromadb-gateway-certificate.path.j2", variables).splitlines()
+    assert path[-2:] == ["PathChanged=/etc/ssl/ca.pem", "PathChanged=/etc/ssl/crl.pem"]
+    service = rendered("chromadb-gateway-certificate.service.j2", variables).splitlines()
+    take = "/etc/chromadb/gateway/trust take-clients /etc/chromadb/gateway /etc/ssl/ca.pem /etc/ssl/crl.pem"
+    assert [line for line in service if line.startswith("ExecStart")] == [
+        "ExecStart=",
+        f"ExecStart=-/bin/sh {take}",
+        "ExecStartPost=/bin/sh /etc/chromadb/gateway/trust check-clients /etc/ssl/ca.pem /etc/ssl/crl.pem",
+        "ExecStart=/bin/sh /etc/chromadb/gateway/certificate take /etc/chromadb/gateway/own.crt /etc/chromadb/gateway/own.key"
+        " /etc/chromadb/gateway/tls.pem",
+    ]
+    units = "{{ _chromadb_gateway_drop_ins | join(' ') }}"
+    assert "certificate.path" in text(units, variables)
+    assert "certificate.path" not in text(units, {})
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,18 @@ def test_line_of_the_map() -> None:
     assert Tokens(tokens=(token(),)).entries() == {key: "app|rw|default_tenant/default_database|0|*"}
 
 
+def test_line_of_a_certificate() -> None:
+    """No hash of a text is such a key."""
+    made = Token(name="app", role="rw", scopes=("a/b",), created=tokens.moment(NOW), certificate=True, secrets=())
+    assert Tokens(tokens=(made,)).entries() == {"certificate:app": "app|rw|a/b|0|*"}
+    ends = NOW + timedelta(days=1)
+    expiring = made.model_copy(update={"expires": tokens.moment(ends)})
+    kept = Tokens(tokens=(expiring,)).swept(NOW)
+    assert kept.entries() == {"certificate:app": f"app|rw|a/b|{int(ends.timestamp())}|*"}
+    assert not kept.get("app").former_until(NOW)
+    assert not kept.swept(NOW + timedelta(days=40)).tokens
+
+
 def test_rotation_keeps_the_former_text_for_a_while() -> None:
     ends = NOW + timedelta(days=90)
     first = token(text="one", expires=tokens.moment(ends))
@@ -235,6 +247,15 @@ def one(
     return ONE % (role, scope, networks, created, sha)
 
 
+# Its %s: whether a certificate lets in.
+WITHOUT_SECRETS = re.sub(r'"secrets": \[.*\]}', '"certificate": %s, "secrets": []}', one())
+
+
+def test_the_form_of_a_certificate_is_the_right_one(tmp_path: Path) -> None:
+    (tmp_path / token_store.FILE).write_text(VALID % WITHOUT_SECRETS.replace("%s", "true"))
+    assert [each.certificate for each in token_store.read(tmp_path).tokens] == [True]
+
+
 def test_the_form_of_the_document_is_the_right_one(tmp_path: Path) -> None:
     (tmp_path / token_store.FILE).write_text(VALID % one(networks='"10.0.0.0/8"'))
     assert [each.name for each in token_store.read(tmp_path).tokens] == ["a"]
@@ -267,6 +288,9 @@ def test_the_form_of_the_document_is_the_right_one(tmp_path: Path) -> None:
         VALID % one().replace('"a"', '"a|admin"'),
         VALID % one().replace('"a"', '"a\\n"'),
         VALID % one().replace('"secrets": [{', '"secrets": [], "x": [{'),
+        VALID % one().replace('"secrets": [{', '"certificate": true, "secrets": [{'),
+        VALID % WITHOUT_SECRETS.replace("%s", "false"),
+        VALID % WITHOUT_SECRETS.replace("%s", '"true"'),
     ],
 )
 def test_document_that_chromactl_does_not_write(settings: GatewaySettings, text: str) -> None:

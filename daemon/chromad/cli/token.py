@@ -72,6 +72,9 @@ def add(
     database: DatabaseOption = None,
     expires: ExpiresOption = None,
     network: NetworkOption = None,
+    certificate: Annotated[
+        bool, typer.Option("--certificate", help="Make no text: it is for a client's certificate whose CN is NAME.")
+    ] = False,
     json: ui.Json = False,
 ) -> None:
     """Make a token. Its text goes to standard output and is shown this once; all else goes to standard error.
@@ -79,7 +82,7 @@ def add(
     Example: (umask 077; sudo chromactl token add app --role rw >app.token)
     """
     now = datetime.now(UTC)
-    text = tokens.make_text()
+    text = "" if certificate else tokens.make_text()
     made = Token(
         name=tokens.parse_name(name),
         role=role,
@@ -87,18 +90,18 @@ def add(
         networks=tokens.parse_networks(network or []),
         created=tokens.moment(now),
         expires=tokens.moment(tokens.parse_expiry(expires, now)) if expires else "",
-        secrets=(tokens.hashed(text),),
+        certificate=certificate,
+        secrets=(tokens.hashed(text),) if text else (),
     )
     tokens.need_short(made)
 
     def edit(found: Tokens) -> Tokens:
         if found.find(name):
-            raise ConfigurationError(
-                f"there is a token {name}", f"chromactl token rotate {name}, or revoke it first; or take another name"
-            )
+            raise ConfigurationError(f"there is a token {name}", _instead(found.get(name), certificate))
         return found.with_token(made)
 
-    _change(context, edit, f"{name} is made: {_rights(made)}", json=json, made=(name, text))
+    whose = f", for a certificate with CN={name}" if certificate else ""
+    _change(context, edit, f"{name} is made{whose}: {_rights(made)}", json=json, made=(name, text))
 
 
 @app.command("list")
@@ -157,6 +160,11 @@ def rotate(
 
     def edit(found: Tokens) -> Tokens:
         token = found.get(name)
+        if token.certificate:
+            raise ConfigurationError(
+                f"the token {name} has no text, it is for a certificate",
+                f"the authority of the certificate renews it; for other rights, chromactl token revoke {name} and add",
+            )
         if token.expired(now) and not ends:
             raise ConfigurationError(
                 f"the token {name} has expired on {token.expires}", "say for how long it is to live: --expires 90d"
@@ -189,7 +197,8 @@ def _change(
     json: bool,
     made: tuple[str, str] | None = None,
 ) -> None:
-    """Does it to the end, whatever signal comes, and tells of it. made: a token's name and its new text."""
+    """Does it to the end, whatever signal comes, and tells of it. made: a token's name and its new text, empty for one that has
+    none."""
     settings = _as_root(context)
     as_json = json or settings.json
     with signals.deferred():
@@ -198,11 +207,11 @@ def _change(
         lines.send(events.TOKENS_CHANGED, logging.INFO, said, "chromactl")
         document: dict[str, Any] = {"done": said}
         if made:
-            document |= {**_document(applied.tokens.get(made[0]), datetime.now(UTC)), "token": made[1]}
+            document |= {**_document(applied.tokens.get(made[0]), datetime.now(UTC)), "token": made[1] or None}
         if as_json:
-            _print_document(document, applied, made[0] if made else "")
+            _print_document(document, applied, made[0] if made and made[1] else "")
         ui.err.print(said, markup=False)
-        if made:
+        if made and made[1]:
             typer.echo(made[1])
             _need_written(made[0])
     if applied.problem:
@@ -233,6 +242,12 @@ def _need_written(name: str) -> None:
         ui.err.print(f"HINT: others than its owner can read the file that the text is in: {hint}", markup=False)
 
 
+def _instead(there: Token, certificate: bool) -> str:
+    if there.certificate or certificate:
+        return f"chromactl token revoke {there.name} first, or take another name"
+    return f"chromactl token rotate {there.name}, or revoke it first; or take another name"
+
+
 def _rights(token: Token) -> str:
     where = ", ".join(token.networks) or "everywhere"
     what = "" if token.role == "metrics" else f" in {', '.join(token.scopes)}"
@@ -255,6 +270,7 @@ def _document(token: Token, now: datetime) -> dict[str, Any]:
         "created": token.created,
         "expires": token.expires or None,
         "state": _state(token, now),
+        "certificate": token.certificate,
         "former_until": token.former_until(now) or None,
     }
 
@@ -264,6 +280,8 @@ def _show(found: tuple[Token, ...], now: datetime) -> None:
     for each in found:
         scopes = "" if each.role == "metrics" else "\n".join(each.scopes)
         state = _state(each, now)
+        if each.certificate:
+            state += ", by certificate"
         if former := each.former_until(now):
             state += f", its former text lets in until {former}"
         table.add_row(

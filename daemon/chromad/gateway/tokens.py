@@ -4,6 +4,8 @@
 digits. 32 random bytes are behind it, so there is nothing to guess, and no salt is needed.
 
 `tokens.map` has the form of HAProxy's maps, one line for each secret: the SHA-256, a space, and `name|role|scopes|expires|networks`.
+In the place of the SHA-256, a token without secrets has `certificate:name`: it is for whoever connects with a client's certificate of
+this name.
 scopes: `tenant/database` pairs divided by commas, each part a name or `*`. expires: seconds since the epoch, 0 for never. networks:
 divided by commas, or `*` for everywhere.
 """
@@ -66,7 +68,8 @@ class Secret(_Stored):
 
 
 class Token(_Stored):
-    """networks: that it may come from, none for everywhere. expires: empty for never. secrets: the newest last."""
+    """networks: that it may come from, none for everywhere. expires: empty for never. certificate: whether a client's certificate
+    whose CN is the name stands for a secret. secrets: the newest last."""
 
     name: Annotated[str, Field(pattern=rf"^{_NAME.pattern}$")]
     role: Role
@@ -74,7 +77,14 @@ class Token(_Stored):
     networks: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
     created: Moment
     expires: MomentOrNone = ""
-    secrets: Annotated[tuple[Secret, ...], Field(min_length=1)]
+    certificate: bool = False
+    secrets: tuple[Secret, ...]
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> "Token":
+        if self.certificate == bool(self.secrets):
+            raise ValueError("a token has secrets or a certificate")
+        return self
 
     def ends(self, secret: Secret) -> datetime | None:
         """When one of its secrets expires, None for never."""
@@ -144,9 +154,14 @@ class Tokens(_Stored):
 
 def _entries(token: Token) -> Iterator[tuple[str, str]]:
     scopes, networks = ",".join(token.scopes), ",".join(token.networks) or "*"
+
+    def value(expires: datetime | None) -> str:
+        return f"{token.name}|{token.role}|{scopes}|{int(expires.timestamp()) if expires else 0}|{networks}"
+
+    if token.certificate:
+        yield f"certificate:{token.name}", value(datetime.fromisoformat(token.expires) if token.expires else None)
     for secret in token.secrets:
-        ends = token.ends(secret)
-        yield secret.sha256, f"{token.name}|{token.role}|{scopes}|{int(ends.timestamp()) if ends else 0}|{networks}"
+        yield secret.sha256, value(token.ends(secret))
 
 
 def make_text() -> str:

@@ -4,11 +4,15 @@
 -- haproxy.cfg says: the map of tokens, chromad's socket, for how many seconds a request waits for chromad, how many bytes a body may have.
 local TOKENS, CHROMAD = os.getenv("GATEWAY_TOKENS"), os.getenv("GATEWAY_CHROMAD")
 local PATIENCE, LONGEST_BODY = tonumber(os.getenv("GATEWAY_PATIENCE")), tonumber(os.getenv("GATEWAY_LONGEST_BODY"))
+-- Where these are wanted: jwt.lua, and certificates of clients
+local jwt = os.getenv("GATEWAY_JWT") and dofile(os.getenv("GATEWAY_JWT"))
+local CERTIFICATES = os.getenv("GATEWAY_CERTIFICATES") ~= nil
 
 -- Collections whose owners are remembered; about 12 MB.
 local MOST_OWNERS = 100000
 local MOST_RIGHTS = 1000
 local LONGEST_PATH = 2048
+local LONGEST_TOKEN = 256
 -- Seconds after its start for which a worker looks whether the map's file changes: that may have been told to the one before it.
 local YOUNG = 10
 
@@ -155,6 +159,11 @@ end
 
 -- Tokens --------------------------------------------------------------------------------------------------------------------------------
 
+-- No token of ours has a dot.
+local function is_jwt(token)
+  return jwt and token:find(".", 1, true) ~= nil
+end
+
 -- The only token of a request, or nil and why there is none.
 local function given_token(headers)
   local bearers, others = headers["authorization"], headers["x-chroma-token"]
@@ -174,19 +183,19 @@ local function given_token(headers)
   if bearers then
     token = token:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +([^ ]+)$")
   end
-  if not token or #token > 256 then
+  if not token or #token > (is_jwt(token) and jwt.LONGEST or LONGEST_TOKEN) then
     return nil, "no such token. HINT: send the header Authorization: Bearer TOKEN, or X-Chroma-Token: TOKEN"
   end
   return token
 end
 
--- What the map's file says now: value by hash.
+-- What the map's file says now: value by key.
 local function in_file()
   local found = {}
   for line in io.lines(TOKENS) do
-    local hash, value = line:match("^(%x+) (.+)$")
-    if hash then
-      found[hash] = value
+    local key, value = line:match("^([%w:._-]+) (.+)$")
+    if key then
+      found[key] = value
     end
   end
   return found
@@ -198,14 +207,14 @@ core.register_task(function()
   for _ = 1, YOUNG do
     core.msleep(1000)
     local now = in_file()
-    for hash in pairs(last_seen) do
-      if not now[hash] then
-        core.del_map(TOKENS, hash)
+    for key in pairs(last_seen) do
+      if not now[key] then
+        core.del_map(TOKENS, key)
       end
     end
-    for hash, value in pairs(now) do
-      if last_seen[hash] ~= value then
-        core.set_map(TOKENS, hash, value)
+    for key, value in pairs(now) do
+      if last_seen[key] ~= value then
+        core.set_map(TOKENS, key, value)
       end
     end
     last_seen = now
@@ -263,34 +272,96 @@ local function comes_from(rights, source)
   return false
 end
 
--- Puts the token's name into txn.token, and its rights where `may` finds them.
-local function who(txn)
-  local headers = txn.http:req_get_headers()
-  local token, why = given_token(headers)
-  if not token then
-    refuse(txn, 401, why, { ["www-authenticate"] = "Bearer" })
-  end
-  local hash = txn.sc:hex(txn.sc:sha2(token, 256))
+local function refuse_token(txn, why)
+  refuse(txn, 401, why, { ["www-authenticate"] = "Bearer" })
+end
+
+-- The rights of a key of the map, nil when there are none. A worker that is replaced is told of no change any more; a connection gets one
+-- answer of it.
+local function rights_of(txn, key)
   local value
-  -- A worker that is replaced is told of no change any more; a connection gets one answer of it.
   if is_true(txn.f:stopping()) then
-    value = in_file()[hash]
+    value = in_file()[key]
   else
-    value = tokens:lookup(hash)
+    value = tokens:lookup(key)
   end
-  local rights = value and rights_in(value)
-  if not rights then
-    refuse(txn, 401, "no such token. HINT: sudo chromactl token list, on the host, shows which there are", { ["www-authenticate"] = "Bearer" })
-  end
+  return value and rights_in(value)
+end
+
+-- Puts the token's name into txn.token, and its rights where `may` finds them. renewal: how there is a new one.
+local function admit(txn, headers, rights, renewal)
   txn:set_var("txn.token", rights.name)
   if rights.expires ~= 0 and rights.expires <= os.time() then
-    refuse(txn, 401, "the token " .. rights.name .. " has expired. HINT: sudo chromactl token rotate, on the host, makes a new one",
-      { ["www-authenticate"] = "Bearer" })
+    refuse_token(txn, "the token " .. rights.name .. " has expired. HINT: " .. renewal)
   end
   if not comes_from(rights, txn.f:src()) then
     refuse(txn, 403, "the token " .. rights.name .. " may not be used from " .. txn.f:src() .. ". HINT: its networks say from where")
   end
   txn:set_priv({ rights = rights, headers = headers })
+end
+
+-- The same for a certificate, which HAProxy has verified when the connection began.
+local function admit_certificate(txn, headers)
+  if headers["authorization"] or headers["x-chroma-token"] then
+    refuse_token(txn, "a certificate and a token. HINT: connect without a certificate, or send no Authorization and no X-Chroma-Token")
+  end
+  local subject, ends = txn.f:ssl_c_s_dn("CN"), txn.f:ssl_c_notafter()
+  if tonumber(txn.f:ssl_c_verify()) ~= 0 or not subject or (txn.f:ssl_c_s_dn("CN", 2) or "") ~= "" then
+    refuse_token(txn, "the certificate has no subject that is understood. HINT: its subject has one CN, the name of a token")
+  end
+  -- A connection may live longer than it; none from 2100 on is told of.
+  if (ends or "") ~= "" and ends <= os.date("!%y%m%d%H%M%SZ") then
+    refuse_token(txn, "the certificate has expired. HINT: connect with a new one")
+  end
+  local rights = rights_of(txn, "certificate:" .. subject)
+  if not rights then
+    refuse_token(txn, "no token is for this certificate. HINT: sudo chromactl token add CN --certificate, on the host, makes one for its subject")
+  end
+  admit(txn, headers, rights, "sudo chromactl token revoke and add, on the host, give it more time")
+end
+
+-- Those of tokens that were looked at before, by their hash. What such a token says does not change.
+local known_jwts, how_many_jwts = {}, 0
+local function rights_of_jwt(txn, token)
+  local hash = txn.sc:sha2(token, 256)
+  if known_jwts[hash] then
+    return known_jwts[hash]
+  end
+  local rights, why, name = jwt.rights(txn, token, RANK)
+  if name then
+    txn:set_var("txn.token", name)
+  end
+  if why == jwt.SILENCE then
+    refuse(txn, 503, why, { ["retry-after"] = "1" })
+  elseif not rights then
+    refuse_token(txn, why)
+  end
+  if how_many_jwts >= MOST_RIGHTS then
+    known_jwts, how_many_jwts = {}, 0
+  end
+  known_jwts[hash], how_many_jwts = rights, how_many_jwts + 1
+  return rights
+end
+
+local function who(txn)
+  local headers = txn.http:req_get_headers()
+  if CERTIFICATES and is_true(txn.f:ssl_c_used()) then
+    admit_certificate(txn, headers)
+    return
+  end
+  local token, why = given_token(headers)
+  if not token then
+    refuse_token(txn, why)
+  end
+  if is_jwt(token) then
+    admit(txn, headers, rights_of_jwt(txn, token), "get a new one from the identity provider")
+    return
+  end
+  local rights = rights_of(txn, txn.sc:hex(txn.sc:sha2(token, 256)))
+  if not rights then
+    refuse_token(txn, "no such token. HINT: sudo chromactl token list, on the host, shows which there are")
+  end
+  admit(txn, headers, rights, "sudo chromactl token rotate, on the host, makes a new one")
 end
 
 -- Whether a token's scopes reach a tenant, or a database of it. whole: all of its databases. all: everything there is.
