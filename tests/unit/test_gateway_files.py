@@ -1,6 +1,10 @@
 """The files of the gateway's role say the same as each other, as the units and as the playbooks."""
 
+import os
 import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +117,43 @@ def test_the_directory_of_answers_is_the_one_that_the_service_makes() -> None:
     assert f"-m 2750 -o chromadb -g chromadb-gateway {place}\n" in drop_in
     assert f"ReadWritePaths=-{place}\n" in drop_in
     assert f"setenv GATEWAY_CHROMAD {place}/gateway.sock\n" in rendered("haproxy.cfg.j2", {})
+
+
+@pytest.fixture
+def units() -> Iterator[Path]:
+    """A directory that everybody may read: systemd tells nothing of a boot to root."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(not Path("/lib/systemd/systemd").exists(), reason="there is no systemd on this machine")
+def test_a_boot_starts_the_service_and_its_gateway(units: Path) -> None:
+    """systemd breaks a cycle of its jobs by leaving some out, and finds it at boot alone: each of the units verifies."""
+    for path in (ROOT / "systemd").glob("chromadb*.*"):
+        text = re.sub(r"^(Exec\w+)=.*", r"\1=/bin/true", path.read_text(), flags=re.MULTILINE)
+        (units / path.name).write_text(text)
+    for name in ("chromadb.service.d", "multi-user.target.wants"):
+        (units / name).mkdir()
+    (units / "chromadb.service.d/20-gateway.conf").write_text(rendered("chromadb.service.j2", {}))
+    for name in ("chromadb.service", "chromadb-gateway.service"):
+        (units / "multi-user.target.wants" / name).symlink_to(units / name)
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*nobody, "/lib/systemd/systemd", "--test", "--system", "--unit=multi-user.target", "--no-pager"],
+        env={"SYSTEMD_UNIT_PATH": f"{units}:", "SYSTEMD_LOG_LEVEL": "warning", "SYSTEMD_LOG_TARGET": "console"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert [line for line in said.splitlines() if "cycle" in line] == []
+    assert re.search(r"-> Unit chromadb-gateway.service:", said), said
+
+
+def test_no_number_of_restarts_is_too_many() -> None:
+    """What is restarted with the service, and what each of them needs. A socket that has given up stays closed."""
+    for path in sorted((ROOT / "systemd").glob("chromadb-[glmn]*")):
+        if path.suffix in (".service", ".socket") and "certificate" not in path.name:
+            assert "StartLimitIntervalSec=0" in path.read_text().splitlines(), path.name
