@@ -162,3 +162,11 @@ def test_no_number_of_restarts_is_too_many() -> None:
     for path in sorted((ROOT / "systemd").glob("chromadb-[glmn]*")):
         if path.suffix in (".service", ".socket") and "certificate" not in path.name:
             assert "StartLimitIntervalSec=0" in path.read_text().splitlines(), path.name
+
+
+def test_a_socket_is_opened_again_whatever_systemd_starts_meanwhile() -> None:
+    """A process that systemd has just forked has the former one open until it executes something else."""
+    for path in (ROOT / "systemd").glob("*.socket"):
+        lines = path.read_text().splitlines()
+        ports = [line for line in lines if re.match(r"ListenStream=.*:\d+$", line)]
+        assert ("ReusePort=yes" in lines) == bool(ports), path.name
