@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.gateway import ROLE, rendered
+from tests.integration.gateway import ROLE, rendered, variable
 
 ROOT = ROLE.parents[2]
 UNITS = ("chromadb-gateway.service", "chromadb-gateway-certificate.service", "chromadb-gateway-certificate.path")
@@ -96,7 +96,9 @@ def test_ways_into_the_network_lead_where_chromad_listens(unit: str) -> None:
     place = rendered(
         f"{unit}.j2", {"chromadb_listen_port": 7001, "chromadb_metrics_port": 7002, "chromadb_metrics_host": "::1"}
     )
-    assert ("127.0.0.1:7001" if "local" in unit else "[::1]:7002") in place
+    # systemd-socket-proxyd takes brackets for part of a name.
+    inside = " 127.0.0.1:7001" if "local" in unit else " ::1:7002"
+    assert ("ListenStream=[::1]:7002" if unit.endswith(".socket") else inside) in place.splitlines()[-1]
 
 
 def test_whoever_reaches_chroma_joins_one_network() -> None:
@@ -170,3 +172,30 @@ def test_a_socket_is_opened_again_whatever_systemd_starts_meanwhile() -> None:
         lines = path.read_text().splitlines()
         ports = [line for line in lines if re.match(r"ListenStream=.*:\d+$", line)]
         assert ("ReusePort=yes" in lines) == bool(ports), path.name
+
+
+@pytest.mark.parametrize("way", ["chromadb-local.service", "chromadb-metrics.service"])
+def test_a_way_is_not_closed_for_want_of_a_word(way: str) -> None:
+    """The program of systemd 252 never says that it is ready, and would be ended after a minute and a half."""
+    lines = (ROOT / "systemd" / way).read_text().splitlines()
+    assert "Type=exec" in lines
+    assert any("systemd-socket-proxyd" in line for line in lines if line.startswith("ExecStart="))
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({}, []),
+        ({"chromadb_metrics_host": "localhost"}, []),
+        ({"chromadb_metrics_port": 9000}, ["chromadb-metrics.socket", "chromadb-metrics.service"]),
+        # systemd takes no port 0, and then does not even restart the service.
+        ({"chromadb_metrics_port": 0}, []),
+        ({"chromadb_metrics_port": 0, "chromadb_metrics_host": "::1"}, []),
+    ],
+)
+def test_metrics_are_where_a_socket_can_be(variables: dict[str, Any], wanted: list[str]) -> None:
+    assert variable("_chromadb_gateway_inner_drop_ins", variables) == wanted
+    ways = ["chromadb-local"] if variables.get("chromadb_metrics_port") == 0 else ["chromadb-local", "chromadb-metrics"]
+    assert variable("_chromadb_gateway_ways", variables) == ways
+    if wanted:
+        assert "ListenStream=127.0.0.1:9000" in rendered("chromadb-metrics.socket.j2", variables)
