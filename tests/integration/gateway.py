@@ -284,7 +284,7 @@ def rendered(template: str, variables: Mapping[str, object]) -> str:
 
 def variable(name: str, variables: Mapping[str, object]) -> object:
     """What a variable of the role comes to, likewise."""
-    return _templar(variables).template(trust_as_template("{{ %s }}" % name))
+    return _templar(variables).template(trust_as_template("{{ " + name + " }}"))
 
 
 def _templar(variables: Mapping[str, object]) -> Templar:

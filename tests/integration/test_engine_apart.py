@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from chromad.backup import proof
 from chromad.config import Config
-from chromad.engine.api import Api
 from chromad.engine.apart import Door
+from chromad.engine.api import Api
 from chromad.engine.process import Engine
 from chromad.errors import EngineError
 from chromad.store import lock

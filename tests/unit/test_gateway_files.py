@@ -156,7 +156,7 @@ def test_a_boot_starts_the_service_and_its_gateway(units: Path) -> None:
     )
     said = done.stdout + done.stderr
     assert [line for line in said.splitlines() if "cycle" in line] == []
-    assert re.search(r"-> Unit chromadb-gateway.service:", said), said
+    assert re.search(r"(->|→) Unit chromadb-gateway\.service:", said), said
 
 
 def test_no_number_of_restarts_is_too_many() -> None:
