@@ -297,12 +297,20 @@ def rendered(template: str, variables: Mapping[str, object]) -> str:
 
 def text(source: str, variables: Mapping[str, object]) -> str:
     """The same for a template that is in no file."""
+    return str(_templar(variables).template(trust_as_template(source)))
+
+
+def variable(name: str, variables: Mapping[str, object]) -> object:
+    """What a variable of the role comes to, likewise."""
+    return _templar(variables).template(trust_as_template("{{ " + name + " }}"))
+
+
+def _templar(variables: Mapping[str, object]) -> Templar:
     defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
     internal = yaml.safe_load((ROLE / "vars/main.yml").read_text())
     internal = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in internal.items()}
     known = {"ansible_managed": "by a role", "inventory_hostname": "localhost", "role_path": str(ROLE)}
-    templar = Templar(loader=DataLoader(), variables={**known, **defaults, **internal, **variables})
-    return str(templar.template(trust_as_template(source)))
+    return Templar(loader=DataLoader(), variables={**known, **defaults, **internal, **variables})
 
 
 def later(seconds: float) -> float:

@@ -240,6 +240,10 @@ def test_a_port_that_is_left_beside_the_gateway(healthy: Site) -> None:
         assert "each user of this host reaches Chroma at 127.0.0.1:" in wrong(doctor(healthy, 2))["exposure"]
         healthy.configure({"listen.port": free_port()})
         assert "exposure" not in wrong(doctor(healthy, 1))
+        # As an engine that hangs
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            healthy.configure({"listen.port": silent.getsockname()[1]})
+            assert "that may be Chroma, past the gateway" in wrong(doctor(healthy, 1))["exposure"]
     finally:
         healthy.configure({"gateway.local_socket": None, "listen.port": healthy.port})
 

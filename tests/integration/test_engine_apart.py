@@ -12,7 +12,9 @@ import pytest
 from chromad.backup import proof
 from chromad.config import Config
 from chromad.engine.apart import Door
+from chromad.engine.api import Api
 from chromad.engine.process import Engine
+from chromad.errors import EngineError
 from chromad.store import lock
 
 from tests.integration.account import AS_ROOT, alive, service, until
@@ -95,6 +97,19 @@ def test_nothing_is_left_at_the_door(tmp_path: Path, number: int) -> None:
     until(lambda: not alive(int(keeper)), "the end of its process at the door", 10)
     with pytest.raises(OSError, match="the engine is gone"):
         engine.connect(1)
+    engine.kill()
+
+
+def test_an_engine_that_nobody_reaches_is_not_waited_for(tmp_path: Path) -> None:
+    """As where memory is short."""
+    engine = _engine(tmp_path / "data")
+    engine.start()
+    until(lambda: _connects(engine), "an engine that answers")
+    [keeper] = Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text(encoding="ascii").split()
+    os.kill(int(keeper), signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(EngineError, match="leads to the engine was ended"):
+        engine.wait_until_it_answers(Api(engine.connect), lambda: None, lambda: time.monotonic() - began > 15)
     engine.kill()
 
 

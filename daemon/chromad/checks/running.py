@@ -79,6 +79,11 @@ def _past_the_gateway(config: Config) -> Result:
     """Whether a way to Chroma is left that asks for no token."""
     try:
         Api(config.listen).heartbeat()
+    except TimeoutError:
+        fact = (
+            f"something takes connections at {config.listen} and does not answer: that may be Chroma, past the gateway"
+        )
+        return warn("exposure", fact, f"ss -lntp 'sport = :{config.listen.port}' says whose port it is")
     except (OSError, EngineError):
         return ok(
             "exposure",

@@ -38,6 +38,8 @@ class Door:
         # One question at a time
         self._turn = threading.Lock()
         self.is_apart = False
+        # Whether nobody stands at it any more
+        self.is_gone = False
 
     def connect(self, port: int, timeout: float) -> socket.socket:
         """Return a connection to a port of the engine. timeout: seconds for each of its steps. Raises OSError."""
@@ -46,6 +48,7 @@ class Door:
             self._ours.send(str(port).encode(), socket.MSG_NOSIGNAL)
             text, descriptors, _, _ = socket.recv_fds(self._ours, _LONGEST, 1)
         if not text:
+            self.is_gone = True
             raise ConnectionRefusedError(errno.ECONNREFUSED, "the engine is gone")
         place, number = text.decode().split()
         self.is_apart = place == _APART

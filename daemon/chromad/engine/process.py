@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import IO
 
@@ -174,6 +174,7 @@ class Engine:
             try:
                 api.heartbeat()
             except (OSError, EngineError):
+                self._raise_if_unreachable()
                 if time.monotonic() > deadline:
                     raise EngineError(
                         f"the engine did not answer within {_START_LIMIT:.0f} s of its start", "see its lines above"
@@ -182,6 +183,17 @@ class Engine:
                 signals.wait(0.005)
             else:
                 return
+
+    def _raise_if_unreachable(self) -> None:
+        """Nobody reaches an engine whose process at the door has ended; that ends with the engine as well."""
+        if not self._door or not self._door.is_gone or self._process is None:
+            return
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_HEARD)
+        self.raise_if_dead()
+        raise EngineError(
+            "the process that leads to the engine was ended", "free memory, if that is what was short; then try again"
+        )
 
     def stop(self, limit: float, tick: Callable[[], None]) -> bool:
         """Lets requests in flight finish and the process end; calls `tick` a few times a second meanwhile.
