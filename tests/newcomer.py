@@ -1,7 +1,7 @@
 """README's section "Connect", typed word for word by somebody whose machine is not the host: python -m tests.newcomer HOST.
 
 The host answers to the name that the README has for it, in /etc/hosts and for ssh. The commands run in a new directory, one after the
-other, as far as none fails; a block of Python is the file that its first line names.
+other, as far as none fails; a block of Python is the file that its first line names. One of JavaScript also says what runs it.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.hosts.host import Host
 from tests.hosts.system import CACHE, building, lock, run
+from tests.integration import javascript
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 NAME = "vectors1.example.org"
@@ -46,21 +47,30 @@ def files(language: str, mark: str) -> dict[str, str]:
     return found
 
 
-def connect(host: Host) -> str:
-    """Types it all, and gives what the last command has said. Raises CalledProcessError."""
+def _javascript() -> list[str]:
+    """The commands for the examples in JavaScript: what their first lines say after the names."""
+    if reason := javascript.left_out():
+        print(f"NOT RUN: JavaScript, since {reason}", flush=True)
+        return []
+    javascript.need_node()
+    return [text.splitlines()[0].partition(": ")[2] for text in blocks("js")]
+
+
+def connect(host: Host) -> list[str]:
+    """Types it all, and gives what each command has said. Raises SystemExit when one fails."""
     address = IPv4Interface(host.facts["address"]).ip
     with tempfile.TemporaryDirectory(prefix="newcomer-") as name:
         directory = Path(name)
-        for file, text in files("python", "#").items():
+        for file, text in (files("python", "#") | files("js", "//")).items():
             (directory / file).write_text(text, encoding="utf-8")
         with tempfile.TemporaryDirectory(prefix="newcomer-machine-") as machine:
             _know(host, str(address), Path(machine))
-            said = ""
-            for command in commands():
+            said = []
+            for command in [*commands(), *_javascript()]:
                 print(f"$ {command}", flush=True)
                 started = time.monotonic()
-                said = _type(command, directory, Path(machine))
-                print(f"{said}({time.monotonic() - started:.1f} s)", flush=True)
+                said.append(_type(command, directory, Path(machine)))
+                print(f"{said[-1]}({time.monotonic() - started:.1f} s)", flush=True)
     return said
 
 
@@ -101,6 +111,9 @@ def _type(command: str, directory: Path, machine: Path) -> str:
         "PATH": f"{machine}:{os.environ['PATH']}",
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(_wheels()),
+        "npm_config_cache": str(CACHE / "npm"),
+        "npm_config_prefer_offline": "true",
+        "npm_config_omit": "optional",
     }
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", inside],
@@ -122,8 +135,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.newcomer", description=__doc__)
     parser.add_argument("host")
     said = connect(Host(parser.parse_args().host))
-    if "hello" not in said:
-        raise SystemExit(f"the last command did not find the document: {said}")
+    # The queries come after what prepares them.
+    asked = said[len(commands()) - 1 :]
+    if not all("hello" in each for each in asked):
+        raise SystemExit(f"the document was not found: {asked}")
     return 0
 
 
