@@ -274,10 +274,11 @@ class Attack:
 
     def _verbs(self, told: dict[str, Any]) -> None:
         """A backup, a drill and a restore start engines of their own. tenb is attacked right after the restore."""
+        # They are others' processes until sudo has made them the user's.
+        attackers = [Attacker(name, self.host) for name in ("network", "user")]
         watching = Program(self.host.host.ssh_command(f"cd / && {USERS['user']}"), "visitor", "watch")
         watching.tell(told)
         assert watching.hear() == "ready"
-        attackers = [Attacker(name, self.host) for name in ("network", "user")]
         theirs, own = self.tokens["b"], f"{THEIR_TOP}/collections"
         since = self.host.run("date +@%s").strip()
         kept = self.must(theirs, "POST", own, {"name": "kept"})["id"]

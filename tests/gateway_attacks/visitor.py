@@ -1,6 +1,6 @@
 """What a user of the host without any rights finds around the gateway. Runs on the host, with its python3 alone.
 
-look: once; what it finds is printed as a list. watch: looks for ports that begin to listen until standard input ends.
+look: once; what it finds is printed as a list. watch: looks for what comes to be until standard input ends.
 """
 
 import contextlib
@@ -20,6 +20,8 @@ from typing import Any
 
 QUESTION = b"GET /api/v2/heartbeat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _CLONE_NEWNET = 0x40000000
+# Seconds between two looks
+_PAUSE = 0.05
 
 
 def main() -> None:
@@ -102,8 +104,8 @@ def _unix(name: str) -> tuple[str, str]:
 
 def _process(pid: int) -> Iterator[list[str]]:
     """Nothing of it but what everybody sees."""
-    for name in ("environ", "maps", "mem", "auxv", "io", "pagemap", "ns/net", "exe"):
-        yield [f"/proc/{pid}/{name}", _path(f"/proc/{pid}/{name}")]
+    for name in ("environ", "maps", "auxv", "io", "pagemap", "exe"):
+        yield [f"/proc/{pid}/{name}", _content(f"/proc/{pid}/{name}")]
     for name in ("fd", "map_files", "root", "cwd"):
         with contextlib.suppress(OSError):
             yield [f"/proc/{pid}/{name}", f"it shows {os.listdir(f'/proc/{pid}/{name}')[:5]}"]
@@ -111,6 +113,15 @@ def _process(pid: int) -> Iterator[list[str]]:
         yield [f"/proc/{pid}/{name}", ""]
     yield [f"network of {pid}", _entered(pid)]
     yield [f"signal to {pid}", _signalled(pid)]
+
+
+def _content(path: str) -> str:
+    """Of a process that ends, files can be opened, and are empty."""
+    try:
+        with open(path, "rb") as file:
+            return "may read" if file.read(1) else ""
+    except OSError:
+        return ""
 
 
 def _entered(pid: int) -> str:
@@ -154,16 +165,31 @@ def _path(path: str) -> str:
 
 
 def _watch(told: dict[str, Any]) -> Iterator[list[str]]:
-    """Ports of this host that were not there before, asked at once."""
-    before = set(map(int, told["ports"]))
-    asked: set[int] = set()
+    """Ports, sockets and processes that were not there before, each tried at once."""
+    ports, names, processes = set(map(int, told["ports"])), set(_listed()), set(_others())
+    opened = set()
     print(json.dumps("ready"), flush=True)
-    while not select.select([sys.stdin], [], [], 0.02)[0]:
-        for port in _listening() - before - asked:
+    while not select.select([sys.stdin], [], [], _PAUSE)[0]:
+        for port in _listening() - ports:
             # It may take a moment until it answers, and the engines of a backup live for seconds.
-            asked.add(port)
+            ports.add(port)
+            opened.add(port)
             yield [f"port {port}, which a verb of root's has opened", _patiently(port)]
-    yield ["new ports", f"{sorted(asked)} listened on the host's addresses" if asked else ""]
+        for name in set(_listed()) - names:
+            names.add(name)
+            yield [f"socket {name}, which a verb of root's has made", _unix(name)[1]]
+        for pid in set(_others()) - processes:
+            processes.add(pid)
+            yield from _process(pid)
+    yield ["new ports", f"{sorted(opened)} listened on the host's addresses" if opened else ""]
+
+
+def _others() -> Iterator[int]:
+    """Processes of other users."""
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdecimal() and os.stat(f"/proc/{name}").st_uid != os.geteuid():
+                yield int(name)
 
 
 def _patiently(port: int) -> str:
