@@ -27,8 +27,9 @@ class GatewayHost:
     def __init__(self, name: str) -> None:
         self.host = Host(name)
         self.address = str(IPv4Interface(self.host.facts["address"]).ip)
-        self.directory = Path(tempfile.mkdtemp(prefix="chromad-gateway-host-"))
-        self.certificate = self.directory / "ca.pem"
+        # It goes with this object.
+        self._directory = tempfile.TemporaryDirectory(prefix="chromad-gateway-host-")
+        self.certificate = Path(self._directory.name, "ca.pem")
         self.certificate.write_text(self.sudo("cat /etc/chromadb/gateway/ca.pem"))
 
     def run(self, command: str, given: str = "", *, check: bool = True) -> str:

@@ -5,24 +5,19 @@ let through, reached around the gateway, or found where no secret belongs.
 """
 
 import argparse
-import json
 import sys
 import threading
 import time
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.gateway_attacks import secrets
 from tests.gateway_attacks.attackers import USERS, Attacker, Program
-from tests.gateway_attacks.cases import MINE_TOP, THEIR_TOP, Case, House, all_cases, asked, by_id
+from tests.gateway_attacks.cases import THEIR_TOP, Case, all_cases, by_id
+from tests.gateway_attacks.house import Owner
 from tests.gateway_host import PORT, GatewayHost
-from tests.integration import raw_http
-from tests.integration.gateway_routes import ROLES
 
 # What may listen on the host: ssh, the gateway, the service's metrics, HAProxy's metrics
 PUBLIC = [22, PORT, 9464, 8405]
-SECRET = "nobody-else-may-read-this"
 PARTS = ("requests", "around", "secrets")
 _ENOUGH = 250
 # Verbs of chromactl that would tell or do something
@@ -37,24 +32,6 @@ _VERBS = [
     ["backup"],
     ["restore", "latest", "--target", "/tmp/visitor-target"],
 ]
-_CHROMACTL = """
-import json, os, sys
-import chromad.chromactl, chromad.cli.token
-found = []
-for words in {lines}:
-    reading, writing = os.pipe()
-    if not os.fork():
-        os.dup2(writing, 1)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        sys.argv = ["chromactl", *words]
-        chromad.chromactl.main()
-        os._exit(0)
-    os.close(writing)
-    with open(reading) as said:
-        found.append(said.read().strip())
-    os.wait()
-print(json.dumps(found))
-"""
 
 
 def main() -> int:
@@ -79,11 +56,10 @@ class Attack:
         self.host = host
         self.problems: list[str] = []
         self.tried = 0
-        self.started = time.time()
         self._began = time.monotonic()
         host.sudo("id -u visitor >/dev/null 2>&1 || useradd --create-home visitor")
-        self.tokens = self._make_tokens()
-        self.house = self._build()
+        self.owner = Owner(host)
+        self.house = self.owner.build()
         self._done("a house with two tenants")
 
     def _done(self, what: str) -> None:
@@ -93,102 +69,16 @@ class Attack:
         self.tried += count
         self.problems += problems
 
-    # The house -----------------------------------------------------------------------------------------------------------------------
-
-    def _make_tokens(self) -> dict[str, str]:
-        """Of each kind one, by chromactl, as an administrator does it."""
-        soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-        wanted = {role: f"--role {role} --tenant tena --database dba" for role in ROLES}
-        wanted |= {f"whole-{role}": f"--role {role} --tenant tena" for role in ROLES[1:]}
-        wanted |= {
-            "metrics": "--role metrics",
-            "root": "--role admin",
-            "b": "--role rw --tenant tenb --database dbb",
-            "revoked": "--role admin",
-            "rotated": "--role admin",
-            "expired": f"--role admin --expires {soon}",
-            "elsewhere": "--role admin --from 10.99.0.0/16 --from 2001:db8::/32",
-        }
-        self._chromactl(f"token revoke t-{name}" for name in wanted)
-        made = self._chromactl(f"token add t-{name} {options}" for name, options in wanted.items())
-        self._chromactl(["token revoke t-revoked", "token rotate t-rotated --keep 0s"])
-        if not all(made):
-            raise SystemExit(f"tokens were not made: {made.count('')} of {len(made)}")
-        self._expire("t-expired")
-        return {**dict(zip(wanted, made, strict=True)), "wrong": "chr_" + "x" * 43}
-
-    def _chromactl(self, lines: Iterable[str]) -> list[str]:
-        """What each of these commands of root's prints. They share the time that chromactl takes to be loaded."""
-        program = _CHROMACTL.format(lines=[line.split() for line in lines])
-        found: list[str] = json.loads(self.host.run("sudo /opt/chromadb/venv/bin/python -", program))
-        return found
-
-    def _expire(self, name: str) -> None:
-        """An hour has gone by: in what root has written, and in what HAProxy was told of it."""
-        past = int(time.time()) - 5
-        self.host.sudo(
-            "cd /etc/chromadb/gateway\n"
-            f"sed -i 's/^\\([0-9A-F]* {name}|[^|]*|[^|]*|\\)[0-9]*/\\1{past}/' tokens.map\n"
-            f"grep -q '{name}|.*|{past}|' tokens.map\n"
-            "systemctl reload chromadb-gateway"
-        )
-
-    def ask(self, token: str, method: str, path: str, content: object = None) -> Any:
-        """What the gateway answers to somebody who may; None for an error."""
-        request = asked(token, method, f"/api/v2{path}" if not path.startswith("/api/") else path, content)
-        with raw_http.connected(PORT, self.host.certificate, address=self.host.address) as connection:
-            connection.sendall(request)
-            answer = raw_http.everything(connection)
-        if not answer.startswith(b"HTTP/1.1 20"):
-            return None
-        start, _, body = answer.partition(b"\r\n\r\n")
-        if b"transfer-encoding: chunked" in start.lower():
-            body = b"".join(body.split(b"\r\n")[1::2])
-        return json.loads(body)
-
-    def must(self, token: str, method: str, path: str, content: object = None) -> Any:
-        found = self.ask(token, method, path, content)
-        if found is None:
-            raise SystemExit(f"{method} {path} should have worked")
-        return found
-
-    def _build(self) -> House:
-        root, ids = self.tokens["root"], {}
-        for letter, name in (("a", "mine"), ("b", "theirs")):
-            self.ask(root, "POST", "/tenants", {"name": f"ten{letter}"})
-            self.ask(root, "POST", f"/tenants/ten{letter}/databases", {"name": f"db{letter}"})
-            top = f"/tenants/ten{letter}/databases/db{letter}/collections"
-            for each in self.must(root, "GET", top):
-                self.ask(root, "DELETE", f"{top}/{each['name']}")
-            ids[name] = self.must(root, "POST", top, {"name": name})["id"]
-            records = {"ids": ["1"], "embeddings": [[1, 2, 3]], "documents": [f"{SECRET} of {name}"]}
-            self.must(root, "POST", f"{top}/{ids[name]}/add", records)
-        return House(self.tokens, ids["mine"], ids["theirs"], SECRET)
-
-    def picture(self) -> object:
-        """All there is in both tenants."""
-        root = self.tokens["root"]
-        found = {}
-        for top in (MINE_TOP, THEIR_TOP):
-            for each in self.must(root, "GET", f"{top}/collections"):
-                records = self.must(
-                    root, "POST", f"{top}/collections/{each['id']}/get", {"include": ["documents", "metadatas"]}
-                )
-                found[each["name"]] = (each["id"], each["metadata"], records["ids"], records["documents"])
-        return found
-
-    # Parts ---------------------------------------------------------------------------------------------------------------------------
-
     def requests(self) -> None:
         """The same requests from each place, all at a time; then while things change."""
         attackers = [Attacker(name, self.host) for name in ("network", "user")]
         cases = all_cases(self.house)
         if len(cases) < _ENOUGH:
             raise SystemExit(f"only {len(cases)} cases")
-        before = self.picture()
+        before = self.owner.picture()
         self._each(attackers, cases)
-        if self.picture() != before:
-            self.problems.append(f"the data are others: {before}, {self.picture()}")
+        if self.owner.picture() != before:
+            self.problems.append(f"the data are others: {before}, {self.owner.picture()}")
         self._done(f"{len(cases)} requests from each of {', '.join(each.name for each in attackers)}")
         self._changes(attackers)
         self._done("what was renamed, deleted and made anew")
@@ -210,15 +100,15 @@ class Attack:
 
     def _changes(self, attackers: list[Attacker]) -> None:
         """tenb's collections, each time right after something has become of them."""
-        theirs = self.tokens["b"]
+        theirs = self.owner.tokens["b"]
         own = f"{THEIR_TOP}/collections"
-        first = self.must(theirs, "POST", own, {"name": "moving"})["id"]
+        first = self.owner.must(theirs, "POST", own, {"name": "moving"})["id"]
         self._each(attackers, list(by_id(self.house, first, "just made")))
-        self.must(theirs, "PUT", f"{own}/{first}", {"new_name": "moved"})
+        self.owner.must(theirs, "PUT", f"{own}/{first}", {"new_name": "moved"})
         self._each(attackers, list(by_id(self.house, first, "just renamed")))
-        self.must(theirs, "DELETE", f"{own}/moved")
+        self.owner.must(theirs, "DELETE", f"{own}/moved")
         self._each(attackers, list(by_id(self.house, first, "just deleted")))
-        second = self.must(theirs, "POST", own, {"name": "moved"})["id"]
+        second = self.owner.must(theirs, "POST", own, {"name": "moved"})["id"]
         for collection in (first, second):
             self._each(attackers, list(by_id(self.house, collection, "made anew")))
 
@@ -279,19 +169,19 @@ class Attack:
         watching = Program(self.host.host.ssh_command(f"cd / && {USERS['user']}"), "visitor", "watch")
         watching.tell(told)
         assert watching.hear() == "ready"
-        theirs, own = self.tokens["b"], f"{THEIR_TOP}/collections"
+        theirs, own = self.owner.tokens["b"], f"{THEIR_TOP}/collections"
         since = self.host.run("date +@%s").strip()
-        kept = self.must(theirs, "POST", own, {"name": "kept"})["id"]
+        kept = self.owner.must(theirs, "POST", own, {"name": "kept"})["id"]
         self.host.sudo("systemctl start chromadb-backup")
         self._done("backup")
         self.host.sudo("chromactl verify")
         self._done("drill")
-        self.must(theirs, "DELETE", f"{own}/kept")
-        anew = self.must(theirs, "POST", own, {"name": "kept"})["id"]
+        self.owner.must(theirs, "DELETE", f"{own}/kept")
+        anew = self.owner.must(theirs, "POST", own, {"name": "kept"})["id"]
         self.host.sudo("chromactl restore latest --stop")
         for collection in (kept, anew):
             self._each(attackers, list(by_id(self.house, collection, "just restored")))
-        found = self.must(theirs, "GET", f"{own}/kept")
+        found = self.owner.must(theirs, "GET", f"{own}/kept")
         if found["id"] != kept:
             raise SystemExit("the restore has brought back nothing")
         self._done("restore")
@@ -307,7 +197,7 @@ class Attack:
 
     def secrets(self) -> None:
         """None is where it does not belong."""
-        count, problems = secrets.look(self.host, list(self.tokens.values()))
+        count, problems = secrets.look(self.host, list(self.owner.tokens.values()))
         self._note(count, problems)
         self._done("secrets")
 

@@ -14,7 +14,7 @@ _HOMES = {
     "etc/chromadb/backup.key": "backup",
 }
 # Programs, and what nobody has written since the image was made
-_PROGRAMS = ("opt/chromadb/venvs/", "usr/")
+_PROGRAMS = ("opt/chromadb/venvs/", "usr/bin/", "usr/lib/", "usr/sbin/", "usr/share/")
 _LARGEST = 200_000_000
 
 
