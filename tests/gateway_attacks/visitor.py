@@ -42,15 +42,20 @@ def _look(told: dict[str, Any]) -> Iterator[list[str]]:
         yield from _process(pid)
     for path in told["paths"]:
         yield [f"path {path}", _path(path)]
-    for words in told["verbs"]:
-        done = subprocess.run(
-            ["chromactl", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
-        )
-        yield [f"chromactl {' '.join(words)}", "" if done.returncode else f"it has worked: {done.stdout[:300]}"]
+    with ThreadPoolExecutor(3) as pool:
+        yield from pool.map(_verb, told["verbs"])
     done = subprocess.run(
         ["journalctl", "--no-pager", "--lines", "5", "--unit", "chromadb*"], capture_output=True, text=True, check=False
     )
     yield ["journal", "it can be read" if any(" chroma" in line for line in done.stdout.splitlines()) else ""]
+
+
+def _verb(words: list[str]) -> list[str]:
+    """Whether chromactl does it."""
+    done = subprocess.run(
+        ["chromactl", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+    )
+    return [f"chromactl {' '.join(words)}", "" if done.returncode else f"it has worked: {done.stdout[:300]}"]
 
 
 def _port(port: int, public: list[int]) -> Iterator[list[str]]:
