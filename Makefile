@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 HOSTS := $(BIN)/python -m tests.hosts
 DEMO := demo
 # The longest ones first
-SCENARIOS := upgrade default backup alternative
+SCENARIOS := upgrade default gateway backup alternative
 ROUNDS := 10
 MINUTES := 20
 REQUESTS := 5000

@@ -17,13 +17,15 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 
 
 @contextmanager
-def connected(port: int, certificate: Path, protocol: str = "http/1.1", timeout: float = 20) -> Iterator[ssl.SSLSocket]:
-    """A TLS connection that speaks this protocol."""
+def connected(
+    port: int, certificate: Path, protocol: str = "http/1.1", timeout: float = 20, address: str = "127.0.0.1"
+) -> Iterator[ssl.SSLSocket]:
+    """A TLS connection that speaks this protocol. The certificate is for the address, or that for localhost."""
     context = ssl.create_default_context(cafile=certificate)
     context.set_alpn_protocols([protocol])
     with (
-        socket.create_connection(("127.0.0.1", port), timeout) as plain,
-        context.wrap_socket(plain, server_hostname="localhost") as secured,
+        socket.create_connection((address, port), timeout) as plain,
+        context.wrap_socket(plain, server_hostname=address) as secured,
     ):
         assert secured.selected_alpn_protocol() == protocol
         yield secured

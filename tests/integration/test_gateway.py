@@ -13,6 +13,7 @@ from chromadb.errors import AuthorizationError, ChromaAuthError, NotFoundError
 from tests.integration import gateway_routes
 from tests.integration.account import until
 from tests.integration.gateway import Answers, Gateway, Token, later
+from tests.integration.gateway_cases import NO_TOKENS
 from tests.integration.gateway_routes import ROLES, UNKNOWN, Route
 from tests.integration.site import Site
 
@@ -287,29 +288,7 @@ def test_reset(site: Site) -> None:
 # Tokens
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"Authorization": ""},
-        {"Authorization": "Bearer"},
-        {"Authorization": "Bearer wrong"},
-        {"Authorization": "Basic {token}"},
-        {"Authorization": "{token}"},
-        {"Authorization": "Bearer {token}x"},
-        {"Authorization": "Bearer {upper}"},
-        {"Authorization": "Bearer {hash}"},
-        {"Authorization": "Bearer {token} {token}"},
-        {"Authorization": "Bearer {token}, Bearer {token}"},
-        {"X-Chroma-Token": "Bearer {token}"},
-        {"X-Chroma-Token": "{hash}"},
-        {"X-Chroma-Token": "{token}", "Authorization": "Bearer {token}"},
-        {"X-Chroma-Token": "{token}", "Authorization": "Bearer wrong"},
-        {"X-Chroma-Token": "a" * 5000},
-        {"Cookie": "token={token}"},
-        {"Proxy-Authorization": "Bearer {token}"},
-    ],
-)
+@pytest.mark.parametrize("headers", NO_TOKENS)
 def test_what_is_no_token(house: House, headers: dict[str, str]) -> None:
     token: Token = house.roles["rw"]
     filled = {

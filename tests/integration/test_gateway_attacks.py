@@ -14,16 +14,27 @@ import pytest
 from tests.integration import raw_http
 from tests.integration.account import until
 from tests.integration.gateway import Answers, Gateway, Token
+from tests.integration.gateway_cases import (
+    CHUNKS,
+    COUNT,
+    FIELDS2,
+    LENGTHS,
+    METHODS,
+    METHODS2,
+    MINE,
+    PATHS,
+    PATHS2,
+    QUERY,
+    THEIRS,
+    TLS,
+    TOP,
+    VERSIONS,
+    WRONG_LINES,
+)
 from tests.integration.raw_http import END_HEADERS, END_STREAM, Recorder, exchange, frame, request, status2, statuses
 from tests.integration.site import Site
 
 pytestmark = pytest.mark.root
-
-MINE = "22222222-2222-4222-8222-222222222222"
-THEIRS = "33333333-3333-4333-8333-333333333333"
-TOP = "/api/v2/tenants/tena/databases/dba"
-COUNT = f"{TOP}/collections/{MINE}/count"
-QUERY = f"{TOP}/collections/{MINE}/query"
 
 
 class _Owners(Answers):
@@ -99,110 +110,6 @@ def door(somewhere: Site) -> Iterator[Door]:
     made.remove()
 
 
-PATHS = [
-    "/",
-    "//",
-    "/api",
-    "/api/v2/",
-    "/docs",
-    "/docs/",
-    "/openapi.json",
-    "/metrics",
-    "/api/v1",
-    "/api/v1/heartbeat",
-    "/api/v1/collections",
-    "/API/v2/heartbeat",
-    "/api/V2/heartbeat",
-    "/api/v2/Heartbeat",
-    "/api/v2/heartbeat/",
-    "/api/v2//heartbeat",
-    "//api/v2/heartbeat",
-    "/api/v2/./heartbeat",
-    "/api/v2/x/../heartbeat",
-    "/api/v2/heartbeat/..",
-    "/api/v2/heartbeat/.",
-    "/api/v2/heartbeat;a=b",
-    "/api/v2;/heartbeat",
-    "/api/v2/heartbeat.json",
-    "/api/v2/heartbeat%00",
-    "/api/v2/heartbeat%20",
-    "/api/v2/heartbea%74",
-    "/api/v2%2Fheartbeat",
-    "/api/v2/%2e%2e/v2/heartbeat",
-    "/api/v2/%2E/heartbeat",
-    "/api/v2/..%2fv2/heartbeat",
-    "/api/v2/%c0%ae%c0%ae/heartbeat",
-    "/api/v2/%e0%80%af/heartbeat",
-    "/api/v2/%u002e/heartbeat",
-    "/api/v2/%252e%252e/heartbeat",
-    "/api\\v2\\heartbeat",
-    "/api/v2/heartbeat\\",
-    "/api/v2/heartbeat#x",
-    "/api/v2/heartbeat?a=b",
-    "/api/v2/heartbeat?#",
-    "/api/v2/heartbeat|",
-    "/api/v2/hea\trtbeat",
-    "/api/v2/h\xc3\xa9artbeat",
-    "/api/v2/heartbeat\xff",
-    "/api/v2/heart+beat",
-    "/api/v2/heart*",
-    "/api/v2/heartbeat:443",
-    "/api/v2/heartbeat@localhost",
-    f"/{'a' * 3000}",
-    "/api/v2/" + "a/" * 500 + "a",
-    "/api/v2/collections/a:b:c",
-    "/api/v2/collections/a.b.c",
-    f"/api/v2/collections/{MINE}",
-    f"/api/v2/tenants/tena/databases/dba/../../../tenb/databases/dbb/collections/{THEIRS}/count",
-    f"/api/v2/tenants/tena/../tenb/databases/dbb/collections/{THEIRS}/count",
-    f"/api/v2/tenants/tena%2F..%2Ftenb/databases/dba/collections/{THEIRS}/count",
-    f"/api/v2/tenants/tenb/databases/dba/collections/{MINE}/count",
-    f"/api/v2/tenants/TENA/databases/dba/collections/{MINE}/count",
-    f"/api/v2/tenants/tena;/databases/dba/collections/{MINE}/count",
-    f"/api/v2/tenants/*/databases/*/collections/{MINE}/count",
-    f"/api/v2/tenants//databases/dba/collections/{MINE}/count",
-    f"/api/v2/tenants/tena/databases//collections/{MINE}/count",
-    f"/api/v2/tenants/./databases/./collections/{MINE}/count",
-    f"{TOP}/collections/{THEIRS}/count",
-    f"{TOP}/collections/{THEIRS}//count",
-    f"{TOP}/collections/{MINE}/../{THEIRS}/count",
-    f"{TOP}/collections/{MINE}%2f..%2f{THEIRS}/count",
-    f"{TOP}/collections/{MINE}/count/../../{THEIRS}/count",
-    f"{TOP}/collections/{MINE}/count/",
-    f"{TOP}/collections/{MINE}/count;x",
-    f"{TOP}/collections/{MINE}/COUNT",
-    f"{TOP}/collections/{MINE}/count?read_level=a&read_level=%31",
-    f"{TOP}/collections/{MINE}/count?read_level=a;b",
-    f"{TOP}/collections/{MINE}/count?collection_id={THEIRS}",
-    f"{TOP}/collections/{MINE}/count?token=x",
-    f"{TOP}/collections/{MINE}/count?read_level",
-    f"{TOP}/collections/{MINE}/count?READ_LEVEL=a",
-    f"{TOP}/collections/{MINE.upper()[:-1]}A/count",
-    f"{TOP}/collections/{MINE} /count",
-    f"{TOP}/collections/by-id/{THEIRS}",
-    f"{TOP}/collections/by-id/{MINE}/count",
-    f"{TOP}/collections/by-id/../{THEIRS}",
-    f"{TOP}/collections/{THEIRS}/get",
-    f"{TOP}/Collections",
-    f"{TOP}/collections/",
-    f"{TOP}/collections_count/",
-    "/api/v2/tenants/tena/databases/dba/collections/mine/unknown",
-    "/api/v2/tenants/tena/databases/dbb/collections",
-    "/api/v2/tenants/tenb",
-    "/api/v2/tenants",
-    "/api/v2/reset",
-    "http://localhost/api/v2/heartbeat",
-    "https://localhost/api/v2/heartbeat",
-    "http://elsewhere.example/api/v2/heartbeat",
-    f"http://localhost{TOP}/collections/{THEIRS}/count",
-    "localhost:8000",
-    "*",
-    "api/v2/heartbeat",
-    "?/api/v2/heartbeat",
-    "file:///etc/passwd",
-]
-
-
 @pytest.mark.parametrize("path", PATHS)
 def test_path(door: Door, path: str) -> None:
     """Neither of these reaches the engine."""
@@ -227,25 +134,7 @@ def test_sound_paths_reach_it(door: Door) -> None:
     assert b"API v1 is not served" in door.get("/api/v1/heartbeat")[1]
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "HEAD",
-        "OPTIONS",
-        "TRACE",
-        "CONNECT",
-        "PROPFIND",
-        "get",
-        "Get",
-        "GETT",
-        "POST",
-        "PUT",
-        "DELETE",
-        "PATCH",
-        "PRI",
-        "X" * 200,
-    ],
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_method(door: Door, method: str) -> None:
     before = len(door.engine.received)
     status, _ = door.get(COUNT, method=method)
@@ -327,20 +216,7 @@ def test_hop_by_hop(door: Door, line: str) -> None:
     assert b"upgrade:" not in door.engine.received[-1].lower()
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "Bad_Name: 1",
-        "Bad Name: 1",
-        " Folded: 1",
-        "Bad\x00: 1",
-        "No-Colon",
-        ": empty",
-        "Bad: a\x00b",
-        "Bad: a\rb",
-        "\tX: 1",
-    ],
-)
+@pytest.mark.parametrize("line", WRONG_LINES)
 def test_headers_of_a_wrong_form(door: Door, line: str) -> None:
     before = len(door.engine.received)
     found = door.raw(door.head(f"GET {COUNT} HTTP/1.1", line))
@@ -371,39 +247,7 @@ def hidden(door: Door) -> bytes:
     return f"POST /api/v2/reset HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {door.token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        ["Transfer-Encoding: chunked"],
-        ["Content-Length: 6", "Transfer-Encoding: chunked"],
-        ["Transfer-Encoding: chunked", "Content-Length: 6"],
-        ["Content-Length: 6", "Transfer-Encoding: xchunked"],
-        ["Content-Length: 6", "Transfer-Encoding : chunked"],
-        ["Content-Length: 6", "Transfer-Encoding:\tchunked"],
-        ["Content-Length: 6", "Transfer-Encoding: chunked, identity"],
-        ["Content-Length: 6", "Transfer-Encoding: identity, chunked"],
-        ["Content-Length: 6", "Transfer-Encoding: identity"],
-        ["Content-Length: 6", "Transfer-Encoding: chunked", "Transfer-Encoding: x"],
-        ["Content-Length: 6", "Transfer-Encoding: x", "Transfer-Encoding: chunked"],
-        ["Content-Length: 6", "X: y\r\n\tTransfer-Encoding: chunked"],
-        ["Content-Length: 6", "Transfer-Encoding:\r\n chunked"],
-        ["Content-Length: 6", "transfer-encoding: CHUNKED"],
-        ["Content-Length: 6", "Transfer_Encoding: chunked"],
-        ["Content-Length: 6", 'Transfer-Encoding: "chunked"'],
-        ["Content-Length: 0", "Content-Length: 6"],
-        ["Content-Length: 6, 7"],
-        ["Content-Length: 6,"],
-        ["Content-Length: +6"],
-        ["Content-Length: -6"],
-        ["Content-Length: 0x6"],
-        ["Content-Length: 6 6"],
-        ["Content-Length: 6\x0b"],
-        ["Content-Length:"],
-        ["Content-Length: 99999999999999999999999999"],
-        ["Content-Length : 6"],
-        ["Content_Length: 6"],
-    ],
-)
+@pytest.mark.parametrize("lines", LENGTHS)
 def test_two_lengths(door: Door, lines: list[str]) -> None:
     """The engine gets one request at most, as long as its length says, and never what comes after it."""
     before = len(door.engine.received)
@@ -418,21 +262,7 @@ def test_two_lengths(door: Door, lines: list[str]) -> None:
         assert (b"content-length: 6" in head.lower(), body) in ((True, b"0\r\n\r\nP"), (False, b""))
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        b"0\r\n\r\n",
-        b"0\n\n",
-        b"00000\r\n\r\n",
-        b"0;x=y\r\n\r\n",
-        b"0\r\nX: y\r\n\r\n",
-        b"\r\n0\r\n\r\n",
-        b"g\r\n",
-        b"-1\r\n",
-        b"ffffffffffffffff\r\n",
-        b"1\r\nZZ0\r\n\r\n",
-    ],
-)
+@pytest.mark.parametrize("end", CHUNKS)
 def test_chunks(door: Door, end: bytes) -> None:
     """Official clients say how long a body is; so nothing is to be had out of chunks."""
     before = len(door.engine.received)
@@ -464,9 +294,7 @@ def test_body_where_there_is_none(door: Door, method: str) -> None:
     assert len(door.engine.received) == before
 
 
-@pytest.mark.parametrize(
-    "version", ["HTTP/1.1", "HTTP/1.0", "HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "http/1.1", "HTTP/1.1 ", "", "ICY/1.0"]
-)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_versions(door: Door, version: str) -> None:
     before = len(door.engine.received)
     with raw_http.connected(door.gateway.port, door.gateway.certificate) as connection:
@@ -501,25 +329,7 @@ def test_sound_http2(door: Door) -> None:
     assert door.ask2(request(1, [each for each in door.fields(COUNT.encode()) if each[0] != b"authorization"])) == [401]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "",
-        "*",
-        "api/v2/heartbeat",
-        "/api/v2/heartbeat HTTP/1.1\r\nX: y",
-        "/api/v2/heart\nbeat",
-        "/api/v2/heart\x00beat",
-        "/api/v2/heart beat",
-        "//api/v2/heartbeat",
-        "/api/v2/../v2/heartbeat",
-        "/api/v2/%68eartbeat",
-        "https://localhost/api/v2/heartbeat",
-        "/api/v2/heartbeat?x",
-        "/api/v2/heartbeat#",
-        f"{TOP}/collections/{THEIRS}/count",
-    ],
-)
+@pytest.mark.parametrize("path", PATHS2)
 def test_paths_of_http2(door: Door, path: str) -> None:
     before = len(door.engine.received)
     assert door.ask2(request(1, door.fields(path.encode("latin-1"))))[0] in (0, 400, 403, 404)
@@ -531,36 +341,7 @@ def with_field(door: Door, name: bytes, value: bytes, instead: bool = False) -> 
     return [each for each in fields if not (instead and each[0] == name)] + [(name, value)]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        (b"transfer-encoding", b"chunked"),
-        (b"connection", b"keep-alive"),
-        (b"content-length", b"0"),
-        (b"content-length", b"1"),
-        (b"content-length", b"30"),
-        (b"content-length", b"2, 3"),
-        (b"content-length", b""),
-        (b"host", b"a\r\nTransfer-Encoding: chunked"),
-        (b"x", b"a\r\nTransfer-Encoding: chunked\r\nX: b"),
-        (b"x", b"a\nb"),
-        (b"x", b"a\x00b"),
-        (b"x\r\ntransfer-encoding", b"chunked"),
-        (b"x: y\r\nz", b"1"),
-        (b"X-Upper", b"1"),
-        (b"", b"1"),
-        (b"x y", b"1"),
-        (b"content_length", b"5"),
-        (b":path", b"/api/v2/reset"),
-        (b":method", b"GET"),
-        (b":scheme", b"http"),
-        (b":authority", b"elsewhere"),
-        (b":unknown", b"1"),
-        (b"upgrade", b"h2c"),
-        (b"proxy-connection", b"close"),
-        (b"te", b"gzip"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value"), FIELDS2)
 def test_fields_of_http2(door: Door, name: bytes, value: bytes) -> None:
     """They are refused, or do not arrive: the engine sees one request, as it was judged."""
     before = len(door.engine.received)
@@ -578,9 +359,7 @@ def test_fields_of_http2(door: Door, name: bytes, value: bytes) -> None:
         assert body == b"{}"
 
 
-@pytest.mark.parametrize(
-    "method", [b"POST /api/v2/reset HTTP/1.1\r\nX: y\r\n\r\nGET", b"GET x", b"get", b"", b"CONNECT"]
-)
+@pytest.mark.parametrize("method", METHODS2)
 def test_methods_of_http2(door: Door, method: bytes) -> None:
     before = len(door.engine.received)
     assert door.ask2(request(1, door.fields(COUNT.encode(), method)))[0] in (0, 400, 405)
@@ -621,17 +400,7 @@ def test_flood_of_http2(door: Door) -> None:
 # TLS
 
 
-@pytest.mark.parametrize(
-    ("options", "accepted"),
-    [
-        (["-tls1"], False),
-        (["-tls1_1"], False),
-        (["-tls1_2"], True),
-        (["-tls1_3"], True),
-        (["-tls1_2", "-cipher", "AES128-SHA"], False),
-        (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"], False),
-    ],
-)
+@pytest.mark.parametrize(("options", "accepted"), TLS)
 def test_tls_versions(door: Door, options: list[str], accepted: bool) -> None:
     command = [
         "openssl",

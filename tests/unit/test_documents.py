@@ -16,6 +16,8 @@ from chromad.logs import events
 from chromad.monitoring import metrics
 from typer.core import TyperOption
 
+from tests import newcomer
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "daemon/docs"
 ROLES = ROOT / "ansible/roles"
@@ -253,6 +255,19 @@ def test_each_check_finds_what_is_wrong(check: Any, content: str, found: str, tm
 
 def test_readme_is_short() -> None:
     assert len(text(ROOT / "README.md").splitlines()) <= LONGEST
+
+
+def test_readme_leads_to_a_query_in_a_few_commands() -> None:
+    """They are run word for word by the scenario gateway, with the files that the section shows."""
+    typed = newcomer.commands()
+    assert 3 <= len(typed) <= 5
+    shown = newcomer.files("python", "#")
+    assert shown
+    assert all(any(name in command for command in typed) for name in shown)
+    assert newcomer.NAME in text(ROOT / "ansible/inventory/example.yml")
+    # What the first commands leave behind is what the files read.
+    for name in re.findall(r">([\w.]+)", " ".join(typed)):
+        assert all(re.search(rf"['\"]{re.escape(name)}['\"]", content) for content in shown.values())
 
 
 def test_checks_have_something_to_look_at() -> None:
