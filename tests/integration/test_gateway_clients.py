@@ -17,10 +17,11 @@ from tests.integration import jwt, test_gateway_jwt
 from tests.integration.account import until
 from tests.integration.authority import Authority, context
 from tests.integration.gateway import Token, later
+from tests.integration.gateway_cases import COUNT, TOP
 from tests.integration.raw_http import request, status2, statuses
 from tests.integration.site import Site
 from tests.integration.test_gateway import refused, until_old
-from tests.integration.test_gateway_attacks import COUNT, TOP, Door
+from tests.integration.test_gateway_attacks import Door
 
 pytestmark = pytest.mark.root
 

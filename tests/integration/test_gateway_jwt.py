@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.integration import jwt, raw_http
 from tests.integration.account import until
 from tests.integration.gateway import ROLE
+from tests.integration.gateway_cases import COUNT, QUERY, TOP
 from tests.integration.jwt import claims, encoded, signed
 from tests.integration.raw_http import statuses
 from tests.integration.site import Site
 from tests.integration.test_gateway import refused
-from tests.integration.test_gateway_attacks import COUNT, QUERY, TOP, Door
+from tests.integration.test_gateway_attacks import Door
 
 pytestmark = pytest.mark.root
 
