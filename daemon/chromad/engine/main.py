@@ -19,7 +19,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main() -> None:
     config, parent, door = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     if door:
-        apart.enter(int(door[0]))
+        try:
+            apart.enter(int(door[0]))
+        except OSError as error:
+            sys.exit(f"no process can stand at the engine's door: {error}")
     # A daemon that is killed must not leave an engine behind: it drains and stops as well.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
