@@ -21,7 +21,7 @@ _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1  # linux/sockios.h, linux/if.h
 _IFREQ = "16sH22x"  # struct ifreq, with the flags of an interface
 _CAPABILITIES_3 = 0x20080522  # linux/capability.h
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP = 1, 24  # linux/prctl.h
 _LONGEST = 64  # bytes of a message
 _CONNECTS = 1.0  # seconds
 _ANSWERS = 30.0
@@ -99,7 +99,11 @@ def _enter() -> None:
     if user != 0:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
             Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
-        # What it may do in there, which nobody needs any more. A filter of system calls may be in the way of that.
+        # What it may do in there, and could get back, which nobody needs any more. After the last one that the kernel knows, that fails.
+        with suppress(OSError):
+            for capability in range(64):
+                _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+        # A filter of system calls may be in the way of this.
         with suppress(OSError):
             _call("capset", struct.pack("=Ii", _CAPABILITIES_3, 0), struct.pack("=6I", *[0] * 6))
 
