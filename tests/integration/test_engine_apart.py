@@ -154,7 +154,7 @@ def test_several_one_after_the_other(tmp_path: Path) -> None:
 @pytest.mark.skipif(not AS_ROOT, reason="root keeps what it may do")
 def test_it_may_do_nothing_in_its_namespace_and_cannot_get_more(site: Site) -> None:
     user = service()
-    shown = "import socket; from chromad.engine import apart; apart._enter(); print(open('/proc/self/status').read())"
+    shown = "from chromad.engine import apart; apart._enter(); print(open('/proc/self/status').read())"
     as_user = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
     done = subprocess.run([*as_user, sys.executable, "-c", shown], capture_output=True, text=True, check=True)
     capabilities = dict(line.split(":\t") for line in done.stdout.splitlines() if line.startswith("Cap"))
