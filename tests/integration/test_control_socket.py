@@ -27,6 +27,7 @@ KEYS = {
     "cold_ids",
     "recovered",
     "fences",
+    "gateway",
     "quarantined",
     "disk",
     "log",

@@ -146,7 +146,8 @@ def wrong_variables(page: Path) -> list[str]:
     # Fences and the like in the database begin with chromad_.
     named = set(re.findall(r"(?<![\w/{:.-])chromadb_[a-z_]+\b(?![\w./])", " ".join(lines(page))))
     roles = {path.name for path in ROLES.iterdir()}
-    return sorted(named - variables() - roles - {"chromadb_rust_bindings"})
+    claims = {"chromadb_role", "chromadb_scopes"}
+    return sorted(named - variables() - roles - claims - {"chromadb_rust_bindings"})
 
 
 def wrong_playbooks(page: Path) -> list[str]:
