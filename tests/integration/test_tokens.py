@@ -10,9 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
