@@ -62,6 +62,13 @@ def test_we_reach_it_and_the_host_does_not(tmp_path: Path) -> None:
         engine.kill()
 
 
+def _keeper(engine: Engine) -> int:
+    """The process at the door of an engine that answers."""
+    until(lambda: _connects(engine), "an engine that answers")
+    [keeper] = Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text(encoding="ascii").split()
+    return int(keeper)
+
+
 def _connects(engine: Engine) -> bool:
     try:
         engine.connect(5).close()
@@ -78,23 +85,25 @@ def test_where_there_are_no_user_namespaces_it_says_so_and_works(site: Site) -> 
     # In a user namespace, a limit is for what is below it.
     none = ["unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-c"]
     none += ['echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"', "sh"]
-    for how, apart in (([], True), (none, False)):
+    # As the service behind its gateway: there is nobody else.
+    alone = ["unshare", "--user", "--net", *none[2:-2]]
+    alone += ['ip link set lo up && echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"', "sh"]
+    for how, closed, warned in (([], True, False), (none, False, True), (alone, False, False)):
         done = subprocess.run(
             [*as_user, *how, *python], capture_output=True, text=True, timeout=60, check=False, cwd=Path.cwd()
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.split() == ["closed" if apart else "open"]
-        assert ("user namespaces are not permitted here" in done.stderr) != apart, done.stderr
+        assert done.stdout.split() == ["closed" if closed else "open"]
+        assert ("user namespaces are not permitted here" in done.stderr) == warned, done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_at_the_door(tmp_path: Path, number: int) -> None:
     engine = _engine(tmp_path / "data")
     engine.start()
-    until(lambda: _connects(engine), "an engine that answers")
-    [keeper] = Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text(encoding="ascii").split()
+    keeper = _keeper(engine)
     os.kill(engine.pid, number)
-    until(lambda: not alive(int(keeper)), "the end of its process at the door", 10)
+    until(lambda: not alive(keeper), "the end of its process at the door", 10)
     with pytest.raises(OSError, match="the engine is gone"):
         engine.connect(1)
     engine.kill()
@@ -104,9 +113,8 @@ def test_an_engine_that_nobody_reaches_is_not_waited_for(tmp_path: Path) -> None
     """As where memory is short."""
     engine = _engine(tmp_path / "data")
     engine.start()
-    until(lambda: _connects(engine), "an engine that answers")
-    [keeper] = Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text(encoding="ascii").split()
-    os.kill(int(keeper), signal.SIGKILL)
+    keeper = _keeper(engine)
+    os.kill(keeper, signal.SIGKILL)
     began = time.monotonic()
     with pytest.raises(EngineError, match="leads to the engine was ended"):
         engine.wait_until_it_answers(Api(engine.connect), lambda: None, lambda: time.monotonic() - began > 15)
@@ -117,8 +125,7 @@ def test_the_door_keeps_no_lock_and_no_output(tmp_path: Path) -> None:
     """Who stands at it may be there for a moment longer than the engine."""
     engine = _engine(tmp_path / "data")
     engine.start()
-    until(lambda: _connects(engine), "an engine that answers")
-    [keeper] = Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text(encoding="ascii").split()
+    keeper = _keeper(engine)
 
     def held() -> list[str]:
         return [os.readlink(path).partition(":")[0] for path in Path(f"/proc/{keeper}/fd").iterdir()]

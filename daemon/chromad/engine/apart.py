@@ -2,7 +2,8 @@
 
 Chroma asks nobody who they are, and whoever has a login on the host reaches its loopback addresses. So such an engine enters a
 namespace of its own before it serves. What connects for us is a small process that stays in there with it: the door, which hands
-each connection out over a socket. Where the host permits no user namespaces, the door stands in the namespace of the host, and says so.
+each connection out over a socket. Where the host permits no user namespaces, the door stands in the namespace that we are in, and says
+so, unless that is one behind a gateway.
 """
 
 import ctypes
@@ -66,9 +67,11 @@ class Door:
 def enter(door: int) -> None:
     """For the process of the engine, before it has threads: enter a namespace of its own, where the host permits that, and leave a
     process at the door."""
-    place = _APART if _is_permitted() else _OPEN
-    if place == _APART:
+    permitted = _is_permitted()
+    if permitted:
         _enter()
+    # The service's own, behind a gateway, is not the host's either.
+    place = _APART if permitted or [name for _, name in socket.if_nameindex()] == ["lo"] else _OPEN
     engine = os.getpid()
     if os.fork() == 0:
         try:
