@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import backup, checkpoint, filters, operate, recovery, start, writes
+from . import backup, checkpoint, filters, gateway, operate, recovery, start, writes
 from .figure import Figure, file_system, show, to_json
 from .options import Options
 
@@ -18,6 +18,7 @@ _BENCHMARKS: dict[str, Callable[[Options], list[Figure]]] = {
     "operate": operate.measure,
     "filters": filters.measure,
     "million": filters.measure_million,
+    "gateway": gateway.measure,
     "backup": backup.measure,
 }
 

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import ssl
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,23 @@ class Refused(Exception):
 
 
 class Client:
-    """One connection to the server on a port of this machine. Raises Refused for HTTP errors."""
+    """One connection to the server on a port of this machine. tls, token: where it is a gateway. Raises Refused for HTTP errors."""
 
-    def __init__(self, port: int, timeout: float = 600.0) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    def __init__(self, port: int, timeout: float = 600.0, tls: ssl.SSLContext | None = None, token: str = "") -> None:
+        if tls:
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                "127.0.0.1", port, timeout=timeout, context=tls
+            )
+        else:
+            self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        self._headers = {"Content-Type": "application/json"}
+        self.use(token)
+
+    def use(self, token: str) -> None:
+        """Sends this token from now on; none where it is empty."""
+        self._headers.pop("Authorization", None)
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
 
     def create(self, name: str, sync_threshold: int = 1000, **settings: int) -> str:
         """Makes a collection and gives its id. sync_threshold: Chroma's default is 1000. settings: more of its index."""
@@ -38,14 +52,17 @@ class Client:
         """The records of a collection."""
         return int(self.send("GET", f"/{collection}/count", None))
 
+    def ids(self) -> list[str]:
+        """Those of all collections."""
+        return [str(each["id"]) for each in json.loads(self.send("GET", "", None))]
+
     def drop(self, name: str) -> None:
         """Deletes a collection, given by its name."""
         self.send("DELETE", f"/{name}", None)
 
     def send(self, method: str, path: str, body: bytes | None) -> bytes:
         """Any request; path: below the collections of the default database."""
-        headers = {"Content-Type": "application/json"}
-        self._connection.request(method, f"{_DATABASE}/collections{path}", body, headers)
+        self._connection.request(method, f"{_DATABASE}/collections{path}", body, self._headers)
         response = self._connection.getresponse()
         text = response.read()
         if response.status >= 400:

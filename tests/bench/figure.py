@@ -16,22 +16,23 @@ from rich.table import Table
 
 @dataclass
 class Figure:
-    """name: with its unit. ours, stock: one value a run; without `stock` there is nothing to compare with.
+    """name: with its unit. ours, control: one value a run; control is stock Chroma, or what else the benchmark says, and empty where there is nothing to
+    compare with.
 
     at_most, at_least: the limits of `value`, where the project promises one.
     """
 
     name: str
     ours: list[float] = field(default_factory=list)
-    stock: list[float] = field(default_factory=list)
+    control: list[float] = field(default_factory=list)
     at_most: float | None = None
     at_least: float | None = None
 
     @property
     def value(self) -> float:
-        """What is limited: our median as a part of stock's, or our median itself."""
+        """What is limited: our median as a part of the control's, or our median itself."""
         ours = statistics.median(self.ours)
-        return ours / statistics.median(self.stock) if self.stock else ours
+        return ours / statistics.median(self.control) if self.control else ours
 
     @property
     def kept(self) -> bool:
@@ -42,15 +43,15 @@ class Figure:
 
 def show(figures: Iterable[Figure]) -> None:
     """Prints a table of medians."""
-    table = Table("figure (median)", "stock", "chromad", "ratio", "limit", "runs", "")
+    table = Table("figure (median)", "control", "chromad", "ratio", "limit", "runs", "")
     for figure in figures:
         limits = [f"≥ {figure.at_least:g}"] if figure.at_least is not None else []
         limits += [f"≤ {figure.at_most:g}"] if figure.at_most is not None else []
         table.add_row(
             figure.name,
-            f"{statistics.median(figure.stock):.3g}" if figure.stock else "",
+            f"{statistics.median(figure.control):.3g}" if figure.control else "",
             f"{statistics.median(figure.ours):.3g}",
-            f"{figure.value:.2f}" if figure.stock else "",
+            f"{figure.value:.2f}" if figure.control else "",
             " ".join(limits),
             str(len(figure.ours)),
             ("holds" if figure.kept else "[red]FAILS[/]") if limits else "",

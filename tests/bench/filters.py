@@ -265,7 +265,7 @@ def _compare(
             }
             if turn:
                 figure.ours.append(1 / taken[True])
-                figure.stock.append(1 / taken[False])
+                figure.control.append(1 / taken[False])
             elif shape.verb != "delete":
                 # The first turn is for the caches, and says how many of these take stock a moment.
                 sizes[place] = max(3, int(_SAMPLE / taken[False]))
@@ -284,5 +284,5 @@ def _deletes_of_many(options: Options, sides: Sequence[_Side]) -> list[Figure]:
             for figure, where in ((tenth, {"g": 3}), (whole, {"n": {"$gte": 0}})):
                 started = time.perf_counter()
                 side.send("doomed", "delete", json.dumps({"where": where}).encode())
-                (figure.ours if side.ours else figure.stock).append(1 / (time.perf_counter() - started))
+                (figure.ours if side.ours else figure.control).append(1 / (time.perf_counter() - started))
     return [tenth, whole]

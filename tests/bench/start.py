@@ -16,7 +16,7 @@ def measure(options: Options) -> list[Figure]:
     seconds = Figure("start to ready on an empty directory (s)", at_most=0.6)
     memory = Figure("memory of all processes when ready (MiB)", at_most=0.8)
     for _ in range(options.rounds):
-        for kind, times, sizes in ((Stock, seconds.stock, memory.stock), (Chromad, seconds.ours, memory.ours)):
+        for kind, times, sizes in ((Stock, seconds.control, memory.control), (Chromad, seconds.ours, memory.ours)):
             with tempfile.TemporaryDirectory(dir=options.directory) as root, kind(Path(root)) as server:
                 times.append(server.seconds)
                 sizes.append(_resident(server))

@@ -111,7 +111,7 @@ def _turns(rounds: int) -> Iterator[tuple[int, type[Stock | Chromad]]]:
 
 
 def _side(figure: Figure, server: Server) -> list[float]:
-    return figure.ours if isinstance(server, Chromad) else figure.stock
+    return figure.ours if isinstance(server, Chromad) else figure.control
 
 
 def _rate(client: Client, collection: str, verb: str, bodies: list[bytes]) -> float:

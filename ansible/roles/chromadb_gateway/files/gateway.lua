@@ -167,19 +167,14 @@ end
 -- The only token of a request, or nil and why there is none.
 local function given_token(headers)
   local bearers, others = headers["authorization"], headers["x-chroma-token"]
-  local found = {}
-  for _, list in pairs({ bearers or {}, others or {} }) do
-    for _, value in pairs(list) do
-      found[#found + 1] = value
-    end
-  end
-  if #found == 0 then
+  local values = bearers or others
+  if not values then
     return nil, "no token. HINT: send the header Authorization: Bearer TOKEN, or X-Chroma-Token: TOKEN"
   end
-  if #found > 1 then
+  if (bearers and others) or values[1] then
     return nil, "more than one token. HINT: send Authorization or X-Chroma-Token, once"
   end
-  local token = found[1]
+  local token = values[0]
   if bearers then
     token = token:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +([^ ]+)$")
   end
@@ -477,11 +472,12 @@ local function segments_of(path)
   if #path > LONGEST_PATH or not path:match("^/[%w._~/-]+$") or path:find("//", 1, true) or path:sub(-1) == "/" then
     return nil
   end
-  local segments = split(path, "/")
-  for _, segment in ipairs(segments) do
+  local segments = {}
+  for segment in path:gmatch("[^/]+") do
     if segment == "." or segment == ".." then
       return nil
     end
+    segments[#segments + 1] = segment
   end
   return segments
 end
@@ -517,6 +513,9 @@ end
 
 -- What goes on of a query; nil when there is something in it that the route does not know, or no plain value.
 local function known_query(query, route)
+  if query == "" then
+    return query
+  end
   local kept = {}
   for _, pair in ipairs(split(query, "&")) do
     local name = pair:match("^([%w_]+)=[%w._~-]+$")
