@@ -1,5 +1,8 @@
 """The gateway beside the service: restarts, fences, reloads, and what chromad does not say."""
 
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -311,5 +314,66 @@ def test_plain_http_is_sent_on(site: Site) -> None:
             f"https://localhost:{gateway.port}/api/v2/heartbeat",
         )
         assert httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": "evil.example"}).status_code == 400
+    finally:
+        gateway.stop()
+
+
+@pytest.mark.parametrize("variable", ["chromadb_gateway_redirect_port", "chromadb_gateway_metrics_port"])
+def test_connections_elsewhere_take_none_from_clients(tmp_path: Path, variable: str) -> None:
+    """Plain HTTP and the gateway's own metrics are open to whoever reaches them, and need no token."""
+    from tests.integration.site import free_port
+
+    port = free_port()
+    gateway = Gateway(8000, tmp_path / "gateway.sock", {variable: port, "chromadb_gateway_connections": 20}).start()
+    opened: list[socket.socket] = []
+    try:
+        for _ in range(40):
+            opened.append(socket.create_connection(("127.0.0.1", port), 5))
+            opened[-1].sendall(b"GET")
+        until(lambda: "CurrConns: 0\n" not in gateway.told("show info"), "connections", 10)
+        with gateway.http() as client:
+            assert client.get("/", timeout=3).status_code == 401
+    finally:
+        for each in opened:
+            each.close()
+        gateway.stop()
+
+
+def test_the_addresses_of_one_host_count_as_one(tmp_path: Path) -> None:
+    """A host has a whole /64 of IPv6."""
+    gateway = Gateway(
+        8000,
+        tmp_path / "gateway.sock",
+        {"chromadb_gateway_listen": ["::"], "chromadb_gateway_connections_per_address": 20},
+    )
+    script = f"""
+        set -e
+        ip link set lo up
+        ip -6 route add local 2001:db8::/62 dev lo
+        haproxy -db -f {gateway.configuration} >{gateway.root}/log 2>&1 &
+        until [ -S {gateway.admin} ]; do sleep 0.1; done; sleep 1
+        {sys.executable} -c '
+import socket
+def connected(source):
+    made = socket.socket(socket.AF_INET6)
+    made.settimeout(5)
+    made.setsockopt(socket.SOL_IP, 15, 1)  # IP_FREEBIND
+    made.bind((source, 0))
+    try:
+        made.connect(("2001:db8::1", {gateway.port}))
+        made.settimeout(0.5)
+        return made if made.recv(1) else None
+    except TimeoutError:
+        return made
+    except OSError:
+        return None
+held = [connected(f"2001:db8:0:1::{{number:x}}") for number in range(1, 31)]
+print(sum(each is not None for each in held), connected("2001:db8:0:2::1") is not None)
+'
+        kill $!
+    """
+    try:
+        done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=False)
+        assert done.stdout == "20 True\n", done.stderr + gateway.log
     finally:
         gateway.stop()
