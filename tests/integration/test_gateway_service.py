@@ -253,6 +253,38 @@ def test_a_change_that_a_new_worker_was_not_told(front: Front) -> None:
     until(lambda: front.ask("GET", TOP, token=new).status_code == 200, "the new token", 5)
 
 
+def test_a_map_that_cannot_be_read_for_a_moment(front: Front) -> None:
+    """Nor is a change missed that comes after that."""
+    gone = front.gateway.token("gone", "ro")
+    front.gateway.reload()
+    front.gateway.map.unlink()
+    time.sleep(2.5)
+    front.gateway.revoke(gone, tell=False)
+    until(lambda: front.ask("GET", "/api/v2/version", token=gone).status_code == 401, "the end of the token", 5)
+
+
+def test_a_fault_while_the_service_is_asked_does_not_last(site: Site) -> None:
+    """A fence and the end of what is remembered would else never be heard of again."""
+    site.serve()
+    answers = Answers(site.run / "gateway.sock", site)
+    gateway = Gateway(site.port, site.run / "gateway.sock")
+    lua, start = gateway.root / "gateway.lua", "local function ask(question)\n"
+    text = lua.read_text()
+    assert start in text
+    fault = '  if question == "fences" and not failed then failed = true; error("no memory") end\n'
+    lua.write_text(text.replace(start, f"{start}{fault}"))
+    token = gateway.token("app", "rw")
+    gateway.start()
+    try:
+        answers.fences = "503 for a while"
+        with gateway.http(token) as client:
+            path = f"{TOP}/{client.post(TOP, json={'name': 'some'}).json()['id']}/add"
+            until(lambda: client.post(path, json=RECORD).status_code == 503, "the fence", 5)
+    finally:
+        gateway.stop()
+        answers.close()
+
+
 @pytest.mark.parametrize("line", ['error("broken")', "local nothing = nil; nothing.field = 1", "txn:set_priv(nil)"])
 @pytest.mark.parametrize("function", ["who", "may"])
 def test_a_fault_in_the_judge_refuses(site: Site, function: str, line: str) -> None:
