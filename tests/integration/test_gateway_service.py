@@ -1,6 +1,8 @@
 """The gateway beside the service: restarts, fences, reloads, and what chromad does not say."""
 
+import contextlib
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -347,6 +349,32 @@ def test_plain_http_is_sent_on(site: Site) -> None:
         )
         assert httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": "evil.example"}).status_code == 400
     finally:
+        gateway.stop()
+
+
+def test_bodies_that_do_not_come_are_waited_for_by_few(tmp_path: Path) -> None:
+    """Each takes memory meanwhile: a token has no more of it than its requests at a time are worth."""
+    gateway = Gateway(8000, tmp_path / "gateway.sock", {"chromadb_gateway_concurrent_requests": 3})
+    token = gateway.token("app", "rw")
+    gateway.start()
+    context = ssl.create_default_context(cafile=gateway.certificate)
+    opened = []
+    try:
+        for _ in range(20):
+            plain = socket.create_connection(("127.0.0.1", gateway.port), 5)
+            opened.append(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+            lines = [f"POST {TOP} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}", "Content-Length: 9"]
+            opened[-1].sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        time.sleep(1)
+        told = []
+        for each in opened:
+            each.settimeout(0.01)
+            with contextlib.suppress(TimeoutError):
+                told.append(each.recv(12))
+        assert told == [b"HTTP/1.1 429"] * 14
+    finally:
+        for each in opened:
+            each.close()
         gateway.stop()
 
 
