@@ -391,6 +391,14 @@ def test_wrong_network(text: str) -> None:
         tokens.parse_networks([text])
 
 
+@pytest.mark.parametrize("text", ["::ffff:192.0.2.7", "::ffff:10.0.0.0/104"])
+def test_ipv4_in_the_form_of_ipv6_is_no_network(text: str) -> None:
+    """No connection comes from there: the gateway has sockets of both kinds."""
+    with pytest.raises(UsageProblem, match="nobody comes from there") as caught:
+        tokens.parse_networks([text])
+    assert {"192.0.2.7/32", "10.0.0.0/8"} & set(caught.value.hint.split())
+
+
 def test_address_in_a_network_is_not_guessed() -> None:
     with pytest.raises(UsageProblem, match="is an address in a network") as caught:
         tokens.parse_networks(["10.1.2.3/8"])
