@@ -411,6 +411,7 @@ def test_the_addresses_of_one_host_count_as_one(tmp_path: Path) -> None:
         ip link set lo up
         ip -6 route add local 2001:db8::/62 dev lo
         haproxy -db -f {gateway.configuration} >{gateway.root}/log 2>&1 &
+        trap 'kill '$! EXIT
         until [ -S {gateway.admin} ]; do sleep 0.1; done; sleep 1
         {sys.executable} -c '
 import socket
@@ -430,7 +431,6 @@ def connected(source):
 held = [connected(f"2001:db8:0:1::{{number:x}}") for number in range(1, 31)]
 print(sum(each is not None for each in held), connected("2001:db8:0:2::1") is not None)
 '
-        kill $!
     """
     try:
         done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=False)
