@@ -170,6 +170,25 @@ def test_asynchronous_one(serving: Site, file: Path) -> None:
     assert run(file, program) == "(1, True) (1, True)\n"
 
 
+def test_event_loops_that_are_closed_leave_nothing(serving: Site, file: Path) -> None:
+    """As in an application that runs one for each request."""
+    file.write_text(f"endpoint: http://127.0.0.1:{serving.port}\n")
+    program = """
+        import asyncio, gc, os
+        from chromad_client import connecting, get_async_client
+        async def main():
+            await (await get_async_client()).heartbeat()
+        counts = []
+        for _ in range(2):
+            for _ in range(10):
+                asyncio.run(main())
+            gc.collect()
+            counts.append(len(os.listdir("/proc/self/fd")))
+        print(counts[1] - counts[0], len(connecting._held.tasks))
+    """
+    assert run(file, program) == "0 1\n"
+
+
 @pytest.mark.root
 def test_through_tls_with_a_token(door: str, authority: Path, token_file: Path, file: Path) -> None:
     file.write_text(f"endpoint: {door}\nca_file: {authority}\ntoken_file: {token_file}\n")
@@ -267,6 +286,12 @@ def test_no_such_tenant_or_database(serving: Site, file: Path, place: str) -> No
         ("", "endpoint is missing"),
         ("- a\n", "endpoint is missing"),
         ("endpoint: [\n", "is no YAML"),
+        ("endpoint: 2026-13-45\n", "is no YAML"),
+        ("endpoint: !!timestamp secret\n", "is no YAML"),
+        ("[" * 5000, "is no YAML"),
+        ('endpoint: "http://a\\nb"\n', "must be a URL"),
+        ("endpoint: http://a:0\n", "the port must be"),
+        ("endpoint: http://:secret@a\n", "only scheme, host and port"),
         ("endpoint: 8000\n", "endpoint: Input should be a valid string"),
         ("endpoint: localhost:8000\n", "must be a URL"),
         ("endpoint: http://:8000\n", "must be a URL"),
@@ -293,13 +318,15 @@ def test_wrong_configuration(file: Path, text: str, fact: str) -> None:
         ("", 0o640, "holds no token"),
         (f"{TOKEN} {TOKEN}", 0o640, "holds no token"),
         ("\u00e9", 0o640, "holds no token"),
+        (f"{TOKEN}\0", 0o640, "holds no token"),
+        (f"{TOKEN}\x7f", 0o640, "holds no token"),
     ],
 )
 def test_wrong_token_file(file: Path, token_file: Path, content: str, mode: int, fact: str) -> None:
     token_file.write_text(content)
     token_file.chmod(mode)
     file.write_text(f"endpoint: https://127.0.0.1:1\ntoken_file: {token_file}\n")
-    refused(ConfigurationError, f"{token_file} {fact}")
+    assert TOKEN not in str(refused(ConfigurationError, f"{token_file} {fact}"))
 
 
 def test_no_configuration(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

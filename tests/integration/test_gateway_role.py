@@ -32,12 +32,14 @@ def _openssl() -> None:
     packages.need({"openssl": "openssl", "haproxy": "haproxy"})
 
 
-def program(*words: str | Path, of: Path = PROGRAM) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sh", of, *words], capture_output=True, text=True, check=False, timeout=60)
+def program(
+    *words: str | Path, of: Path = PROGRAM, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", of, *words], capture_output=True, text=True, check=False, timeout=60, env=environment)
 
 
-def trust(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return program(*words, of=TRUST)
+def trust(*words: str | Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return program(*words, of=TRUST, environment=environment)
 
 
 def pair(directory: Path, name: str, *options: str, names: str = ALTERNATIVES) -> tuple[Path, Path]:
@@ -117,9 +119,33 @@ def _other_address(directory: Path) -> tuple[Path, Path]:
     return pair(directory, "elsewhere", names="DNS:vectors1.example.org,IP:192.0.2.1,IP:2001:db8::2")
 
 
+def _weak(directory: Path, *options: str) -> tuple[Path, Path]:
+    certificate, key = directory / "weak.crt", directory / "weak.key"
+    command: list[str | Path] = ["openssl", "req", "-x509", *options, "-nodes", "-days", "9", "-subj", "/CN=weak"]
+    command += ["-addext", f"subjectAltName={ALTERNATIVES}", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+def _short_key(directory: Path) -> tuple[Path, Path]:
+    return _weak(directory, "-newkey", "rsa:1024")
+
+
+def _old_signature(directory: Path) -> tuple[Path, Path]:
+    """Of an authority: what signs itself is not looked at."""
+    certificate, key = pair(directory, "good")
+    authority = _weak(directory, "-newkey", "rsa:2048")
+    command: list[str | Path] = ["openssl", "x509", "-in", certificate, "-CA", authority[0], "-CAkey", authority[1]]
+    command += ["-CAcreateserial", "-sha1", "-days", "9", "-out", directory / "sha1.crt"]
+    subprocess.run(command, check=True, capture_output=True)
+    return directory / "sha1.crt", key
+
+
 @pytest.mark.parametrize(
     ("case", "fact"),
     [
+        (_short_key, "has a key or a signature that is too weak"),
+        (_old_signature, "has a key or a signature that is too weak"),
         (_missing, "none.crt does not exist"),
         (_no_file, "cannot be read"),
         (_no_certificate, "holds no certificate"),
@@ -155,6 +181,46 @@ def test_what_is_no_good_replaces_nothing(tmp_path: Path) -> None:
     assert program("take", certificate, key, target).stdout == "changed\n"
     assert target.read_bytes() != before
     assert sorted(path.name for path in tmp_path.glob(".new*")) == []
+
+
+# Stands before openssl, and is a renewal that comes once a file was found to be good.
+_RENEWS = """#!/bin/sh
+PATH=${PATH#*:}
+"$(command -v openssl)" "$@"
+status=$?
+case " $* " in *" -checkend "* | *" -text_pub "*) [ -e NEW ] && mv NEW OLD ;; esac
+exit $status
+"""
+
+
+def _renewing(directory: Path, new: Path, old: Path) -> dict[str, str]:
+    wrapper = directory / "bin" / "openssl"
+    wrapper.parent.mkdir()
+    wrapper.write_text(_RENEWS.replace("NEW", str(new)).replace("OLD", str(old)))
+    wrapper.chmod(0o755)
+    return {**os.environ, "PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
+
+
+def test_half_of_a_renewal_while_it_looks_is_not_taken(tmp_path: Path) -> None:
+    target = tmp_path / "tls.pem"
+    certificate, key = pair(tmp_path, "good")
+    program("take", certificate, key, target)
+    before = target.read_bytes()
+    environment = _renewing(tmp_path, pair(tmp_path, "new")[0], certificate)
+    done = program("take", certificate, key, target, environment=environment)
+    assert (done.returncode, target.read_bytes() == before) == (1, True), done.stderr
+    assert "is not the key of" in done.stderr
+    assert sorted(path.name for path in tmp_path.glob(".new*")) == []
+
+
+def test_key_that_is_replaced_while_it_looks_is_not_taken(tmp_path: Path) -> None:
+    key, new, place = tmp_path / "key.pem", tmp_path / "new.pem", tmp_path / "gateway"
+    key.write_bytes(jwt.public(RSA))
+    new.write_bytes(b"nonsense")
+    place.mkdir()
+    done = trust("take-keys", place, key, environment=_renewing(tmp_path, new, key))
+    assert (done.returncode, list(place.iterdir())) == (1, []), done.stderr
+    assert "HINT: " in done.stderr
 
 
 def test_authority_of_its_own(tmp_path: Path) -> None:

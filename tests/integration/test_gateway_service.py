@@ -1,5 +1,10 @@
 """The gateway beside the service: restarts, fences, reloads, and what chromad does not say."""
 
+import contextlib
+import socket
+import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -250,6 +255,38 @@ def test_a_change_that_a_new_worker_was_not_told(front: Front) -> None:
     until(lambda: front.ask("GET", TOP, token=new).status_code == 200, "the new token", 5)
 
 
+def test_a_map_that_cannot_be_read_for_a_moment(front: Front) -> None:
+    """Nor is a change missed that comes after that."""
+    gone = front.gateway.token("gone", "ro")
+    front.gateway.reload()
+    front.gateway.map.unlink()
+    time.sleep(2.5)
+    front.gateway.revoke(gone, tell=False)
+    until(lambda: front.ask("GET", "/api/v2/version", token=gone).status_code == 401, "the end of the token", 5)
+
+
+def test_a_fault_while_the_service_is_asked_does_not_last(site: Site) -> None:
+    """A fence and the end of what is remembered would else never be heard of again."""
+    site.serve()
+    answers = Answers(site.run / "gateway.sock", site)
+    gateway = Gateway(site.port, site.run / "gateway.sock")
+    lua, start = gateway.root / "gateway.lua", "local function ask(question)\n"
+    text = lua.read_text()
+    assert start in text
+    fault = '  if question == "fences" and not failed then failed = true; error("no memory") end\n'
+    lua.write_text(text.replace(start, f"{start}{fault}"))
+    token = gateway.token("app", "rw")
+    gateway.start()
+    try:
+        answers.fences = "503 for a while"
+        with gateway.http(token) as client:
+            path = f"{TOP}/{client.post(TOP, json={'name': 'some'}).json()['id']}/add"
+            until(lambda: client.post(path, json=RECORD).status_code == 503, "the fence", 5)
+    finally:
+        gateway.stop()
+        answers.close()
+
+
 @pytest.mark.parametrize("line", ['error("broken")', "local nothing = nil; nothing.field = 1", "txn:set_priv(nil)"])
 @pytest.mark.parametrize("function", ["who", "may"])
 def test_a_fault_in_the_judge_refuses(site: Site, function: str, line: str) -> None:
@@ -311,5 +348,92 @@ def test_plain_http_is_sent_on(site: Site) -> None:
             f"https://localhost:{gateway.port}/api/v2/heartbeat",
         )
         assert httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": "evil.example"}).status_code == 400
+    finally:
+        gateway.stop()
+
+
+def test_bodies_that_do_not_come_are_waited_for_by_few(tmp_path: Path) -> None:
+    """Each takes memory meanwhile: a token has no more of it than its requests at a time are worth."""
+    gateway = Gateway(8000, tmp_path / "gateway.sock", {"chromadb_gateway_concurrent_requests": 3})
+    token = gateway.token("app", "rw")
+    gateway.start()
+    context = ssl.create_default_context(cafile=gateway.certificate)
+    opened = []
+    try:
+        for _ in range(20):
+            plain = socket.create_connection(("127.0.0.1", gateway.port), 5)
+            opened.append(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+            lines = [f"POST {TOP} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}", "Content-Length: 9"]
+            opened[-1].sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        time.sleep(1)
+        told = []
+        for each in opened:
+            each.settimeout(0.01)
+            with contextlib.suppress(TimeoutError):
+                told.append(each.recv(12))
+        assert told == [b"HTTP/1.1 429"] * 14
+    finally:
+        for each in opened:
+            each.close()
+        gateway.stop()
+
+
+@pytest.mark.parametrize("variable", ["chromadb_gateway_redirect_port", "chromadb_gateway_metrics_port"])
+def test_connections_elsewhere_take_none_from_clients(tmp_path: Path, variable: str) -> None:
+    """Plain HTTP and the gateway's own metrics are open to whoever reaches them, and need no token."""
+    from tests.integration.site import free_port
+
+    port = free_port()
+    gateway = Gateway(8000, tmp_path / "gateway.sock", {variable: port, "chromadb_gateway_connections": 20}).start()
+    opened: list[socket.socket] = []
+    try:
+        for _ in range(40):
+            opened.append(socket.create_connection(("127.0.0.1", port), 5))
+            opened[-1].sendall(b"GET")
+        until(lambda: "CurrConns: 0\n" not in gateway.told("show info"), "connections", 10)
+        with gateway.http() as client:
+            assert client.get("/", timeout=3).status_code == 401
+    finally:
+        for each in opened:
+            each.close()
+        gateway.stop()
+
+
+def test_the_addresses_of_one_host_count_as_one(tmp_path: Path) -> None:
+    """A host has a whole /64 of IPv6."""
+    gateway = Gateway(
+        8000,
+        tmp_path / "gateway.sock",
+        {"chromadb_gateway_listen": ["::"], "chromadb_gateway_connections_per_address": 20},
+    )
+    script = f"""
+        set -e
+        ip link set lo up
+        ip -6 route add local 2001:db8::/62 dev lo
+        haproxy -db -f {gateway.configuration} >{gateway.root}/log 2>&1 &
+        trap 'kill '$! EXIT
+        until [ -S {gateway.admin} ]; do sleep 0.1; done; sleep 1
+        {sys.executable} -c '
+import socket
+def connected(source):
+    made = socket.socket(socket.AF_INET6)
+    made.settimeout(5)
+    made.setsockopt(socket.SOL_IP, 15, 1)  # IP_FREEBIND
+    made.bind((source, 0))
+    try:
+        made.connect(("2001:db8::1", {gateway.port}))
+        made.settimeout(0.5)
+        return made if made.recv(1) else None
+    except TimeoutError:
+        return made
+    except OSError:
+        return None
+held = [connected(f"2001:db8:0:1::{{number:x}}") for number in range(1, 31)]
+print(sum(each is not None for each in held), connected("2001:db8:0:2::1") is not None)
+'
+    """
+    try:
+        done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=False)
+        assert done.stdout == "20 True\n", done.stderr + gateway.log
     finally:
         gateway.stop()

@@ -137,6 +137,18 @@ def test_map_that_is_behind_is_put_right(settings: GatewaySettings, left: str | 
     assert path.read_text(encoding="ascii") == wanted
 
 
+def test_who_revokes_once_more_after_a_kill_is_not_left_with_a_map_that_lets_in(settings: GatewaySettings) -> None:
+    """The document has lost it, the map has not: "there is no such token" must be true of both."""
+    token_store.change(settings, lambda found: found.with_token(token()))
+    path = settings.directory / token_store.MAP
+    left = path.read_text(encoding="ascii")
+    token_store.change(settings, lambda found: found.without("app"))
+    path.write_text(left, encoding="ascii")
+    with pytest.raises(ConfigurationError, match="there is no token app"):
+        token_store.change(settings, lambda found: found.without(found.get("app").name))
+    assert map_of(settings) == []
+
+
 def test_mode_that_was_widened_is_put_right(settings: GatewaySettings) -> None:
     token_store.change(settings, lambda found: found)
     path = settings.directory / token_store.FILE
@@ -377,6 +389,14 @@ def test_network(text: str, network: str) -> None:
 def test_wrong_network(text: str) -> None:
     with pytest.raises(UsageProblem, match="is no network"):
         tokens.parse_networks([text])
+
+
+@pytest.mark.parametrize("text", ["::ffff:192.0.2.7", "::ffff:10.0.0.0/104"])
+def test_ipv4_in_the_form_of_ipv6_is_no_network(text: str) -> None:
+    """No connection comes from there: the gateway has sockets of both kinds."""
+    with pytest.raises(UsageProblem, match="nobody comes from there") as caught:
+        tokens.parse_networks([text])
+    assert {"192.0.2.7/32", "10.0.0.0/8"} & set(caught.value.hint.split())
 
 
 def test_address_in_a_network_is_not_guessed() -> None:

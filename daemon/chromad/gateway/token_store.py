@@ -51,14 +51,30 @@ def change(settings: GatewaySettings, edit: Callable[[Tokens], Tokens]) -> Appli
     directory = settings.directory
     _need_directory(directory)
     with _turn(directory / LOCK):
-        after = edit(read(directory)).swept(datetime.now(UTC))
-        _write(directory / FILE, f"{after.model_dump_json(indent=1)}\n", 0o600)
-        entries = after.entries()
-        _write(directory / MAP, "".join(f"{key} {value}\n" for key, value in entries.items()), 0o640)
+        before = read(directory)
         try:
-            return Applied(after, admin.bring_up_to_date(settings.admin_socket, directory / MAP, entries))
+            after = edit(before).swept(datetime.now(UTC))
+        except ChromadError as error:
+            # What is said of the tokens here, as that one is gone already, has to be true of those that are let in.
+            if problem := _apply(settings, before).problem:
+                raise type(problem)(f"{error.message}; and {problem.message}", problem.hint) from None
+            raise
+        _write(directory / FILE, f"{after.model_dump_json(indent=1)}\n", 0o600)
+        return _apply(settings, after)
+
+
+def _apply(settings: GatewaySettings, tokens: Tokens) -> Applied:
+    """Brings map and gateway to these."""
+    directory, entries = settings.directory, tokens.entries()
+    try:
+        _write(directory / MAP, "".join(f"{key} {value}\n" for key, value in entries.items()), 0o640)
+    finally:
+        # One that runs need not let in who is gone because there is no room for a file.
+        try:
+            applied = Applied(tokens, admin.bring_up_to_date(settings.admin_socket, directory / MAP, entries))
         except ChromadError as problem:
-            return Applied(after, running=True, problem=problem)
+            applied = Applied(tokens, running=True, problem=problem)
+    return applied
 
 
 def read(directory: Path) -> Tokens:

@@ -36,6 +36,7 @@ SOON = timedelta(days=14)
 # How long one that has expired is still shown, and refused by its name.
 _KEPT = timedelta(days=30)
 _LONGEST = 4096  # characters of a line; HAProxy reads and is told 16 KiB at most
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # What the gateway lets through in a path
 _PLACE = re.compile(r"[A-Za-z0-9._~-]{1,128}")
@@ -227,9 +228,16 @@ def parse_networks(texts: list[str]) -> tuple[str, ...]:
 
 def _parse_network(text: str) -> str:
     try:
-        return _network(str(ipaddress.ip_network(text)))
+        network = ipaddress.ip_network(text)
+        found = _network(str(network))
     except ValueError:
         pass
+    else:
+        # The gateway's sockets are of one kind each.
+        if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+            plain = ipaddress.ip_network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+            raise UsageProblem(f"{text} is IPv4 in the form of IPv6, and nobody comes from there", f"{plain} is meant")
+        return found
     try:
         meant = _network(str(ipaddress.ip_network(text, strict=False)))
     except ValueError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import chromadb
 import httpx
+from chromadb.api.async_fastapi import AsyncFastAPI
 from chromadb.config import Settings as OfficialSettings
 from chromadb.errors import AuthorizationError, ChromaAuthError, NotFoundError
 
@@ -66,6 +67,7 @@ async def get_async_client() -> AsyncClientAPI:
     task = _held.tasks.get(loop)
     if task is None or (task.done() and (task.cancelled() or task.exception())):
         task = loop.create_task(_connect_async(settings.read()))
+        _forget_closed_loops()
         _held.tasks[loop] = task
     # Whoever is cancelled while waiting does not take it from the others.
     return await asyncio.shield(task)
@@ -151,6 +153,21 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _forget_closed_loops() -> None:
+    """Lets go of their connections, and of all that a task keeps with its loop.
+
+    The official client has its connections by a loop's hash, which is the next loop's once the former is gone.
+    """
+    connections = getattr(AsyncFastAPI, "_clients", None)
+    if not isinstance(connections, dict):
+        return
+    for reference in _held.tasks.keyrefs():
+        loop = reference()
+        if loop is not None and loop.is_closed():
+            connections.pop(hash(loop), None)
+            _held.tasks.pop(loop, None)
 
 
 def _forget() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,13 @@ class Settings(BaseModel):
     @classmethod
     def _is_plain(cls, value: str) -> str:
         parts = urlsplit(value)
-        if parts.scheme not in _PORTS or not parts.hostname:
+        # Of white space, some would be left out and some kept.
+        if parts.scheme not in _PORTS or not parts.hostname or value.split() != [value]:
             raise ValueError("it must be a URL such as https://chroma.example.com:8443")
-        if parts.path.strip("/") or parts.query or parts.fragment or parts.username:
+        if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
             raise ValueError("only scheme, host and port belong into it")
-        _ = parts.port  # raises ValueError for what is none
+        if parts.port == 0:  # raises ValueError for what is none
+            raise ValueError("the port must be one from 1 to 65535")
         return value
 
     @field_validator("ca_file", "token_file")
@@ -92,7 +95,16 @@ def read() -> Settings:
         ) from None
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}", "is this user in the group chromadb-clients?") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # PyYAML lets others out when a tag and its value do not go together, and of what is nested too deeply.
+    except (
+        yaml.YAMLError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ConfigurationError(f"{path} is no YAML: {' '.join(str(error).split())}", "correct it") from None
     try:
         found = Settings.model_validate(content if isinstance(content, dict) else {})
@@ -129,6 +141,7 @@ def token(path: str) -> str:
         raise ConfigurationError(f"{path}: {error.strerror}", "token_file must name a file with the token") from None
     except UnicodeDecodeError:
         found = ""
-    if not found or len(found.split()) != 1:
+    # What no header can hold would be told of with all the rest of it.
+    if not re.fullmatch(r"[!-~]+", found):
         raise ConfigurationError(f"{path} holds no token", "put the token into it, and nothing else")
     return found

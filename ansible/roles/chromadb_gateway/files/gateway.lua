@@ -199,9 +199,13 @@ end
 -- A change that the worker before this one was told, and this one was not, is in the file.
 local last_seen = in_file()
 core.register_task(function()
-  for _ = 1, YOUNG do
+  local looks = 0
+  while looks < YOUNG do
     core.msleep(1000)
-    local now = in_file()
+    -- One that fails does not count: an error would end this for good.
+    local went_well, now = pcall(in_file)
+    looks = looks + (went_well and 1 or 0)
+    now = went_well and now or last_seen
     for key in pairs(last_seen) do
       if not now[key] then
         core.del_map(TOKENS, key)
@@ -404,7 +408,7 @@ local function owner_of(id)
   if owners[id] then
     return owners[id]
   end
-  local deadline = os.time() + PATIENCE
+  local deadline, before = os.time() + PATIENCE, generation
   local said = ask("owner " .. id)
   while (not said or said:sub(1, 1) == "!") and os.time() < deadline do
     core.msleep(200)
@@ -415,7 +419,8 @@ local function owner_of(id)
   elseif not said or not said:match("^[^/ ]+/[^/ ]+$") then
     return nil
   end
-  if not owners[id] then
+  -- An answer to a question from before the data changed may be about the former ones.
+  if not owners[id] and generation == before then
     if remembered >= MOST_OWNERS then
       owners, remembered = {}, 0
     end
@@ -425,14 +430,19 @@ local function owner_of(id)
 end
 
 -- Nobody waits for these two: a fence is the engine's as well, and the owner of an id does not change while data are what they are.
+local function look()
+  local now = ask("generation")
+  if now and now:sub(1, 1) ~= "!" and now ~= generation then
+    owners, remembered, generation = {}, 0, now
+  end
+  local status, reason = (ask("fences") or "-"):match("^(50[37]) (.+)$")
+  fence = status and { status = tonumber(status), reason = reason }
+end
+
+-- An error, as where there is no memory for a moment, would end it for good.
 core.register_task(function()
   while true do
-    local now = ask("generation")
-    if now and now:sub(1, 1) ~= "!" and now ~= generation then
-      owners, remembered, generation = {}, 0, now
-    end
-    local status, reason = (ask("fences") or "-"):match("^(50[37]) (.+)$")
-    fence = status and { status = tonumber(status), reason = reason }
+    pcall(look)
     core.msleep(1000)
   end
 end)

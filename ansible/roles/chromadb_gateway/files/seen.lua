@@ -106,7 +106,10 @@ core.register_task(function()
   core.msleep(1000)
   -- A worker that is on its way out says no more: another one has begun to count.
   while tostring(core.get_info()["Stopping"]) ~= "1" do
-    tell(report())
+    -- An error would end it for good.
+    pcall(function()
+      tell(report())
+    end)
     core.msleep(AGAIN * 1000)
   end
 end)
