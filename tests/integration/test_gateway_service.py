@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-
 from chromad.chroma import sqlite
 from chromad.store import fence, hold
+
 from tests.integration.account import until
 from tests.integration.gateway import Answers, Gateway
 from tests.integration.site import Site
