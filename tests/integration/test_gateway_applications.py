@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -182,7 +183,10 @@ def test_an_application_connects_by_it(house: House, site: Site) -> None:
 def test_a_certificate_of_the_operators(house: House) -> None:
     """The system vouches for it, or a file of theirs; the authority of before does not."""
     house.sh("echo CA >/etc/chromadb/gateway/ca.pem")
-    given = {"chromadb_gateway_certificate": "/srv/own.crt", "chromadb_gateway_names": ["2001:db8::1", "a.example.org"]}
+    given: dict[str, Any] = {
+        "chromadb_gateway_certificate": "/srv/own.crt",
+        "chromadb_gateway_names": ["2001:db8::1", "a.example.org"],
+    }
     house.apply(
         **given,
         chromadb_gateway_applications_host="a.example.org",
