@@ -24,6 +24,8 @@ _CLIENTS = 8
 _DIMENSION = 64
 # Requests of each client before and after
 _REQUESTS = 20
+# Seconds that a request may take: chromadb_gateway_wait while Chroma restarts; a reload keeps nobody waiting, and a restart of the gateway does
+_WAIT, _RELOAD = 60.0, 5.0
 
 
 class Client(threading.Thread):
@@ -67,8 +69,8 @@ class Client(threading.Thread):
         return self._records - len(self.collection.get(ids=[str(each) for each in range(self._records)])["ids"])
 
 
-def beside(clients: list[Client], title: str, act: Callable[[], None]) -> None:
-    """Does something while all clients ask. Raises SystemExit when one of them has met an error."""
+def beside(clients: list[Client], title: str, act: Callable[[], None], most: float) -> None:
+    """Does something while all clients ask. Raises SystemExit when one of them has met an error, or has waited for more than `most` seconds."""
 
     def each_has(more: int) -> None:
         goal = [client.answered + more for client in clients]
@@ -89,12 +91,17 @@ def beside(clients: list[Client], title: str, act: Callable[[], None]) -> None:
     answered, seconds = sum(client.answered for client in clients) - before, time.monotonic() - started
     longest = max(client.longest for client in clients)
     print(f"{title}: {answered} requests in {seconds:.1f} s, none failed; the longest took {longest:.1f} s", flush=True)
+    if longest > most:
+        raise SystemExit(f"{title}: a request took {longest:.1f} s, more than {most:.0f}")
 
 
 def serial(host: GatewayHost) -> int:
-    """Of the certificate that the gateway shows."""
-    with raw_http.connected(PORT, host.certificate, address=host.address) as connection:
-        shown = connection.getpeercert()
+    """Of the certificate that the gateway shows; 0 when it shows none."""
+    try:
+        with raw_http.connected(PORT, host.certificate, address=host.address) as connection:
+            shown = connection.getpeercert()
+    except OSError:
+        return 0
     assert shown
     return int(str(shown["serialNumber"]), 16)
 
@@ -107,7 +114,7 @@ def renew(host: GatewayHost) -> None:
         f'names=$(sed "s/DNS://g; s/IP://g; s/,/ /g" {directory}/own.names); rm {directory}/own.names;'
         f" {directory}/certificate make {directory} $names"
     )
-    until(lambda: serial(host) != before, "a new certificate", 30)
+    until(lambda: serial(host) not in (0, before), "a new certificate", 90)
 
 
 def main() -> int:
@@ -126,8 +133,8 @@ def main() -> int:
         ]
         for client in clients:
             client.start()
-        beside(clients, "restart", lambda: void(host.sudo("systemctl restart chromadb")))
-        beside(clients, "certificate", lambda: renew(host))
+        beside(clients, "restart", lambda: void(host.sudo("systemctl restart chromadb")), _WAIT)
+        beside(clients, "certificate", lambda: renew(host), _RELOAD)
         for client in clients:
             client.ended.set()
         for client in clients:

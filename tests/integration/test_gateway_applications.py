@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,8 +66,8 @@ class House:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def apply(self, *options: str, **variables: object) -> str:
-        """What the role says when it applies its part for clients."""
+    def apply(self, *options: str, fails: bool = False, **variables: object) -> str:
+        """What the role says when it applies its part for clients. fails: whether it has to."""
         play = self.directory / "play.yml"
         play.write_text(
             "- hosts: vectors\n  connection: local\n  gather_facts: false\n  tasks:\n"
@@ -88,7 +89,7 @@ class House:
             *options,
         ]
         done = self.run(*words)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert (done.returncode == 0) is not fails, done.stdout + done.stderr
         return done.stdout
 
     def can(self, who: tuple[str, ...], *words: str) -> bool:
@@ -143,6 +144,15 @@ def test_members_of_the_group_alone_reach_it_and_nothing_else(house: House) -> N
     assert "changed=0" in house.apply()
 
 
+def test_a_file_system_without_access_control_lists(house: House) -> None:
+    house.sh("mount -t ramfs none /etc/chromadb && chmod 0750 /etc/chromadb")
+    said = " ".join(house.apply(fails=True).split())
+    assert "/etc/chromadb cannot have an access control list" in said
+    assert "Operation not supported" in said
+    assert "HINT: mount its file system with acl" in said
+    assert house.sh("ls /etc/chromadb") == ""
+
+
 def test_an_application_connects_by_it(house: House, site: Site) -> None:
     site.serve()
     answers = Answers(site.run / "gateway.sock", site)
@@ -173,7 +183,10 @@ def test_an_application_connects_by_it(house: House, site: Site) -> None:
 def test_a_certificate_of_the_operators(house: House) -> None:
     """The system vouches for it, or a file of theirs; the authority of before does not."""
     house.sh("echo CA >/etc/chromadb/gateway/ca.pem")
-    given = {"chromadb_gateway_certificate": "/srv/own.crt", "chromadb_gateway_names": ["2001:db8::1", "a.example.org"]}
+    given: dict[str, Any] = {
+        "chromadb_gateway_certificate": "/srv/own.crt",
+        "chromadb_gateway_names": ["2001:db8::1", "a.example.org"],
+    }
     house.apply(
         **given,
         chromadb_gateway_applications_host="a.example.org",

@@ -9,11 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from chromad.chroma import sqlite
+from chromad.store import fence, hold
 
 from tests.integration.account import until
 from tests.integration.gateway import Answers, Gateway
@@ -171,6 +174,36 @@ def test_fence(front: Front, said: str, status: int, reason: str) -> None:
     front.answers.fences = "-"
     path = front.make("free")
     until(lambda: front.ask("POST", f"{path}/add", RECORD).status_code == 201, "the end of the fence", 10)
+
+
+def _hold(data_dir: Path) -> None:
+    with sqlite.connect(data_dir) as connection:
+        hold.put(connection, "changes are held while we move")
+
+
+@pytest.mark.parametrize(
+    ("put", "reason"),
+    [
+        (partial(fence.put, kind=fence.OPERATOR, reason="moving"), "writes are fenced: moving"),
+        (_hold, "changes are held while we move"),
+    ],
+)
+def test_fence_that_is_not_told_of(front: Front, put: Callable[[Path], None], reason: str) -> None:
+    """The door learns of a fence within a second, and never of an upgrade's hold: until then the engine refuses."""
+    path = front.make("fenced")
+    put(front.site.data)
+    refused = front.ask("POST", f"{path}/add", RECORD)
+    assert (refused.status_code, refused.headers.get("retry-after")) == (503, "5")
+    assert refused.json()["error"] == "InternalError"
+    assert refused.json()["message"].endswith(reason)
+    assert front.gateway.logged()[-1]["status"] == 503
+    # Any other error of the engine's is none to wait for.
+    fence.put_around(front.site.data, sqlite.collections(front.site.data)[0], "the collection is in quarantine")
+    fence.lift(front.site.data, fence.OPERATOR)
+    with sqlite.connect(front.site.data) as connection:
+        hold.drop(connection)
+    refused = front.ask("POST", f"{path}/add", RECORD)
+    assert (refused.status_code, "retry-after" in refused.headers) == (500, False)
 
 
 @contextmanager

@@ -503,9 +503,19 @@ def test_restore_to_a_time_is_exact_unless_that_is_waived(inexact: bool) -> None
     known = {key: trust_as_template(value) for key, value in play["vars"].items()}
     chosen = {"chromadb_restore_at": "2026-01-02T03:04:05Z", "chromadb_restore_inexact": inexact}
     words = Templar(loader=DataLoader(), variables={**known, **chosen}).template(trust_as_template("{{ _restore }}"))
-    assert words[:6] == ["chromactl", "--config", "/etc/chromadb/chromad.yml", "--json", "restore", "latest"]
-    assert words[7:9] == ["--at", "2026-01-02T03:04:05Z"]
-    assert ("--inexact" in words) is inexact
+    # It finds the backup by itself, and refuses to be told one as well.
+    options = ["--stop", "--at", "2026-01-02T03:04:05Z", *(["--inexact"] if inexact else [])]
+    assert words == ["chromactl", "--config", "/etc/chromadb/chromad.yml", "--json", "restore", *options]
+
+
+@pytest.mark.parametrize("chosen", ["", "1a2b3c4d"])
+def test_restore_of_a_backup(chosen: str) -> None:
+    [play] = yaml.safe_load((ROOT / "ansible/playbooks/restore.yml").read_text())
+    known = {key: trust_as_template(value) for key, value in play["vars"].items()}
+    if chosen:
+        known["chromadb_restore_id"] = chosen
+    words = Templar(loader=DataLoader(), variables=known).template(trust_as_template("{{ _restore }}"))
+    assert words[4:] == ["restore", chosen or "latest", "--stop"]
 
 
 def test_every_key_of_the_configuration_is_the_variable_of_its_name() -> None:

@@ -6,6 +6,7 @@ older.lock has its Chroma, as `uv pip compile --no-deps --universal --generate-h
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.hosts.system import REPOSITORY
@@ -20,19 +21,24 @@ _PATCHES = {
 }
 
 
-def make(target: Path) -> None:
-    """Writes the release into a new directory."""
+def copy(target: Path, patches: Mapping[str, Mapping[str, str]]) -> None:
+    """Writes this release into a new directory, with other texts in the files that are named."""
     for name in ("ansible", "daemon", "systemd"):
         shutil.copytree(
             REPOSITORY / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
         )
-    for name, patches in _PATCHES.items():
+    for name, texts in patches.items():
         text = (target / name).read_text()
-        for old, new in patches.items():
+        for old, new in texts.items():
             if old not in text:
                 raise SystemExit(f"{name} has no {old!r} any more")
             text = text.replace(old, new)
         (target / name).write_text(text)
+
+
+def make(target: Path) -> None:
+    """Writes the release into a new directory."""
+    copy(target, _PATCHES)
     lock = target / "daemon/requirements.lock"
     others = [entry for entry in _ENTRY.findall(lock.read_text()) if not entry.startswith("chromadb==")]
     lock.write_text("".join([*others, LOCK.read_text()]))
