@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import load_pem_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.integration import jwt, test_gateway_jwt
+from tests.integration import jwt, jwt_cases
 from tests.integration.account import until
 from tests.integration.authority import Authority, context
 from tests.integration.gateway import Token, later
@@ -32,7 +32,7 @@ class Office(Door):
     """A gateway that knows an authority."""
 
     def __init__(self, site: Site, authority: Authority, crl: bytes = b"", **variables: object) -> None:
-        files = {"clients-ca.pem": authority.pem, "clients-crl.pem": crl, **test_gateway_jwt.FILES}
+        files = {"clients-ca.pem": authority.pem, "clients-crl.pem": crl, **jwt_cases.FILES}
         if crl:
             variables["chromadb_gateway_client_crl"] = "/etc/ssl/revoked.pem"
         self.authority = authority
@@ -63,7 +63,7 @@ class Office(Door):
 @pytest.fixture(scope="module")
 def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
     site = Site()
-    variables = test_gateway_jwt.VARIABLES
+    variables = jwt_cases.VARIABLES
     made = Office(site, Authority(tmp_path_factory.mktemp("authority")), b"", **variables)
     yield made
     assert "runtime error" not in made.gateway.log
@@ -87,7 +87,7 @@ def test_the_subject_is_the_name(office: Office) -> None:
 
 
 def test_without_a_certificate_tokens_are_as_they_were(office: Office) -> None:
-    for token in (office.token, jwt.signed(test_gateway_jwt.RSA, test_gateway_jwt.RS256, jwt.claims())):
+    for token in (office.token, jwt.signed(jwt_cases.RSA, jwt_cases.RS256, jwt.claims())):
         assert office.ask(None, **{"Authorization": f"Bearer {token}"}).status_code == 200
     refused(office.ask(None), 401, "AuthorizationError", "no token")
 
@@ -177,7 +177,7 @@ def test_unsound_certificate(office: Office, name: str) -> None:
 def test_certificate_and_token_at_once(office: Office) -> None:
     """One of them says who comes."""
     client = office.authority.sign("batch")
-    provided = jwt.signed(test_gateway_jwt.RSA, test_gateway_jwt.RS256, jwt.claims())
+    provided = jwt.signed(jwt_cases.RSA, jwt_cases.RS256, jwt.claims())
     for each in (office.token, provided, "wrong", "Basic"):
         for headers in ({"Authorization": f"Bearer {each}"}, {"X-Chroma-Token": each}):
             for certificate in (client, office.authority.sign("stranger")):
