@@ -106,6 +106,10 @@ docs: venv ## Write the generated tables into the role READMEs and daemon/docs
 bench: venv ## Measure against stock Chroma, ROUNDS=10 interleaved runs; fails where a promised limit does not hold
 	$(BIN)/python -m tests.bench start writes checkpoint recovery operate filters --rounds $(ROUNDS)
 
+.PHONY: bench-gateway
+bench-gateway: venv ## Measure what the gateway costs beside the engine alone, also with 10,000 tokens and 100,000 collections (root)
+	$(BIN)/python -m tests.bench gateway --rounds $(ROUNDS)
+
 .PHONY: bench-million
 bench-million: venv ## Measure filters among 1,000,000 records beside stock Chroma; takes ten minutes
 	$(BIN)/python -m tests.bench million --rounds $(ROUNDS)
