@@ -150,8 +150,14 @@ def test_both_sides_go_by_the_same_days() -> None:
     assert int(match[1]) == SOON.days
 
 
-def test_a_host_without_a_gateway_shows_nothing_of_one(site: Site) -> None:
-    site.configure({"gateway.directory": str(site.root / f"none-{free_port()}")})
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_host_without_a_gateway_shows_nothing_of_one(site: Site, tokens: bool) -> None:
+    """tokens: one that has been turned off leaves them, for the day when it is wanted again."""
+    directory = site.root / f"none-{free_port()}"
+    site.configure({"gateway.directory": str(directory)})
+    if tokens:
+        directory.mkdir()
+        assert site.chromactl("token", "add", "kept", "--role", "ro").code == 0
     site.serve()
     assert site.daemon.status()["gateway"] is None
     with urllib.request.urlopen(f"http://127.0.0.1:{site.metrics_port}/metrics", timeout=20) as answer:

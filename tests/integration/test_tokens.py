@@ -58,7 +58,11 @@ class Host:
         self.admin = self.root / "admin.sock"
         self.port = free_port()
         self.config = self.root / "chromad.yml"
-        gateway = {"directory": str(self.directory), "admin_socket": str(self.admin)}
+        gateway = {
+            "directory": str(self.directory),
+            "admin_socket": str(self.admin),
+            "socket": str(self.root / "gateway.sock"),
+        }
         self.config.write_text(yaml.safe_dump({"data_dir": str(self.root / "data"), "gateway": gateway}))
         (self.root / "haproxy.cfg").write_text(CONFIGURATION.format(root=self.root, port=self.port))
         self.gateway: subprocess.Popen[bytes] | None = None

@@ -24,7 +24,7 @@ _RENEW = "renew it; one of the gateway's own authority is made by playbooks/site
 def check(host: Host) -> Iterator[Result]:
     """By root. Nothing on a host without a gateway."""
     settings = host.config.gateway
-    if not settings.directory.is_dir():
+    if settings.socket is None or not settings.directory.is_dir():
         return
     try:
         ends = admin.certificate_ends(settings.admin_socket, settings.directory / CERTIFICATE)

@@ -14,7 +14,7 @@ from chromad.gateway.tokens import SOON, Tokens
 def check(host: Host) -> Iterator[Result]:
     """Nothing on a host without a gateway."""
     settings = host.config.gateway
-    if not settings.directory.is_dir():
+    if settings.socket is None or not settings.directory.is_dir():
         return
     try:
         found = token_store.read(settings.directory)
