@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.integration import gateway_cases, gateway_routes, raw_http
@@ -34,6 +34,8 @@ class Case:
     holds: str = ""
     lacks: str = ""
     ends: float = 30
+    # Of the client, with its key
+    certificate: str = ""
 
     def sent(self) -> dict[str, Any]:
         """As the sender is told it."""
@@ -44,6 +46,7 @@ class Case:
             "pause": self.pause,
             "once": self.once,
             "words": self.words,
+            "certificate": self.certificate,
         }
 
     def problem(self, answer: dict[str, Any]) -> str:
@@ -65,12 +68,22 @@ class Case:
 
 @dataclass(frozen=True)
 class House:
-    """What attackers know: tokens by what they are called here, and ids of collections in two tenants."""
+    """What attackers know: tokens and certificates by what they are called here, and ids of collections in two tenants."""
 
     tokens: dict[str, str]
     mine: str
     theirs: str
     secret: str
+    # Each with its key
+    certificates: dict[str, str] = field(default_factory=dict)
+
+    def has(self, name: str) -> bool:
+        return name in self.tokens or name in self.certificates
+
+    def case(self, title: str, who: str, allowed: set[int], *request: Any, **more: Any) -> Case:
+        """The request of somebody who comes with a token or a certificate of this name. request: as `asked` has it after the token."""
+        sent = asked(self.tokens.get(who, ""), *request)
+        return Case(title, (sent,), frozenset(allowed), certificate=self.certificates.get(who, ""), **more)
 
     def of(self, text: str) -> str:
         """A text of the table of cases, for the collections of this host."""
@@ -117,41 +130,39 @@ def nobody(house: House) -> Iterator[Case]:
             yield Case(f"{name} token: {route}", (request,), frozenset({403 if name == "elsewhere" else 401}))
 
 
+# What comes before a role in the names of tokens, and of the identity provider's tokens and certificates that have it
+KINDS = ("", "whole-", "jwt-", "c-")
+
+
 def roles(house: House) -> Iterator[Case]:
     for route in ROUTES:
         for role in ROLES:
-            for scope in ("", "whole-"):
-                if (route.permits(role) and "all = true" not in route.more) or scope + role not in house.tokens:
+            for kind in KINDS:
+                who = kind + role
+                if (route.permits(role) and "all = true" not in route.more) or not house.has(who):
                     continue
-                path = route.filled("tena", "dba", house.mine)
-                request = asked(house.tokens[scope + role], route.method, path, gateway_routes.body(route))
-                yield Case(f"{scope}{role}: {route}", (request,), frozenset({403}))
+                request = (route.method, route.filled("tena", "dba", house.mine), gateway_routes.body(route))
+                yield house.case(f"{who}: {route}", who, {403}, *request, holds=" 403 ")
 
 
 def tenants(house: House) -> Iterator[Case]:
     for route in OF_TENANTS:
         for role in ("ro", "rw", "admin"):
-            for scope in ("", "whole-"):
+            for kind in KINDS:
                 for tenant, database in (("tenb", "dbb"), ("tenb", "dba")):
-                    path = route.filled(tenant, database, house.theirs)
-                    request = asked(house.tokens[scope + role], route.method, path, gateway_routes.body(route))
-                    yield Case(f"{scope}{role} in {tenant}/{database}: {route}", (request,), frozenset({403}))
+                    who = kind + role
+                    request = (route.method, route.filled(tenant, database, house.theirs), gateway_routes.body(route))
+                    yield house.case(f"{who} in {tenant}/{database}: {route}", who, {403}, *request, holds=" 403 ")
 
 
 def by_id(house: House, collection: str, when: str) -> Iterator[Case]:
     """A collection that is not tena's, through tena's path, on every verb."""
     for route in BY_ID:
-        for name in ("ro", "rw", "admin", "whole-admin"):
+        for name in ("ro", "rw", "admin", "whole-admin", "jwt-rw", "jwt-admin", "c-rw", "c-admin"):
             if route.permits(name.rpartition("-")[2]):
-                request = asked(
-                    house.tokens[name],
-                    route.method,
-                    route.filled("tena", "dba", collection),
-                    gateway_routes.body(route),
-                )
-                yield Case(
-                    f"{when}, {name}: {route}", (request,), frozenset({404}), holds="does not exist", lacks=house.secret
-                )
+                request = (route.method, route.filled("tena", "dba", collection), gateway_routes.body(route))
+                title = f"{when}, {name}: {route}"
+                yield house.case(title, name, {404}, *request, holds="does not exist", lacks=house.secret)
 
 
 def ids(house: House) -> Iterator[Case]:

@@ -4,9 +4,12 @@ import json
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+from tests.gateway_attacks import certified, provided
 from tests.gateway_attacks.cases import MINE_TOP, THEIR_TOP, House, asked
+from tests.gateway_attacks.trusted import ON_HOST, Trusted
 from tests.gateway_host import PORT, GatewayHost
 from tests.integration import raw_http
 from tests.integration.gateway_routes import ROLES
@@ -37,7 +40,9 @@ class Owner:
 
     def __init__(self, host: GatewayHost) -> None:
         self.host = host
+        self.trusted = Trusted()
         self.tokens = self._make_tokens()
+        self.certificates = certified.accepted(self.trusted)
 
     def _make_tokens(self) -> dict[str, str]:
         """Of each kind one, by chromactl, as an administrator does it."""
@@ -52,14 +57,19 @@ class Owner:
             "rotated": "--role admin",
             "expired": f"--role admin --expires {soon}",
             "elsewhere": "--role admin --from 10.99.0.0/16 --from 2001:db8::/32",
+            "applications": "--role rw --tenant tena --database dba",
         }
-        self._chromactl(f"token revoke t-{name}" for name in wanted)
+        entries = {**certified.ENTRIES, **certified.REFUSED_ENTRIES}
+        self._chromactl([f"token revoke {name}" for name in [*(f"t-{each}" for each in wanted), *entries]])
         made = self._chromactl(f"token add t-{name} {options}" for name, options in wanted.items())
-        self._chromactl(["token revoke t-revoked", "token rotate t-rotated --keep 0s"])
-        if not all(made):
-            raise SystemExit(f"tokens were not made: {made.count('')} of {len(made)}")
-        self._expire("t-expired")
-        return {**dict(zip(wanted, made, strict=True)), "wrong": "chr_" + "x" * 43}
+        self._chromactl(f"token add {name} --certificate {options}" for name, options in entries.items())
+        known = self.host.sudo("cut -d '|' -f 1 /etc/chromadb/gateway/tokens.map")
+        missing = [name for name in entries if f"certificate:{name} {name}\n" not in known]
+        if missing or not all(made):
+            raise SystemExit(f"tokens were not made: {made.count('')} of {len(made)}, {missing}")
+        self._chromactl(["token revoke t-revoked", "token rotate t-rotated --keep 0s", "token revoke c-revoked"])
+        self._expire("t-expired", "c-expired")
+        return {**dict(zip(wanted, made, strict=True)), **provided.tokens(), "wrong": "chr_" + "x" * 43}
 
     def _chromactl(self, lines: Iterable[str]) -> list[str]:
         """What each of these commands of root's prints. They share the time that chromactl takes to be loaded."""
@@ -67,15 +77,19 @@ class Owner:
         found: list[str] = json.loads(self.host.run("sudo /opt/chromadb/venv/bin/python -", program))
         return found
 
-    def _expire(self, name: str) -> None:
+    def _expire(self, *names: str) -> None:
         """An hour has gone by: in what root has written, and in what HAProxy was told of it."""
         past = int(time.time()) - 5
-        self.host.sudo(
-            "cd /etc/chromadb/gateway\n"
-            f"sed -i 's/^\\([0-9A-F]* {name}|[^|]*|[^|]*|\\)[0-9]*/\\1{past}/' tokens.map\n"
+        lines = [
+            f"sed -i 's/^\\([^ ]* {name}|[^|]*|[^|]*|\\)[0-9]*/\\1{past}/' tokens.map\n"
             f"grep -q '{name}|.*|{past}|' tokens.map\n"
-            "systemctl reload chromadb-gateway"
-        )
+            for name in names
+        ]
+        self.host.sudo(f"cd /etc/chromadb/gateway\n{''.join(lines)}systemctl reload chromadb-gateway")
+
+    def revoke_certificate(self, file: Path) -> None:
+        """Its authority does, whose new list takes the place of the old one."""
+        self.host.sudo(f"cat >{ON_HOST}/revoked.pem", self.trusted.list_of(self.trusted.revoked, file).decode())
 
     def ask(self, token: str, method: str, path: str, content: object = None) -> Any:
         """What the gateway answers to somebody who may; None for an error."""
@@ -109,7 +123,7 @@ class Owner:
             ids[name] = self.must(root, "POST", top, {"name": name})["id"]
             records = {"ids": ["1"], "embeddings": [[1, 2, 3]], "documents": [f"{SECRET} of {name}"]}
             self.must(root, "POST", f"{top}/{ids[name]}/add", records)
-        return House(self.tokens, ids["mine"], ids["theirs"], SECRET)
+        return House(self.tokens, ids["mine"], ids["theirs"], SECRET, self.certificates)
 
     def picture(self) -> object:
         """All there is in both tenants."""

@@ -1,6 +1,7 @@
 """Sends requests to a gateway as it is told, line by line, and tells what has come back. Runs wherever there is a python3."""
 
 import base64
+import contextlib
 import json
 import select
 import socket
@@ -48,7 +49,17 @@ class _Sender:
         return {"statuses": statuses, "text": text[:_LONGEST], "error": "", "seconds": time.monotonic() - started}
 
     def _http1(self, case: dict[str, Any]) -> tuple[list[int], str]:
-        with raw_http.connected(self._port, self._certificate, address=self._address) as connection:
+        """certificate: of the client, with its key."""
+        with contextlib.ExitStack() as stack:
+            client = None
+            if case["certificate"]:
+                file = stack.enter_context(tempfile.NamedTemporaryFile("w", dir=self._certificate.parent))
+                file.write(case["certificate"])
+                file.flush()
+                client = Path(file.name)
+            connection = stack.enter_context(
+                raw_http.connected(self._port, self._certificate, address=self._address, client=client)
+            )
             found = self._exchange(connection, case)
         return raw_http.statuses(found), found.decode("latin-1")
 

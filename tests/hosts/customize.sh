@@ -6,7 +6,7 @@ tree=$1
 # The packages that roles may install later wait in a mirror inside the tree: a booted host has no way out.
 mkdir -p "$tree/srv/mirror/partial"
 chroot "$tree" apt-get install --yes --no-install-recommends --download-only \
-    -o Dir::Cache::archives=/srv/mirror python3-venv python3-pip restic haproxy openssl
+    -o Dir::Cache::archives=/srv/mirror python3-venv python3-pip restic haproxy openssl acl
 cd "$tree/srv/mirror"
 for deb in *.deb; do
     dpkg-deb --field "$deb"

@@ -18,10 +18,17 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 
 @contextmanager
 def connected(
-    port: int, certificate: Path, protocol: str = "http/1.1", timeout: float = 20, address: str = "127.0.0.1"
+    port: int,
+    certificate: Path,
+    protocol: str = "http/1.1",
+    timeout: float = 20,
+    address: str = "127.0.0.1",
+    client: Path | None = None,
 ) -> Iterator[ssl.SSLSocket]:
-    """A TLS connection that speaks this protocol. The certificate is for the address, or that for localhost."""
+    """A TLS connection that speaks this protocol. The certificate is for the address, or that for localhost. client: one of its own."""
     context = ssl.create_default_context(cafile=certificate)
+    if client:
+        context.load_cert_chain(client)
     context.set_alpn_protocols([protocol])
     with (
         socket.create_connection((address, port), timeout) as plain,
