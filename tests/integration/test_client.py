@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import textwrap
@@ -252,6 +253,22 @@ def test_service_that_is_down(file: Path) -> None:
     file.write_text(f"endpoint: {endpoint}\n")
     error = refused(ServiceDown, f"{endpoint} cannot be reached: Connection refused", "systemctl status chromadb")
     assert isinstance(error, ConnectionError)
+
+
+def test_service_that_hangs(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "_ANSWER_LIMIT", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        file.write_text(f"endpoint: {endpoint}\n")
+        refused(
+            ServiceDown, f"{endpoint} takes connections, and has not answered for 1 s", "systemctl restart chromadb"
+        )
+
+        async def wait() -> None:
+            with pytest.raises(ServiceDown, match="has not answered"):
+                await get_async_client()
+
+        asyncio.run(wait())
 
 
 def test_service_that_comes_later(site: Site, file: Path) -> None:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from chromadb.api.async_api import AsyncClientAPI
 
 _Tasks = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, "asyncio.Task[AsyncClientAPI]"]
-_CONNECT_LIMIT = 10.0  # seconds; the official client has none
+# Seconds; the official client has none. A gateway lets a request wait for a minute while the service restarts.
+_CONNECT_LIMIT, _ANSWER_LIMIT = 10.0, 90.0
 _REFUSED = (401, 403)
 
 
@@ -115,7 +116,7 @@ def _arguments(found: Settings) -> dict[str, Any]:
 
 
 def _reach(found: Settings) -> None:
-    """Raises ServiceDown unless somebody takes a connection."""
+    """Raises ServiceDown where nobody takes a connection, or says nothing for a long time."""
     try:
         socket.create_connection((found.host, found.port), _CONNECT_LIMIT).close()
     except OSError as error:
@@ -124,6 +125,21 @@ def _reach(found: Settings) -> None:
             f"{found.endpoint} cannot be reached: {error.strerror or error}",
             "systemctl status chromadb on its host; see endpoint in client.yml",
         ) from None
+    try:
+        httpx.get(
+            f"{found.endpoint}/api/v2/heartbeat",
+            timeout=httpx.Timeout(_CONNECT_LIMIT, read=_ANSWER_LIMIT),
+            verify=ssl.create_default_context(cafile=found.ca_file) if found.tls else False,
+            trust_env=False,
+        )
+    except httpx.TimeoutException:
+        raise ServiceDown(
+            f"{found.endpoint} takes connections, and has not answered for {_ANSWER_LIMIT:.0f} s",
+            "journalctl -u chromadb and systemctl restart chromadb, on its host",
+        ) from None
+    except httpx.HTTPError:
+        # The official client comes to it as well, and `_explained` says what it means.
+        pass
 
 
 def _explained(found: Settings, error: BaseException) -> ClientError:
