@@ -62,13 +62,17 @@ class Attack:
         self.tried = 0
         self._began = time.monotonic()
         host.sudo("id -u visitor >/dev/null 2>&1 || useradd --create-home visitor")
+        self._processes = Program(host.host.ssh_command("cd / && sudo"), "processes")
+        self._processes.tell({})
+        assert self._processes.hear() == "ready"
         self.owner = Owner(host)
         self.house = self.owner.build()
         self._done("a house with two tenants")
 
     def change(self) -> None:
         """The gateway comes to trust others than before, and shows another certificate."""
-        change.run(self.host, self.owner.trusted, self.owner.tokens["applications"])
+        self._former = secrets.own_keys(self.host)["own"]
+        self._changed = change.run(self.host, self.owner.trusted, self.owner.tokens["applications"])
         self._done("an identity provider, an authority of clients, a new certificate")
 
     def _done(self, what: str) -> None:
@@ -230,9 +234,15 @@ class Attack:
 
     def secrets(self) -> None:
         """None is where it does not belong."""
-        # That of applications is in its file.
-        tokens = [token for name, token in self.owner.tokens.items() if name != "applications"]
-        count, problems = secrets.look(self.host, tokens)
+        seen = self._processes.end()
+        said = {"ansible-playbook": self._changed}
+        for name, kind in (("a command line", "cmdline"), ("an environment", "environ")):
+            said[name] = "\n".join(seen[kind])
+        if "ansible" not in said["a command line"] or "haproxy" not in said["a command line"]:
+            raise SystemExit("nobody has looked at the processes")
+        count, problems = secrets.look(
+            self.host, self.owner.tokens, self.owner.certificates.values(), self._former, said
+        )
         self._note(count, problems)
         self._done("secrets")
 

@@ -17,6 +17,7 @@ _FILES = (
     "tests/integration/__init__.py",
     "tests/integration/raw_http.py",
     "tests/gateway_attacks/__init__.py",
+    "tests/gateway_attacks/processes.py",
     "tests/gateway_attacks/sender.py",
     "tests/gateway_attacks/visitor.py",
 )
