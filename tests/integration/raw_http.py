@@ -174,3 +174,15 @@ def _one_request(connection: socket.socket) -> bytes:
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
             length = len(head + end) + int(fields.get(b"content-length", b"0"))
     return found
+
+
+def has_read(connection: socket.socket) -> bool:
+    """Whether the other side has taken all that was sent: its socket's receive queue in /proc/net/tcp is empty."""
+    ours, theirs = connection.getsockname()[1], connection.getpeername()[1]
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        fields = line.split()
+        local, remote = (int(address.split(":")[1], 16) for address in fields[1:3])
+        if (local, remote) == (theirs, ours):
+            # A connection that nobody has accepted yet has no inode.
+            return fields[4].endswith(":00000000") and fields[9] != "0"
+    return False

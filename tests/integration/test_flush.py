@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.integration import records
+from tests.integration import raw_http, records
 from tests.integration.account import BIN, until
 from tests.integration.site import Site
 
@@ -58,6 +58,7 @@ def test_client_that_never_ends_its_request(site: Site) -> None:
     written = records.fill(daemon.client(), "kept", 150, sync_threshold=100)
     with socket.create_connection(("127.0.0.1", site.port)) as stalled:
         stalled.sendall(b"POST /api/v2/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        until(lambda: raw_http.has_read(stalled), "the engine to begin with the request")
         daemon.send(signal.SIGTERM)
         assert daemon.ended(30) == 0, daemon.log
     assert "requests are still in flight 2 s after SIGTERM; ending the engine between two writes" in daemon.log

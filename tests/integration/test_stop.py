@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from chromad import versions
 
-from tests.integration import records
+from tests.integration import raw_http, records
 from tests.integration.account import until
 from tests.integration.site import Site
 
@@ -62,18 +62,6 @@ def test_boot_id_given_by_the_unit(site: Site) -> None:
     assert mark(site)["boot_id"] == "01234567"
 
 
-def has_read(connection: http.client.HTTPConnection) -> bool:
-    """Whether the other side has taken all that was sent: its socket's receive queue in /proc/net/tcp is empty."""
-    ours, theirs = connection.sock.getsockname()[1], connection.sock.getpeername()[1]
-    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
-        fields = line.split()
-        local, remote = (int(address.split(":")[1], 16) for address in fields[1:3])
-        if (local, remote) == (theirs, ours):
-            # A connection that nobody has accepted yet has no inode.
-            return fields[4].endswith(":00000000") and fields[9] != "0"
-    return False
-
-
 def test_request_in_flight_finishes_whatever_signals_come(site: Site) -> None:
     daemon = site.serve()
     collection = records.create(daemon.client(), "kept")
@@ -92,7 +80,7 @@ def test_request_in_flight_finishes_whatever_signals_come(site: Site) -> None:
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Content-Length", str(len(body)))
     connection.endheaders(body[:10])
-    until(lambda: has_read(connection), "the engine to begin with the request")
+    until(lambda: raw_http.has_read(connection.sock), "the engine to begin with the request")
     daemon.send(signal.SIGTERM)
     daemon.notify.wait_for("STOPPING=1")
     daemon.send(signal.SIGTERM)
@@ -120,7 +108,7 @@ def test_engine_that_is_killed_while_it_drains(site: Site) -> None:
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Content-Length", "1000")
     connection.endheaders(b"{")
-    until(lambda: has_read(connection), "the engine to begin with the request")
+    until(lambda: raw_http.has_read(connection.sock), "the engine to begin with the request")
     engine = daemon.engine_pid
     daemon.send(signal.SIGTERM)
     daemon.notify.wait_for("STOPPING=1")
