@@ -109,11 +109,6 @@ local KINDS = {
   [507] = "InternalError",
 }
 
--- What it remembers lasts, and what a request leaves behind does not: without these, twice as much memory would be taken as is needed.
--- A round of the collector begins sooner, and ends sooner.
-collectgarbage("setpause", 120)
-collectgarbage("setstepmul", 800)
-
 local tokens = Map.new(TOKENS, Map._str)
 
 -- What chromad said last: what changes when the owners may be wrong, and the fence that stands.
@@ -423,6 +418,9 @@ end
 -- through all of them, again and again. An id is two integers; it stands in the slot that the second one names, or in the next free one.
 local owners
 local function forget_owners(slots)
+  -- Rounds of the collector are short. Where much is remembered they come soon after each other, which saves memory; else seldom, which saves time.
+  collectgarbage("setstepmul", 800)
+  collectgarbage("setpause", slots > 16384 and 120 or 400)
   owners = { slots = slots, count = 0, firsts = {}, seconds = {}, places = {} }
   for slot = 1, slots do
     owners.firsts[slot], owners.seconds[slot], owners.places[slot] = 0, 0, false
