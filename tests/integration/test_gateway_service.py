@@ -193,10 +193,11 @@ def test_fence_that_is_not_told_of(front: Front, put: Callable[[Path], None], re
     path = front.make("fenced")
     put(front.site.data)
     refused = front.ask("POST", f"{path}/add", RECORD)
-    assert (refused.status_code, refused.headers.get("retry-after")) == (503, "5")
+    assert (refused.status_code, refused.headers.get("retry-after")) == (503, "5"), refused.text
     assert refused.json()["error"] == "InternalError"
     assert refused.json()["message"].endswith(reason)
-    assert front.gateway.logged()[-1]["status"] == 503
+    # It is written after the answer.
+    until(lambda: front.gateway.logged()[-1]["status"] == 503, "the log", 10)
     # Any other error of the engine's is none to wait for.
     fence.put_around(front.site.data, sqlite.collections(front.site.data)[0], "the collection is in quarantine")
     fence.lift(front.site.data, fence.OPERATOR)
