@@ -255,6 +255,11 @@ def test_service_that_is_down(file: Path) -> None:
     assert isinstance(error, ConnectionError)
 
 
+def test_name_that_no_host_can_have(file: Path) -> None:
+    file.write_text("endpoint: http://a..b:8000\n")
+    refused(ServiceDown, "http://a..b:8000 cannot be reached", "see endpoint in client.yml")
+
+
 def test_service_that_hangs(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "_ANSWER_LIMIT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:

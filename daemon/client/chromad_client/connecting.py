@@ -119,10 +119,11 @@ def _reach(found: Settings) -> None:
     """Raises ServiceDown where nobody takes a connection, or says nothing for a long time."""
     try:
         socket.create_connection((found.host, found.port), _CONNECT_LIMIT).close()
-    except OSError as error:
+    # Names that cannot be one of a host are a UnicodeError.
+    except (OSError, UnicodeError) as error:
         # Without a text of its own where the time was over.
         raise ServiceDown(
-            f"{found.endpoint} cannot be reached: {error.strerror or error}",
+            f"{found.endpoint} cannot be reached: {getattr(error, 'strerror', None) or error}",
             "systemctl status chromadb on its host; see endpoint in client.yml",
         ) from None
     try:
@@ -137,7 +138,7 @@ def _reach(found: Settings) -> None:
             f"{found.endpoint} takes connections, and has not answered for {_ANSWER_LIMIT:.0f} s",
             "journalctl -u chromadb and systemctl restart chromadb, on its host",
         ) from None
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         # The official client comes to it as well, and `_explained` says what it means.
         pass
 
